@@ -1,0 +1,64 @@
+# Every target does its own set-up and may be run on a fresh Debian 12; `make help` lists them.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-builtin-rules
+
+# rustup may have been installed by `setup` a moment ago: no shell knows it yet.
+export PATH := $(or $(CARGO_HOME),$(HOME)/.cargo)/bin:$(PATH)
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+PROGRAMS := --manifest-path ebpf/programs/Cargo.toml
+
+.PHONY: help
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+
+.PHONY: setup
+setup: ## install what building, testing and running need; quick when it is all there
+	@deploy/xtask/setup
+
+.PHONY: setup-vm
+setup-vm: ## the same, and QEMU with the kernels of `make test-vm`
+	@deploy/xtask/setup vm
+	@tests/vm/kernels
+
+.PHONY: ebpf
+ebpf: setup ## target/bpf/cilium.bpf.o
+	@cargo xtask ebpf
+
+.PHONY: build
+build: setup ## target/release/cilium and the static target/release/cilium-cni
+	cargo build --release --package cilium
+	cargo rustc --release --package cilium-cni --bin cilium-cni -- -C target-feature=+crt-static
+	@ln -sf cilium $(TARGET)/release/cilium-dbg
+
+.PHONY: run
+run: build ## two nodes, pods, a Service, a policy, a repaired datapath; then cleans up
+	@deploy/demo/run
+
+.PHONY: test
+test: ebpf ## all tests of a plain run, as root (L0 to L3, short forms)
+	@tests/run
+
+.PHONY: test-long
+test-long: ebpf ## the same with the full counts
+	@CILIUM_TEST_LONG=1 tests/run --release
+
+.PHONY: test-vm
+test-vm: ebpf setup-vm ## every program and packet fixture on other kernels, under QEMU
+	@tests/vm/run
+
+.PHONY: lint
+lint: ebpf ## formatting, clippy, rustdoc; warnings are errors
+	cargo fmt --all -- --check
+	cargo fmt $(PROGRAMS) -- --check
+	cargo clippy --workspace --all-targets -- -D warnings
+	RUSTC_BOOTSTRAP=1 cargo clippy --quiet $(PROGRAMS) -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --quiet
+	@if command -v cargo-deny >/dev/null; then cargo deny --log-level error check; else echo "lint: cargo-deny is not installed, licences and advisories not checked"; fi
+
+.PHONY: clean
+clean: ## remove what was built; what setup installed stays
+	cargo clean
+	rm -rf ebpf/programs/target

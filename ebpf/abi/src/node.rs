@@ -1,0 +1,127 @@
+//! Facts of the node: constants set when the programs are loaded, a runtime row, and devices.
+
+use crate::{Address, Be16, Mac};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+/// The programs' only global, `NODE`, set at load. A changed value is a new program set.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, IntoBytes, FromBytes, Immutable, KnownLayout)]
+pub struct NodeConstants {
+    /// `NODE_` flags.
+    pub flags: u32,
+    /// Identity of the world for IPv4 packets (2, or 9 in dual stack).
+    pub world_ipv4: u32,
+    /// Identity of the world for IPv6 packets (2, or 10 in dual stack).
+    pub world_ipv6: u32,
+    /// Router address the pods use as IPv4 gateway, or none.
+    pub router_ipv4: Address,
+    /// Router address the pods use as IPv6 gateway, or none.
+    pub router_ipv6: Address,
+    /// IPv4 prefix (mapped form) within which nothing is masqueraded; length 0 = none.
+    pub native_ipv4: Address,
+    /// IPv6 prefix within which nothing is masqueraded; length 0 = none.
+    pub native_ipv6: Address,
+    /// Length of `native_ipv4` over sixteen bytes (96 + n), 0 = none.
+    pub native_ipv4_len: u32,
+    /// Length of `native_ipv6`, 0 = none.
+    pub native_ipv6_len: u32,
+    /// Conntrack lifetime of an established TCP connection, seconds.
+    pub ct_tcp: u32,
+    /// Conntrack lifetime after the first SYN, seconds.
+    pub ct_syn: u32,
+    /// Conntrack lifetime after FIN both ways or RST, seconds.
+    pub ct_fin: u32,
+    /// Conntrack lifetime of anything but TCP, seconds.
+    pub ct_any: u32,
+    /// First port masquerading may choose (host order).
+    pub snat_port_min: u16,
+    /// Last port masquerading may choose (host order).
+    pub snat_port_max: u16,
+    /// Seconds between two trace events of one connection and direction.
+    pub trace_interval: u32,
+    /// `AGGREGATE_` level for trace events.
+    pub trace_aggregation: u8,
+    /// Zero.
+    pub reserved: u8,
+    /// UDP port of the overlay.
+    pub tunnel_port: Be16,
+}
+
+/// IPv4 is enabled.
+pub const NODE_IPV4: u32 = 1;
+/// IPv6 is enabled.
+pub const NODE_IPV6: u32 = 1 << 1;
+/// Pods of other nodes are reached through the overlay.
+pub const NODE_TUNNEL: u32 = 1 << 2;
+/// Masquerade IPv4 pod traffic that leaves the cluster.
+pub const NODE_MASQUERADE_IPV4: u32 = 1 << 3;
+/// Masquerade IPv6 pod traffic that leaves the cluster.
+pub const NODE_MASQUERADE_IPV6: u32 = 1 << 4;
+/// The host may always reach its own pods (kubelet's probes), whatever the policy.
+pub const NODE_ALLOW_LOCALHOST: u32 = 1 << 5;
+/// Emit policy-verdict events.
+pub const NODE_EVENT_VERDICT: u32 = 1 << 6;
+/// Emit trace events.
+pub const NODE_EVENT_TRACE: u32 = 1 << 7;
+/// Emit drop events.
+pub const NODE_EVENT_DROP: u32 = 1 << 8;
+
+/// Every packet gives a trace event.
+pub const AGGREGATE_NONE: u8 = 0;
+/// Only packets leaving or delivered, not received ones.
+pub const AGGREGATE_LOW: u8 = 1;
+/// As low, and at most one per connection, direction and interval unless a TCP flag is new.
+pub const AGGREGATE_MEDIUM: u8 = 2;
+/// As medium, without regard to flags but SYN, FIN and RST.
+pub const AGGREGATE_MAXIMUM: u8 = 3;
+
+/// Row 0 of the array `cilium_runtime`: what may change without a new program set.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, IntoBytes, FromBytes, Immutable, KnownLayout)]
+pub struct RuntimeRow {
+    /// Interface `cilium_host`, 0 until it is there.
+    pub host_ifindex: u32,
+    /// Interface `cilium_vxlan`, 0 without overlay.
+    pub overlay_ifindex: u32,
+    /// Hardware address of `cilium_host`.
+    pub host_mac: Mac,
+    /// Zero.
+    pub reserved: u16,
+}
+
+/// Row 0 of the array `cilium_revision` is one `u32`: the ipcache revision. User space raises it
+/// after every pass that wrote an ipcache row, and at start; remembered identities older than it are
+/// looked up again.
+pub const REVISION_IPCACHE: u32 = 0;
+
+/// Row of `cilium_device`, keyed by ifindex (`u32`, host order): a device of the host that programs
+/// are attached to.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, IntoBytes, FromBytes, Immutable, KnownLayout)]
+pub struct DeviceRow {
+    /// `DEVICE_` flags.
+    pub flags: u32,
+    /// Source address for masqueraded IPv4 traffic out of this device, or none.
+    pub ipv4: Address,
+    /// Source address for masqueraded IPv6 traffic out of this device, or none.
+    pub ipv6: Address,
+    /// The device's hardware address.
+    pub mac: Mac,
+    /// Zero.
+    pub reserved: u16,
+}
+
+/// The device carries no Ethernet header.
+pub const DEVICE_L3: u32 = 1;
+
+/// `skb->mark` bits that name the source of a packet between our programs on one node.
+pub mod mark {
+    /// Which part of the mark says what it is.
+    pub const MASK: u32 = 0x0F00;
+    /// The upper 16 bits and the low 8 carry an identity (`identity >> 16 & 0xff | identity << 16`).
+    pub const IDENTITY: u32 = 0x0F00;
+    /// The packet comes from the host.
+    pub const HOST: u32 = 0x0C00;
+    /// The packet was masqueraded already, or must not be.
+    pub const SNAT_DONE: u32 = 0x0300;
+}

@@ -1,0 +1,179 @@
+//! Connection tracking: which connection a packet belongs to, and who opened it.
+//!
+//! One entry serves both directions (see [`cilium_abi::ct`]). Nothing here allows or denies; a
+//! caller that denies must not call [`commit`].
+
+use crate::{
+    cause, event,
+    flow::{FIN, Flow, RST, SYN, Step, kind},
+    maps::{CT_ANY, CT_TCP},
+    node,
+};
+use cilium_abi::{
+    ct::{
+        CT_CLOSING_FORWARD, CT_CLOSING_REPLY, CT_INITIATOR_HIGH, CT_RESET, CT_SEEN_REPLY, CtKey, CtRow,
+        KIND_CONNECTION,
+    },
+    event::reason,
+    node::NODE_EVENT_TRACE,
+    proto,
+};
+
+/// Flags of an entry on which a SYN opens a new connection.
+pub const CLOSING: u16 = CT_CLOSING_FORWARD | CT_CLOSING_REPLY | CT_RESET;
+
+/// The live entry under a key, if any.
+#[inline(always)]
+pub fn lookup(key: &CtKey, now: u32) -> Option<&'static mut CtRow> {
+    let row = if key.proto == proto::TCP { CT_TCP.get_ptr_mut(key) } else { CT_ANY.get_ptr_mut(key) }?;
+    // SAFETY: map memory stays mapped while the program runs. Other CPUs may write the same entry;
+    // every field is one word and each value either side leaves is valid.
+    let row = unsafe { &mut *row };
+    (row.expires >= now).then_some(row)
+}
+
+/// Writes a whole entry.
+#[inline(always)]
+pub fn write(key: &CtKey, row: &CtRow) -> bool {
+    if key.proto == proto::TCP {
+        CT_TCP.insert(key, row, 0).is_ok()
+    } else {
+        CT_ANY.insert(key, row, 0).is_ok()
+    }
+}
+
+/// The packet's connection, as it was before the packet; also sets [`Flow::state`].
+#[inline(always)]
+pub fn find(flow: &mut Flow) -> Option<&'static mut CtRow> {
+    if flow.kind == kind::ICMP_ERROR {
+        let (key, _) = flow.inner.key(KIND_CONNECTION);
+        let row = lookup(&key, flow.now);
+        flow.state = if row.is_some() { reason::RELATED } else { reason::NEW };
+        return row;
+    }
+    let (key, from_high) = flow.tuple.key(KIND_CONNECTION);
+    let Some(row) = lookup(&key, flow.now) else {
+        flow.state = reason::NEW;
+        return None;
+    };
+    let same_way = (row.flags & CT_INITIATOR_HIGH != 0) == from_high;
+    flow.state = if flow.is_syn() {
+        // A retransmitted SYN of a connection that lives goes on; any other opens a new one.
+        if same_way && row.flags & CLOSING == 0 { reason::ESTABLISHED } else { reason::NEW }
+    } else if same_way {
+        reason::ESTABLISHED
+    } else {
+        reason::REPLY
+    };
+    Some(row)
+}
+
+/// Whether policy decides on this packet: all but replies and errors about known connections.
+#[inline(always)]
+pub fn is_forward(flow: &Flow) -> bool {
+    flow.state != reason::REPLY && flow.state != reason::RELATED
+}
+
+/// Records an allowed packet: creates or rebuilds the entry, or refreshes it.
+#[inline(always)]
+pub fn commit(flow: &mut Flow, row: Option<&mut CtRow>, identity: u32, revision: u32) -> Step<()> {
+    if flow.kind == kind::ICMP_ERROR {
+        flow.report = 1;
+        return Ok(());
+    }
+    match row {
+        Some(row) if flow.state != reason::NEW => {
+            touch(flow, row);
+            Ok(())
+        }
+        _ => {
+            if create(flow, identity, revision) == 0 {
+                Ok(())
+            } else {
+                Err(cause!(CT_INSERT_FAILED))
+            }
+        }
+    }
+}
+
+#[inline(never)]
+fn create(flow: &mut Flow, identity: u32, revision: u32) -> u32 {
+    let (key, from_high) = flow.tuple.key(KIND_CONNECTION);
+    let lifetime = match (flow.tuple.proto == proto::TCP, flow.is_syn()) {
+        (true, true) => node!(ct_syn),
+        (true, false) => node!(ct_tcp),
+        (false, _) => node!(ct_any),
+    };
+    let row = CtRow {
+        expires: flow.now + lifetime,
+        flags: if from_high { CT_INITIATOR_HIGH } else { 0 },
+        rev_nat: flow.rev_nat,
+        backend: 0,
+        identity,
+        revision,
+        reported_forward: flow.now,
+        reported_reply: 0,
+        seen_forward: flow.tcp_flags,
+        seen_reply: 0,
+        reserved: 0,
+    };
+    flow.report = 1;
+    !write(&key, &row) as u32
+}
+
+/// Refreshes an entry; writes only what changes, since other CPUs read the same cache line.
+#[inline(always)]
+fn touch(flow: &mut Flow, row: &mut CtRow) {
+    let is_reply = flow.state == reason::REPLY;
+    let (now, tcp_flags) = (flow.now, flow.tcp_flags);
+    let mut flags = row.flags;
+    let mut lifetime = node!(ct_any);
+    if is_reply {
+        flags |= CT_SEEN_REPLY;
+    }
+    if flow.tuple.proto == proto::TCP {
+        if tcp_flags & (FIN | RST) != 0 {
+            if tcp_flags & RST != 0 {
+                flags |= CT_RESET;
+            } else if is_reply {
+                flags |= CT_CLOSING_REPLY;
+            } else {
+                flags |= CT_CLOSING_FORWARD;
+            }
+        }
+        let both = CT_CLOSING_FORWARD | CT_CLOSING_REPLY;
+        lifetime = if flags & CT_RESET != 0 || flags & both == both {
+            node!(ct_fin)
+        } else if flags & CT_SEEN_REPLY != 0 || row.seen_forward & SYN == 0 {
+            node!(ct_tcp)
+        } else {
+            node!(ct_syn)
+        };
+    }
+    if !is_reply && row.rev_nat != flow.rev_nat && (flow.tuple.proto != proto::TCP || flow.is_syn()) {
+        row.rev_nat = flow.rev_nat;
+    }
+    if flags != row.flags {
+        row.flags = flags;
+    }
+    if row.expires != now + lifetime {
+        row.expires = now + lifetime;
+    }
+    let (seen, reported) =
+        if is_reply { (row.seen_reply, row.reported_reply) } else { (row.seen_forward, row.reported_forward) };
+    let fresh = tcp_flags & !seen;
+    let due = node!(flags) & NODE_EVENT_TRACE != 0
+        && (fresh & event::notable_flags() != 0 || now - reported >= node!(trace_interval));
+    if fresh != 0 || due {
+        if due {
+            flow.report = 1;
+        }
+        if is_reply {
+            row.seen_reply = seen | tcp_flags;
+            row.reported_reply = if due { now } else { reported };
+        } else {
+            row.seen_forward = seen | tcp_flags;
+            row.reported_forward = if due { now } else { reported };
+        }
+    }
+}

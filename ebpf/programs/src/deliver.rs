@@ -1,0 +1,187 @@
+//! Where a packet goes from here: into a local pod, to the overlay, along the kernel's routes, or
+//! up to the host's stack.
+
+use crate::{
+    cause, event,
+    flow::{Cause, Flow, Step},
+    maps,
+    packet::{Packet, Skb, at},
+    parse::{Ethernet, Family},
+    rewrite::{FromPod, Origin, hop},
+};
+use aya_ebpf::{
+    bindings::{
+        BPF_F_TUNINFO_IPV6, BPF_F_ZERO_CSUM_TX, BPF_FIB_LKUP_RET_BLACKHOLE, BPF_FIB_LKUP_RET_NO_NEIGH,
+        BPF_FIB_LKUP_RET_PROHIBIT, BPF_FIB_LKUP_RET_SUCCESS, BPF_FIB_LKUP_RET_UNREACHABLE, TC_ACT_UNSPEC,
+        bpf_fib_lookup as FibParams, bpf_redir_neigh, bpf_tunnel_key,
+    },
+    helpers::generated::{
+        bpf_fib_lookup, bpf_redirect, bpf_redirect_neigh, bpf_redirect_peer, bpf_skb_set_tunnel_key,
+    },
+};
+use cilium_abi::{
+    Address, Mac,
+    endpoint::EndpointRow,
+    event::point,
+    node::mark,
+};
+use core::mem::{MaybeUninit, offset_of};
+
+/// Lets other programs and then the stack have the packet. As a clsact verdict it means the same.
+pub const PASS: i32 = TC_ACT_UNSPEC;
+
+/// The mark that tells our next program on this node whose packet this is.
+#[inline(always)]
+pub const fn identity_mark(identity: u32) -> u32 {
+    mark::IDENTITY | (identity >> 16 & 0xff) | identity << 16
+}
+
+/// The identity a mark carries, if it carries one.
+#[inline(always)]
+pub const fn marked_identity(mark_value: u32) -> Option<u32> {
+    match mark_value & mark::MASK {
+        mark::IDENTITY => Some((mark_value & 0xff) << 16 | mark_value >> 16),
+        mark::HOST => Some(cilium_abi::identity::HOST),
+        _ => None,
+    }
+}
+
+const _: () = assert!(offset_of!(EndpointRow, mac) % 2 == 0 && offset_of!(EndpointRow, node_mac) % 2 == 0);
+
+/// Writes a frame's hardware addresses. Both must stand at even offsets of their rows.
+#[inline(always)]
+pub fn address_frame(skb: Skb, dst: &Mac, src: &Mac) -> Step<()> {
+    let ethernet = at::<Ethernet, Skb>(skb, 0).ok_or(cause!(INVALID_PACKET))?;
+    // SAFETY: `at` proved the header lies inside the packet; the rows' fields are two-byte aligned.
+    unsafe {
+        (*ethernet).dst = *(&raw const dst.0).cast::<[u16; 3]>();
+        (*ethernet).src = *(&raw const src.0).cast::<[u16; 3]>();
+    }
+    Ok(())
+}
+
+/// Into a pod of this node, past the host's stack. From ingress hooks only.
+#[inline(always)]
+pub fn local<F: Family, O: Origin>(skb: Skb, flow: &mut Flow, endpoint: &EndpointRow) -> Step<i32> {
+    hop::<F, O>(skb, flow)?;
+    address_frame(skb, &endpoint.mac, &endpoint.node_mac)?;
+    event::trace(skb, flow, point::TO_ENDPOINT);
+    // SAFETY: a helper with scalar arguments.
+    Ok(unsafe { bpf_redirect_peer(endpoint.ifindex, 0) } as i32)
+}
+
+/// Up to the host's stack, marked with the sender's identity.
+#[inline(always)]
+pub fn stack(skb: Skb, flow: &mut Flow, identity: u32, point: u8) -> i32 {
+    skb.set_mark(identity_mark(identity));
+    event::trace(skb, flow, point);
+    PASS
+}
+
+/// To another node, encapsulated.
+#[inline(always)]
+pub fn overlay(skb: Skb, flow: &mut Flow, tunnel: &Address, identity: u32) -> Step<i32> {
+    let device = maps::runtime().map_or(0, |row| row.overlay_ifindex);
+    if device == 0 {
+        return Err(cause!(NO_DEVICE));
+    }
+    if encapsulate(skb, tunnel, identity) != 0 {
+        return Err(cause!(NO_TUNNEL_ENDPOINT));
+    }
+    event::trace(skb, flow, point::TO_OVERLAY);
+    // SAFETY: a helper with scalar arguments.
+    Ok(unsafe { bpf_redirect(device, 0) } as i32)
+}
+
+#[inline(never)]
+fn encapsulate(skb: Skb, tunnel: &Address, identity: u32) -> i32 {
+    // SAFETY: all zeroes is a valid value of this plain struct.
+    let mut key: bpf_tunnel_key = unsafe { MaybeUninit::zeroed().assume_init() };
+    key.tunnel_id = identity;
+    key.tunnel_ttl = 64;
+    let flags = if tunnel.is_v4() {
+        key.__bindgen_anon_1.remote_ipv4 = u32::from_be(tunnel.v4_word());
+        BPF_F_ZERO_CSUM_TX
+    } else {
+        key.__bindgen_anon_1.remote_ipv6 = tunnel.words;
+        BPF_F_TUNINFO_IPV6
+    };
+    // SAFETY: a valid context and an initialised key.
+    unsafe { bpf_skb_set_tunnel_key(skb.0, &raw mut key, size_of::<bpf_tunnel_key>() as u32, flags as u64) as i32 }
+}
+
+/// Along the kernel's routes.
+#[inline(always)]
+pub fn route<F: Family>(skb: Skb, flow: &mut Flow, identity: u32) -> Step<i32> {
+    let sent = send::<F>(skb, flow, identity);
+    if sent < 0 && sent != PASS as i64 {
+        return Err(Cause::from_raw(-sent as u32));
+    }
+    Ok(sent as i32)
+}
+
+/// A verdict, or the negative of a cause (which is never 1, the negative of [`PASS`]).
+#[inline(never)]
+fn send<F: Family>(skb: Skb, flow: &mut Flow, identity: u32) -> i64 {
+    // SAFETY: all zeroes is a valid value of this plain struct.
+    let mut fib: FibParams = unsafe { MaybeUninit::zeroed().assume_init() };
+    fib.family = F::AF;
+    fib.ifindex = flow.ifindex;
+    if F::IS_V6 {
+        fib.__bindgen_anon_3.ipv6_src = flow.tuple.src.words;
+        fib.__bindgen_anon_4.ipv6_dst = flow.tuple.dst.words;
+    } else {
+        fib.__bindgen_anon_3.ipv4_src = flow.tuple.src.v4_word();
+        fib.__bindgen_anon_4.ipv4_dst = flow.tuple.dst.v4_word();
+    }
+    // SAFETY: a valid context and an initialised struct of the given size.
+    let found = unsafe { bpf_fib_lookup(skb.0.cast(), &raw mut fib, size_of::<FibParams>() as i32, 0) } as u32;
+    match found {
+        BPF_FIB_LKUP_RET_SUCCESS | BPF_FIB_LKUP_RET_NO_NEIGH => {}
+        BPF_FIB_LKUP_RET_BLACKHOLE | BPF_FIB_LKUP_RET_UNREACHABLE | BPF_FIB_LKUP_RET_PROHIBIT => {
+            return refuse(cause!(FIB_LOOKUP_FAILED));
+        }
+        // The node's own address, forwarding off, or too big: the stack knows what to answer.
+        _ => return stack(skb, flow, identity, point::TO_STACK) as i64,
+    }
+    if let Some(row) = maps::runtime()
+        && row.host_ifindex == fib.ifindex
+    {
+        return refuse(cause!(STALE_OR_UNROUTABLE_IP));
+    }
+    if let Err(cause) = hop::<F, FromPod>(skb, flow) {
+        return refuse(cause);
+    }
+    event::trace(skb, flow, point::TO_NETWORK);
+    if found == BPF_FIB_LKUP_RET_SUCCESS {
+        let Some(ethernet) = at::<Ethernet, Skb>(skb, 0) else { return refuse(cause!(INVALID_PACKET)) };
+        // SAFETY: `at` proved the header lies inside the packet; the fields are two-byte aligned.
+        unsafe {
+            (*ethernet).dst = *(&raw const fib.dmac).cast::<[u16; 3]>();
+            (*ethernet).src = *(&raw const fib.smac).cast::<[u16; 3]>();
+            return bpf_redirect(fib.ifindex, 0);
+        }
+    }
+    // SAFETY: all zeroes is a valid value of this plain struct.
+    let mut next: bpf_redir_neigh = unsafe { MaybeUninit::zeroed().assume_init() };
+    next.nh_family = fib.family as u32;
+    // SAFETY: the lookup left the next hop in the destination, whatever its family.
+    unsafe {
+        next.__bindgen_anon_1.ipv6_nh = fib.__bindgen_anon_4.ipv6_dst;
+        bpf_redirect_neigh(fib.ifindex, &raw mut next, size_of::<bpf_redir_neigh>() as i32, 0)
+    }
+}
+
+#[inline(always)]
+const fn refuse(cause: Cause) -> i64 {
+    -(cause.raw() as i64)
+}
+
+/// To a pod of this node through its host side, where [`crate::host`]'s counterpart asks policy.
+#[inline(always)]
+pub fn host_side(skb: Skb, endpoint: &EndpointRow) -> Step<i32> {
+    address_frame(skb, &endpoint.mac, &endpoint.node_mac)?;
+    // SAFETY: a helper with scalar arguments.
+    Ok(unsafe { bpf_redirect(endpoint.ifindex, 0) } as i32)
+}
+

@@ -1,0 +1,155 @@
+//! What each hook does with a packet: which family, then that concern's function, then the verdict.
+
+use crate::{
+    arp, cause, container,
+    deliver::PASS,
+    event,
+    flow::{Flow, Step},
+    host, netdev, overlay,
+    packet::{Packet, Skb, Xdp, at},
+    parse::{ARP, Ethernet, IPV4, IPV6, L2, V4, V6, parse},
+};
+use aya_ebpf::bindings::{TC_ACT_SHOT, xdp_action::XDP_PASS};
+use cilium_abi::{
+    metrics::{DIRECTION_EGRESS, DIRECTION_INGRESS},
+};
+
+#[inline(always)]
+fn finish(skb: Skb, flow: &mut Flow, step: Step<i32>) -> i32 {
+    match step {
+        Ok(verdict) => verdict,
+        Err(cause) => event::drop(skb, flow, cause),
+    }
+}
+
+/// Runs `hook` on this CPU's flow. Without one (which cannot be) nothing may pass.
+#[inline(always)]
+fn run(skb: Skb, direction: u8, hook: impl FnOnce(Skb, &mut Flow) -> Step<i32>) -> i32 {
+    let Some(flow) = Flow::start(skb, direction) else { return TC_ACT_SHOT as i32 };
+    skb.pull();
+    let step = hook(skb, flow);
+    finish(skb, flow, step)
+}
+
+/// A pod sent a packet.
+#[inline(always)]
+pub fn from_container(skb: Skb) -> i32 {
+    run(skb, DIRECTION_EGRESS, |skb, flow| {
+        let config = match container::config(flow.ifindex) {
+            Ok(config) => config,
+            Err(cause) => return closed(skb, flow, cause),
+        };
+        flow.endpoint_id = config.endpoint_id;
+        flow.src_identity = config.identity;
+        match skb.protocol() {
+            IPV4 => container::from::<V4>(skb, flow, config),
+            IPV6 => container::from::<V6>(skb, flow, config),
+            ARP => arp::answer(skb, flow, config),
+            _ => Err(cause!(UNSUPPORTED_L3_PROTOCOL)),
+        }
+    })
+}
+
+/// A packet of a closed pod: dropped, with its addresses told where it has any.
+#[inline(never)]
+fn addresses(skb: Skb, flow: &mut Flow) {
+    match skb.protocol() {
+        IPV4 => drop(parse::<V4, L2, Skb>(skb, flow)),
+        IPV6 => drop(parse::<V6, L2, Skb>(skb, flow)),
+        _ => {}
+    }
+}
+
+#[inline(always)]
+fn closed(skb: Skb, flow: &mut Flow, cause: crate::flow::Cause) -> Step<i32> {
+    addresses(skb, flow);
+    Err(cause)
+}
+
+/// The host's side sends a packet to a pod.
+#[inline(always)]
+pub fn to_container(skb: Skb) -> i32 {
+    run(skb, DIRECTION_INGRESS, |skb, flow| {
+        let config = match container::config(flow.ifindex) {
+            Ok(config) => config,
+            Err(cause) => return closed(skb, flow, cause),
+        };
+        match skb.protocol() {
+            IPV4 => container::to::<V4>(skb, flow, config),
+            IPV6 => container::to::<V6>(skb, flow, config),
+            ARP => Ok(PASS),
+            _ => Err(cause!(UNSUPPORTED_L3_PROTOCOL)),
+        }
+    })
+}
+
+/// The host's stack sends a packet out of `cilium_host`.
+#[inline(always)]
+pub fn from_host(skb: Skb) -> i32 {
+    run(skb, DIRECTION_EGRESS, |skb, flow| match skb.protocol() {
+        IPV4 => host::from::<V4>(skb, flow),
+        IPV6 => host::from::<V6>(skb, flow),
+        _ => Ok(PASS),
+    })
+}
+
+/// A packet reaches the host through `cilium_host` or `cilium_net`.
+#[inline(always)]
+pub fn to_host(skb: Skb) -> i32 {
+    run(skb, DIRECTION_INGRESS, |skb, flow| {
+        event::forwarded(skb, flow);
+        Ok(PASS)
+    })
+}
+
+/// A device received a packet.
+#[inline(always)]
+pub fn from_netdev(skb: Skb) -> i32 {
+    run(skb, DIRECTION_INGRESS, |skb, flow| match skb.protocol() {
+        IPV4 => netdev::from::<V4>(skb, flow),
+        IPV6 => netdev::from::<V6>(skb, flow),
+        _ => Ok(PASS),
+    })
+}
+
+/// A device sends a packet.
+#[inline(always)]
+pub fn to_netdev(skb: Skb) -> i32 {
+    run(skb, DIRECTION_EGRESS, |skb, flow| {
+        event::forwarded(skb, flow);
+        Ok(PASS)
+    })
+}
+
+/// The overlay received a packet.
+#[inline(always)]
+pub fn from_overlay(skb: Skb) -> i32 {
+    run(skb, DIRECTION_INGRESS, |skb, flow| match skb.protocol() {
+        IPV4 => overlay::from::<V4>(skb, flow),
+        IPV6 => overlay::from::<V6>(skb, flow),
+        _ => Err(cause!(UNSUPPORTED_L3_PROTOCOL)),
+    })
+}
+
+/// The overlay sends a packet.
+#[inline(always)]
+pub fn to_overlay(skb: Skb) -> i32 {
+    run(skb, DIRECTION_EGRESS, |skb, flow| {
+        event::forwarded(skb, flow);
+        Ok(PASS)
+    })
+}
+
+/// A device's driver received a frame. It is parsed as everywhere, and passed.
+#[inline(always)]
+pub fn xdp(frame: Xdp) -> u32 {
+    let Some(flow) = Flow::start(frame, DIRECTION_INGRESS) else { return XDP_PASS };
+    let Some(ethernet) = at::<Ethernet, Xdp>(frame, 0) else { return XDP_PASS };
+    // SAFETY: `at` proved the header lies inside the frame.
+    let _parsed = match unsafe { (*ethernet).ethertype } {
+        IPV4 => parse::<V4, L2, Xdp>(frame, flow),
+        IPV6 => parse::<V6, L2, Xdp>(frame, flow),
+        _ => Ok(()),
+    };
+    XDP_PASS
+}

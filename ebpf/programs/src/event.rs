@@ -1,0 +1,122 @@
+//! Telling user space: drops, traces, policy verdicts. A full ring loses the event, never the packet.
+
+use crate::{
+    flow::{Cause, FIN, Flow, RST, SYN, kind},
+    maps::EVENTS,
+    metrics::count,
+    node,
+    packet::{Packet, Skb, at},
+    parse::Ethernet,
+};
+use aya_ebpf::{bindings::TC_ACT_SHOT, helpers::generated::bpf_ktime_get_ns};
+use cilium_abi::{
+    Be16, Mac,
+    event::{DROP, Event, POLICY_VERDICT, TRACE, VERDICT_ALLOW},
+    metrics::{EVENT_LOST, FORWARDED},
+    node::{AGGREGATE_LOW, AGGREGATE_MEDIUM, AGGREGATE_NONE, NODE_EVENT_DROP, NODE_EVENT_TRACE, NODE_EVENT_VERDICT},
+};
+
+/// What an event says beyond the flow: kind, subtype, verdict and reason in one word.
+const fn what(kind: u8, subtype: u8, verdict: u8, reason: u8) -> u32 {
+    u32::from_le_bytes([kind, subtype, verdict, reason])
+}
+
+/// Ends the packet: counts it, tells why. The only place that gives `TC_ACT_SHOT`.
+#[inline(never)]
+pub fn drop(skb: Skb, flow: &mut Flow, cause: Cause) -> i32 {
+    count(cause.code(), flow.direction, skb.len());
+    if node!(flags) & NODE_EVENT_DROP != 0 {
+        emit(skb, flow, what(DROP, cause.code(), 0, 0), cause.line());
+    }
+    TC_ACT_SHOT as i32
+}
+
+/// Counts a packet on its way, in the flow's direction.
+#[inline(always)]
+pub fn forwarded(skb: Skb, flow: &Flow) {
+    count(FORWARDED, flow.direction, skb.len());
+}
+
+/// Tells that policy was asked. `verdict` is [`VERDICT_ALLOW`] or a drop reason.
+#[inline(always)]
+pub fn verdict(skb: Skb, flow: &mut Flow, direction: u8, verdict: u8) {
+    if node!(flags) & NODE_EVENT_VERDICT != 0 {
+        emit(skb, flow, what(POLICY_VERDICT, direction, verdict, flow.matched), 0);
+    }
+}
+
+/// Tells that a packet left or was delivered, as often as the aggregation level asks.
+#[inline(always)]
+pub fn trace(skb: Skb, flow: &mut Flow, point: u8) {
+    if node!(flags) & NODE_EVENT_TRACE != 0 && (node!(trace_aggregation) <= AGGREGATE_LOW || flow.report != 0) {
+        emit(skb, flow, what(TRACE, point, VERDICT_ALLOW, flow.state), 0);
+    }
+}
+
+/// Tells that a packet arrived; only without aggregation.
+#[inline(always)]
+pub fn received(skb: Skb, flow: &mut Flow, point: u8) {
+    if node!(flags) & NODE_EVENT_TRACE != 0 && node!(trace_aggregation) == AGGREGATE_NONE {
+        emit(skb, flow, what(TRACE, point, VERDICT_ALLOW, flow.state), 0);
+    }
+}
+
+/// Which TCP flags make a trace event due when first seen.
+#[inline(always)]
+pub fn notable_flags() -> u8 {
+    if node!(trace_aggregation) <= AGGREGATE_MEDIUM { 0xff } else { SYN | FIN | RST }
+}
+
+#[inline(never)]
+fn emit(skb: Skb, flow: &mut Flow, what: u32, line: u16) {
+    let Some(mut entry) = EVENTS.reserve(0) else {
+        count(EVENT_LOST, flow.direction, skb.len());
+        return;
+    };
+    let [kind, subtype, verdict, reason] = what.to_le_bytes();
+    let (dst_mac, src_mac) = match at::<Ethernet, Skb>(skb, 0) {
+        // SAFETY: `at` proved the header lies inside the packet.
+        Some(ethernet) => unsafe { ((*ethernet).dst, (*ethernet).src) },
+        None => ([0; 3], [0; 3]),
+    };
+    let is_icmp = flow.kind != kind::PORTS;
+    let event = entry.as_mut_ptr();
+    // SAFETY: reserved memory of this type; every field is written before it is submitted.
+    unsafe {
+        (*event).time = bpf_ktime_get_ns();
+        (*event).src = flow.tuple.src;
+        (*event).dst = flow.tuple.dst;
+        (*event).original = flow.original;
+        (*event).src_port = if is_icmp { Be16(0) } else { flow.tuple.src_port };
+        (*event).dst_port = if is_icmp {
+            Be16((flow.icmp_type as u16) << 8 | flow.icmp_code as u16)
+        } else {
+            flow.tuple.dst_port
+        };
+        (*event).kind = kind;
+        (*event).subtype = subtype;
+        (*event).proto = flow.tuple.proto;
+        (*event).tcp_flags = flow.tcp_flags;
+        (*event).src_identity = flow.src_identity;
+        (*event).dst_identity = flow.dst_identity;
+        (*event).ifindex = flow.ifindex;
+        (*event).len = skb.len();
+        (*event).cookie = flow.cookie;
+        (*event).endpoint_id = flow.endpoint_id;
+        (*event).verdict = verdict;
+        (*event).reason = reason;
+        (*event).direction = flow.direction;
+        (*event).flags = flow.flags;
+        (*event).src_mac = mac(src_mac);
+        (*event).dst_mac = mac(dst_mac);
+        (*event).line = line;
+    }
+    entry.submit(0);
+}
+
+#[inline(always)]
+fn mac(words: [u16; 3]) -> Mac {
+    let [a, b, c] = words;
+    let ([a, b], [c, d], [e, f]) = (a.to_ne_bytes(), b.to_ne_bytes(), c.to_ne_bytes());
+    Mac([a, b, c, d, e, f])
+}

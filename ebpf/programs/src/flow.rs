@@ -1,0 +1,184 @@
+//! What one packet is known to be while a program looks at it.
+//!
+//! It lives in a per-CPU row rather than on the stack: the stack has 512 bytes, and the verifier
+//! follows every value on it. Programs of one CPU never interleave here (bottom halves are off).
+
+use crate::{maps, packet::Packet};
+use aya_ebpf::helpers::generated::bpf_ktime_get_coarse_ns;
+use cilium_abi::{Address, Be16, ct::Tuple, event};
+
+/// Why a packet ends here: a drop reason and the line that said so.
+#[derive(Clone, Copy)]
+pub struct Cause(u32);
+
+impl Cause {
+    /// Reason `code` of [`cilium_abi::drop`], decided at `line`.
+    #[inline(always)]
+    pub const fn new(code: u8, line: u32) -> Self {
+        Self((code as u32) | line << 8)
+    }
+
+    /// The drop reason.
+    #[inline(always)]
+    pub const fn code(self) -> u8 {
+        self.0 as u8
+    }
+
+    /// The line.
+    #[inline(always)]
+    pub const fn line(self) -> u16 {
+        (self.0 >> 8) as u16
+    }
+
+    /// As one number, to cross a call.
+    #[inline(always)]
+    pub const fn raw(self) -> u32 {
+        self.0
+    }
+
+    /// The inverse of [`Self::raw`].
+    #[inline(always)]
+    pub const fn from_raw(raw: u32) -> Self {
+        Self(raw)
+    }
+}
+
+/// A step's value, or the end of the packet.
+pub type Step<T> = Result<T, Cause>;
+
+/// [`Cause`] of the given reason, here.
+#[macro_export]
+macro_rules! cause {
+    ($reason:ident) => {
+        $crate::flow::Cause::new(cilium_abi::drop::$reason, line!())
+    };
+}
+
+/// What the layer 4 header is.
+pub mod kind {
+    /// Two ports: TCP, UDP, SCTP.
+    pub const PORTS: u8 = 0;
+    /// ICMP echo, request or reply.
+    pub const ECHO: u8 = 1;
+    /// An ICMP error; [`super::Flow::inner`] is the packet it is about.
+    pub const ICMP_ERROR: u8 = 2;
+    /// Any other ICMP message.
+    pub const ICMP_OTHER: u8 = 3;
+}
+
+/// One packet.
+pub struct Flow {
+    /// The ends as the packet travels now.
+    pub tuple: Tuple,
+    /// For ICMP errors: the ends of the packet the error is about, as that packet travelled.
+    pub inner: Tuple,
+    /// Address before translation, or none.
+    pub original: Address,
+    /// Port before translation.
+    pub original_port: Be16,
+    /// Number of the frontend to translate back to; 0: none.
+    pub rev_nat: u16,
+    /// Coarse seconds since boot.
+    pub now: u32,
+    /// Interface of the hook.
+    pub ifindex: u32,
+    /// Offset of the layer 4 header.
+    pub l4: u32,
+    /// Offset of the embedded packet's layer 4 header (ICMP errors).
+    pub inner_l4: u32,
+    /// Identity of the source.
+    pub src_identity: u32,
+    /// Identity of the destination.
+    pub dst_identity: u32,
+    /// Rule of the last policy verdict.
+    pub cookie: u32,
+    /// Endpoint that events are about.
+    pub endpoint_id: u16,
+    /// What policy is asked for: the destination port, or the ICMP type.
+    pub policy_port: Be16,
+    /// TCP flags.
+    pub tcp_flags: u8,
+    /// A `kind::` constant.
+    pub kind: u8,
+    /// ICMP type.
+    pub icmp_type: u8,
+    /// ICMP code.
+    pub icmp_code: u8,
+    /// TTL or hop limit.
+    pub ttl: u8,
+    /// `metrics::DIRECTION_`.
+    pub direction: u8,
+    /// `event::reason::`.
+    pub state: u8,
+    /// How the last policy verdict was found.
+    pub matched: u8,
+    /// Whether a trace event of this packet is due (0 or 1).
+    pub report: u8,
+    /// `event::EVENT_` flags.
+    pub flags: u8,
+}
+
+/// FIN of [`Flow::tcp_flags`].
+pub const FIN: u8 = 1;
+/// SYN.
+pub const SYN: u8 = 2;
+/// RST.
+pub const RST: u8 = 4;
+/// ACK.
+pub const ACK: u8 = 16;
+
+impl Flow {
+    /// This CPU's row, cleared for a packet.
+    #[inline(always)]
+    pub fn start<P: Packet>(packet: P, direction: u8) -> Option<&'static mut Self> {
+        let row = maps::SCRATCH.get_ptr_mut(0)?;
+        // SAFETY: this CPU's row, used by one program at a time.
+        let flow = unsafe { &mut *row };
+        flow.tuple.src = Address::NONE;
+        flow.tuple.dst = Address::NONE;
+        flow.tuple.src_port = Be16(0);
+        flow.tuple.dst_port = Be16(0);
+        flow.tuple.proto = 0;
+        flow.original = Address::NONE;
+        flow.original_port = Be16(0);
+        flow.rev_nat = 0;
+        flow.ifindex = packet.ifindex();
+        flow.now = 0;
+        flow.src_identity = 0;
+        flow.dst_identity = 0;
+        flow.cookie = 0;
+        flow.endpoint_id = 0;
+        flow.policy_port = Be16(0);
+        flow.tcp_flags = 0;
+        flow.kind = kind::PORTS;
+        flow.icmp_type = 0;
+        flow.icmp_code = 0;
+        flow.direction = direction;
+        flow.state = event::reason::UNKNOWN;
+        flow.matched = 0;
+        flow.report = 0;
+        flow.flags = 0;
+        Some(flow)
+    }
+
+    /// Reads the clock.
+    #[inline(always)]
+    pub fn tick(&mut self) {
+        // SAFETY: a helper without arguments. The coarse clock is some thirty times cheaper.
+        let ns = unsafe { bpf_ktime_get_coarse_ns() };
+        self.now = (ns / 1_000_000_000) as u32;
+    }
+
+    /// Whether the packet opens a TCP connection.
+    #[inline(always)]
+    pub fn is_syn(&self) -> bool {
+        self.tuple.proto == cilium_abi::proto::TCP && self.tcp_flags & (SYN | ACK) == SYN
+    }
+}
+
+/// Whether two addresses are equal.
+#[inline(always)]
+pub fn same(a: &Address, b: &Address) -> bool {
+    let (a, b) = (&a.words, &b.words);
+    ((a[3] ^ b[3]) | (a[2] ^ b[2]) | (a[1] ^ b[1]) | (a[0] ^ b[0])) == 0
+}

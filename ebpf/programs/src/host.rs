@@ -1,0 +1,45 @@
+//! The host's own interface `cilium_host`: what the host sends to pods here and elsewhere.
+
+use crate::{
+    container::source,
+    deliver::{self, PASS},
+    event,
+    flow::{Flow, Step},
+    ipcache,
+    packet::Skb,
+    parse::{Family, L2, parse},
+};
+use cilium_abi::{endpoint::ENDPOINT_HOST, event::point, identity};
+
+/// A packet that the host's stack sends out of `cilium_host`.
+///
+/// Whatever layer 4 says: only addresses decide here, and the pod's own hook does the rest.
+#[inline(always)]
+pub fn from<F: Family>(skb: Skb, flow: &mut Flow) -> Step<i32> {
+    if parse::<F, L2, Skb>(skb, flow).is_err() && flow.tuple.dst.is_none() {
+        return Ok(PASS);
+    }
+    event::received(skb, flow, point::FROM_HOST);
+    let sender = match deliver::marked_identity(skb.mark()) {
+        Some(identity) => identity,
+        None => source::<F>(flow, None).0,
+    };
+    flow.src_identity = sender;
+    if let Some(endpoint) = ipcache::local(&flow.tuple.dst) {
+        if endpoint.flags & ENDPOINT_HOST != 0 {
+            return Ok(PASS);
+        }
+        flow.dst_identity = endpoint.identity;
+        skb.set_mark(deliver::identity_mark(sender));
+        return deliver::host_side(skb, endpoint);
+    }
+    let far = ipcache::far::<F>(&flow.tuple.dst, None, 0);
+    flow.dst_identity = far.identity;
+    match far.row {
+        Some(found) if !found.tunnel.is_none() => {
+            event::forwarded(skb, flow);
+            deliver::overlay(skb, flow, &found.tunnel, identity::on_wire(sender, ipcache::world::<F>()))
+        }
+        _ => Ok(PASS),
+    }
+}

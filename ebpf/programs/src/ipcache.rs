@@ -1,0 +1,81 @@
+//! Who an address belongs to.
+
+use crate::{
+    maps::{ENDPOINT, IPCACHE, IPCACHE_PREFIX, REVISION},
+    node,
+    parse::Family,
+};
+use aya_ebpf::btf_maps::lpm_trie::Key;
+use cilium_abi::{Address, ct::CtRow, endpoint::EndpointRow, ipcache::IpcacheRow, node::REVISION_IPCACHE};
+
+/// What is known of an address that is not on this node.
+#[derive(Clone, Copy)]
+pub struct Far {
+    /// Its identity.
+    pub identity: u32,
+    /// The row, unless the identity was remembered or is the world.
+    pub row: Option<&'static IpcacheRow>,
+    /// Whether a connection may remember the identity in place of a trie lookup.
+    pub memorable: bool,
+}
+
+/// The world's identity as family `F` sees it.
+#[inline(always)]
+pub fn world<F: Family>() -> u32 {
+    if F::IS_V6 { node!(world_ipv6) } else { node!(world_ipv4) }
+}
+
+/// The endpoint of this node that has the address.
+#[inline(always)]
+pub fn local(addr: &Address) -> Option<&'static EndpointRow> {
+    // SAFETY: the row is read field by field; user space replaces rows whole.
+    unsafe { ENDPOINT.get(addr) }
+}
+
+/// The exact row of an address.
+#[inline(always)]
+pub fn exact(addr: &Address) -> Option<&'static IpcacheRow> {
+    // SAFETY: as above.
+    unsafe { IPCACHE.get(addr) }
+}
+
+/// The row of the longest prefix around an address.
+#[inline(always)]
+pub fn prefix(addr: &Address) -> Option<&'static IpcacheRow> {
+    IPCACHE_PREFIX.get(&Key::new(128, *addr))
+}
+
+/// The current ipcache revision.
+#[inline(always)]
+pub fn revision() -> u32 {
+    REVISION.get(REVISION_IPCACHE).copied().unwrap_or(0)
+}
+
+/// Looks an address up: exact, then as the connection remembers it, then by prefix, then the world.
+#[inline(always)]
+pub fn far<F: Family>(addr: &Address, row: Option<&CtRow>, revision: u32) -> Far {
+    if let Some(found) = exact(addr) {
+        return Far { identity: found.identity, row: Some(found), memorable: false };
+    }
+    if let Some(row) = row
+        && row.identity != 0
+        && row.revision == revision
+    {
+        return Far { identity: row.identity, row: None, memorable: true };
+    }
+    match prefix(addr) {
+        // A tunnel is found in the row only, so such an identity is looked up each time.
+        Some(found) => Far { identity: found.identity, row: Some(found), memorable: found.tunnel.is_none() },
+        None => Far { identity: world::<F>(), row: None, memorable: true },
+    }
+}
+
+/// Keeps a prefix lookup's answer in an established connection.
+#[inline(always)]
+pub fn remember(row: &mut CtRow, far: &Far, revision: u32) {
+    if far.memorable && (row.revision != revision || row.identity != far.identity) {
+        row.identity = far.identity;
+        row.revision = revision;
+    }
+}
+

@@ -1,0 +1,25 @@
+//! The eBPF programs, one module per concern: values in, values out. [`entry`] ties them together.
+//!
+//! A packet's way reads as one function: parse, source check, service, conntrack, identity, policy,
+//! rewrite, deliver. Each step gives a value or a [`flow::Cause`]; only [`event::drop`] ends a packet.
+#![no_std]
+
+pub mod arp;
+pub mod conntrack;
+pub mod container;
+pub mod deliver;
+pub mod entry;
+pub mod event;
+pub mod flow;
+pub mod host;
+pub mod ipcache;
+pub mod maps;
+pub mod metrics;
+pub mod nd;
+pub mod netdev;
+pub mod overlay;
+pub mod packet;
+pub mod parse;
+pub mod policy;
+pub mod rewrite;
+pub mod service;

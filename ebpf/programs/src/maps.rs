@@ -1,0 +1,119 @@
+//! Every map, under the names and shapes of [`cilium_abi::maps`].
+//!
+//! The loader sets the sizes of the pinned maps; those here are the defaults.
+
+use crate::flow::Flow;
+use aya_ebpf::{
+    Global,
+    btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf},
+    macros::btf_map,
+};
+use cilium_abi::{
+    Address, ct, endpoint, event, ipcache, lb, maps as shape, metrics,
+    node::{DeviceRow, NodeConstants, RuntimeRow},
+    policy, snat,
+};
+
+const NO_PREALLOC: usize = shape::NO_PREALLOC as usize;
+
+macro_rules! size {
+    ($name:ident) => {{ shape::$name.max_entries as usize }};
+}
+
+/// Address → endpoint.
+#[btf_map(name = "cilium_endpoint")]
+pub static ENDPOINT: HashMap<Address, endpoint::EndpointRow, { size!(ENDPOINT) }, NO_PREALLOC> = HashMap::new();
+/// Interface → endpoint configuration.
+#[btf_map(name = "cilium_ep_config")]
+pub static EP_CONFIG: HashMap<u32, endpoint::EndpointConfigRow, { size!(EP_CONFIG) }, NO_PREALLOC> = HashMap::new();
+/// Interface → device.
+#[btf_map(name = "cilium_device")]
+pub static DEVICE: HashMap<u32, DeviceRow, { size!(DEVICE) }, NO_PREALLOC> = HashMap::new();
+/// Exact address → identity.
+#[btf_map(name = "cilium_ipcache")]
+pub static IPCACHE: HashMap<Address, ipcache::IpcacheRow, { size!(IPCACHE) }, NO_PREALLOC> = HashMap::new();
+/// Prefix → identity.
+#[btf_map(name = "cilium_ipcache_prefix")]
+pub static IPCACHE_PREFIX: LpmTrie<Address, ipcache::IpcacheRow, { size!(IPCACHE_PREFIX) }, NO_PREALLOC> =
+    LpmTrie::new();
+/// Policy rows of all subjects.
+#[btf_map(name = "cilium_policy")]
+pub static POLICY: HashMap<policy::PolicyKey, policy::PolicyRow, { size!(POLICY) }, NO_PREALLOC> = HashMap::new();
+/// Conntrack, TCP.
+#[btf_map(name = "cilium_ct_tcp")]
+pub static CT_TCP: LruHashMap<ct::CtKey, ct::CtRow, { size!(CT_TCP) }> = LruHashMap::new();
+/// Conntrack, everything else.
+#[btf_map(name = "cilium_ct_any")]
+pub static CT_ANY: LruHashMap<ct::CtKey, ct::CtRow, { size!(CT_ANY) }> = LruHashMap::new();
+/// Masquerading.
+#[btf_map(name = "cilium_snat")]
+pub static SNAT: LruHashMap<snat::SnatKey, snat::SnatRow, { size!(SNAT) }> = LruHashMap::new();
+/// Frontends.
+#[btf_map(name = "cilium_frontend")]
+pub static FRONTEND: HashMap<lb::FrontendKey, lb::FrontendRow, { size!(FRONTEND) }, NO_PREALLOC> = HashMap::new();
+/// Lists of backends.
+#[btf_map(name = "cilium_slot")]
+pub static SLOT: HashMap<lb::SlotKey, lb::SlotRow, { size!(SLOT) }, NO_PREALLOC> = HashMap::new();
+/// Backends.
+#[btf_map(name = "cilium_backend")]
+pub static BACKEND: HashMap<u32, lb::BackendRow, { size!(BACKEND) }, NO_PREALLOC> = HashMap::new();
+/// The way back for replies.
+#[btf_map(name = "cilium_revnat")]
+pub static REVNAT: HashMap<u32, lb::RevNatRow, { size!(REVNAT) }, NO_PREALLOC> = HashMap::new();
+/// Runtime facts.
+#[btf_map(name = "cilium_runtime")]
+pub static RUNTIME: Array<RuntimeRow, { size!(RUNTIME) }> = Array::new();
+/// Revisions.
+#[btf_map(name = "cilium_revision")]
+pub static REVISION: Array<u32, { size!(REVISION) }> = Array::new();
+/// Packet counters.
+#[btf_map(name = "cilium_metrics")]
+pub static METRICS: PerCpuArray<metrics::MetricsRow, { size!(METRICS) }> = PerCpuArray::new();
+/// Events.
+#[btf_map(name = "cilium_events")]
+pub static EVENTS: RingBuf<event::Event, { size!(EVENTS) }> = RingBuf::new();
+/// The packet at hand. Not pinned: nothing in it outlives a program's run.
+#[btf_map(name = "cilium_scratch")]
+pub static SCRATCH: PerCpuArray<Flow, 1> = PerCpuArray::new();
+
+/// The node's constants, set by the loader.
+#[unsafe(no_mangle)]
+pub static NODE: Global<NodeConstants> = Global::new(ZERO);
+
+const ZERO: NodeConstants = NodeConstants {
+    flags: 0,
+    world_ipv4: 0,
+    world_ipv6: 0,
+    router_ipv4: Address::NONE,
+    router_ipv6: Address::NONE,
+    native_ipv4: Address::NONE,
+    native_ipv6: Address::NONE,
+    native_ipv4_len: 0,
+    native_ipv6_len: 0,
+    ct_tcp: 0,
+    ct_syn: 0,
+    ct_fin: 0,
+    ct_any: 0,
+    snat_port_min: 0,
+    snat_port_max: 0,
+    trace_interval: 0,
+    trace_aggregation: 0,
+    reserved: 0,
+    tunnel_port: cilium_abi::Be16(0),
+};
+
+/// Reads one field of [`NODE`]: loading all of it would copy 140 bytes per packet.
+#[macro_export]
+macro_rules! node {
+    ($field:ident) => {{
+        let node = (&raw const $crate::maps::NODE).cast::<cilium_abi::node::NodeConstants>();
+        // SAFETY: a read-only global of this type; volatile since the loader writes it after compilation.
+        unsafe { core::ptr::read_volatile(&raw const (*node).$field) }
+    }};
+}
+
+/// Row 0 of the runtime array.
+#[inline(always)]
+pub fn runtime() -> Option<&'static RuntimeRow> {
+    RUNTIME.get(0)
+}

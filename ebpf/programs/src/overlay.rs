@@ -1,0 +1,73 @@
+//! The overlay: what other nodes' pods and hosts send, with the sender's identity in the tunnel.
+
+use crate::{
+    cause,
+    container::{admit, config},
+    deliver,
+    event,
+    flow::{Flow, Step},
+    ipcache,
+    packet::Skb,
+    parse::{Family, L2, parse},
+    rewrite::FromWire,
+};
+use aya_ebpf::{
+    bindings::{BPF_F_TUNINFO_IPV6, bpf_tunnel_key},
+    helpers::generated::{bpf_skb_change_type, bpf_skb_get_tunnel_key},
+};
+use cilium_abi::{endpoint::ENDPOINT_HOST, event::point, identity};
+use core::mem::MaybeUninit;
+
+/// `PACKET_HOST` (include/uapi/linux/if_packet.h).
+const PACKET_HOST: u32 = 0;
+/// Bits of a VXLAN network identifier.
+const WIRE: u32 = 0xff_ffff;
+
+/// The number in the tunnel header; `None` if there is no tunnel.
+#[inline(never)]
+fn wire_identity(skb: Skb) -> u64 {
+    // SAFETY: all zeroes is a valid value of this plain struct.
+    let mut key: bpf_tunnel_key = unsafe { MaybeUninit::zeroed().assume_init() };
+    let size = size_of::<bpf_tunnel_key>() as u32;
+    // SAFETY: a valid context and a struct of the given size. The flag must match the underlay's family.
+    unsafe {
+        if bpf_skb_get_tunnel_key(skb.0, &raw mut key, size, 0) != 0
+            && bpf_skb_get_tunnel_key(skb.0, &raw mut key, size, BPF_F_TUNINFO_IPV6 as u64) != 0
+        {
+            return u64::MAX;
+        }
+    }
+    (key.tunnel_id & WIRE) as u64
+}
+
+/// A packet that came out of a tunnel.
+#[inline(always)]
+pub fn from<F: Family>(skb: Skb, flow: &mut Flow) -> Step<i32> {
+    let parsed = parse::<F, L2, Skb>(skb, flow);
+    let wire = wire_identity(skb);
+    if wire == u64::MAX {
+        return Err(cause!(TUNNEL_KEY_ERROR));
+    }
+    // Another node's host calls itself host; from here it is another node.
+    let wire = match wire as u32 {
+        identity::UNKNOWN => ipcache::world::<F>(),
+        identity::HOST => identity::REMOTE_NODE,
+        number => number,
+    };
+    flow.src_identity = wire;
+    event::received(skb, flow, point::FROM_OVERLAY);
+    // The inner frame is addressed to a device of the sender's; the stack would call it another host's.
+    // SAFETY: a valid context and a scalar.
+    unsafe { bpf_skb_change_type(skb.0, PACKET_HOST) };
+    let Some(endpoint) = ipcache::local(&flow.tuple.dst) else { return Err(cause!(STALE_OR_UNROUTABLE_IP)) };
+    if endpoint.flags & ENDPOINT_HOST != 0 {
+        event::forwarded(skb, flow);
+        return Ok(deliver::stack(skb, flow, wire, point::TO_HOST));
+    }
+    parsed?;
+    admit::<F>(skb, flow, config(endpoint.ifindex)?, |flow, _| match ipcache::exact(&flow.tuple.src) {
+        Some(found) => (found.identity, 0, 0),
+        None => (wire, 0, 0),
+    })?;
+    deliver::local::<F, FromWire>(skb, flow, endpoint)
+}

@@ -1,0 +1,155 @@
+//! One view of a packet for TC and XDP: where its bytes are, how long it is, where it arrived.
+//!
+//! Pointers made here die with the next helper that changes the packet: read, then write, never
+//! keep. No function here decides anything.
+
+use aya_ebpf::{
+    bindings::{__sk_buff, xdp_md},
+    helpers::generated::{bpf_skb_load_bytes, bpf_skb_pull_data, bpf_xdp_load_bytes},
+};
+use core::{ffi::c_void, mem::MaybeUninit};
+
+/// Bytes of headers that [`Packet::pull`] makes directly readable, if the packet has as many.
+pub const LINEAR: u32 = 128;
+
+/// A packet in a hook.
+pub trait Packet: Copy {
+    /// Address of the first byte.
+    fn data(self) -> usize;
+    /// Address behind the last directly readable byte.
+    fn data_end(self) -> usize;
+    /// Length in bytes, link layer included.
+    fn len(self) -> u32;
+    /// The interface of the hook, host order.
+    fn ifindex(self) -> u32;
+    /// Makes the first [`LINEAR`] bytes directly readable.
+    fn pull(self);
+    /// Copies `T` out of the packet at any offset, wherever it lies.
+    fn load<T: Copy>(self, offset: u32) -> Option<T>;
+}
+
+/// A packet of the TC hooks.
+#[derive(Clone, Copy)]
+pub struct Skb(pub *mut __sk_buff);
+
+/// A packet of the XDP hook.
+#[derive(Clone, Copy)]
+pub struct Xdp(pub *mut xdp_md);
+
+impl Skb {
+    /// `skb->mark`.
+    #[inline(always)]
+    pub fn mark(self) -> u32 {
+        // SAFETY: the kernel hands a valid context to the program.
+        unsafe { (*self.0).mark }
+    }
+
+    /// Sets `skb->mark`.
+    #[inline(always)]
+    pub fn set_mark(self, mark: u32) {
+        // SAFETY: as above; the verifier allows writing this field.
+        unsafe { (*self.0).mark = mark }
+    }
+
+    /// Ethernet type in network order, as the kernel classified it.
+    #[inline(always)]
+    pub fn protocol(self) -> u16 {
+        // SAFETY: as above.
+        unsafe { (*self.0).protocol as u16 }
+    }
+}
+
+impl Packet for Skb {
+    #[inline(always)]
+    fn data(self) -> usize {
+        // SAFETY: the kernel hands a valid context to the program.
+        unsafe { (*self.0).data as usize }
+    }
+
+    #[inline(always)]
+    fn data_end(self) -> usize {
+        // SAFETY: as above.
+        unsafe { (*self.0).data_end as usize }
+    }
+
+    #[inline(always)]
+    fn len(self) -> u32 {
+        // SAFETY: as above.
+        unsafe { (*self.0).len }
+    }
+
+    #[inline(always)]
+    fn ifindex(self) -> u32 {
+        // SAFETY: as above.
+        unsafe { (*self.0).ifindex }
+    }
+
+    #[inline(always)]
+    fn pull(self) {
+        let len = self.len();
+        let linear = self.data_end() - self.data();
+        if linear < LINEAR as usize && linear < len as usize {
+            // SAFETY: a valid context. A failure leaves the packet short, which parsing refuses.
+            unsafe { bpf_skb_pull_data(self.0, if len < LINEAR { len } else { LINEAR }) };
+        }
+    }
+
+    #[inline(always)]
+    fn load<T: Copy>(self, offset: u32) -> Option<T> {
+        let mut value = MaybeUninit::<T>::uninit();
+        // SAFETY: the helper writes exactly `size_of::<T>()` bytes or fails.
+        unsafe {
+            let to = value.as_mut_ptr().cast::<c_void>();
+            (bpf_skb_load_bytes(self.0.cast(), offset, to, size_of::<T>() as u32) == 0).then(|| value.assume_init())
+        }
+    }
+}
+
+impl Packet for Xdp {
+    #[inline(always)]
+    fn data(self) -> usize {
+        // SAFETY: the kernel hands a valid context to the program.
+        unsafe { (*self.0).data as usize }
+    }
+
+    #[inline(always)]
+    fn data_end(self) -> usize {
+        // SAFETY: as above.
+        unsafe { (*self.0).data_end as usize }
+    }
+
+    #[inline(always)]
+    fn len(self) -> u32 {
+        (self.data_end() - self.data()) as u32
+    }
+
+    #[inline(always)]
+    fn ifindex(self) -> u32 {
+        // SAFETY: as above.
+        unsafe { (*self.0).ingress_ifindex }
+    }
+
+    /// Frames without fragments are linear already.
+    #[inline(always)]
+    fn pull(self) {}
+
+    #[inline(always)]
+    fn load<T: Copy>(self, offset: u32) -> Option<T> {
+        let mut value = MaybeUninit::<T>::uninit();
+        // SAFETY: the helper writes exactly `size_of::<T>()` bytes or fails.
+        unsafe {
+            let to = value.as_mut_ptr().cast::<c_void>();
+            (bpf_xdp_load_bytes(self.0, offset, to, size_of::<T>() as u32) == 0).then(|| value.assume_init())
+        }
+    }
+}
+
+/// `T` inside the directly readable part; `None` if the packet ends before.
+#[inline(always)]
+pub fn at<T, P: Packet>(packet: P, offset: usize) -> Option<*mut T> {
+    let start = packet.data() + offset;
+    if start + size_of::<T>() > packet.data_end() {
+        return None;
+    }
+    Some(start as *mut T)
+}

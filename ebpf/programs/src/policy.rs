@@ -1,0 +1,76 @@
+//! Asking policy. Nothing found means no.
+
+use crate::{
+    cause, event,
+    flow::{Flow, Step},
+    maps::POLICY,
+    packet::Skb,
+};
+use cilium_abi::{
+    drop,
+    endpoint::{CONFIG_OPEN_EGRESS, CONFIG_OPEN_INGRESS, EndpointConfigRow},
+    event::{VERDICT_ALLOW, reason},
+    metrics::{DIRECTION_EGRESS, DIRECTION_INGRESS},
+    policy::{ALLOW, DENY, EGRESS, decide},
+};
+
+/// Whether the endpoint may send to `peer`.
+#[inline(always)]
+pub fn egress(skb: Skb, flow: &mut Flow, config: &EndpointConfigRow, peer: u32) -> Step<()> {
+    if config.flags & CONFIG_OPEN_EGRESS != 0 {
+        return Ok(());
+    }
+    ask(skb, flow, config.policy_id, EGRESS, peer)
+}
+
+/// Whether the endpoint may receive from `peer`. From here on events are about this endpoint.
+#[inline(always)]
+pub fn ingress(skb: Skb, flow: &mut Flow, config: &EndpointConfigRow, peer: u32) -> Step<()> {
+    flow.direction = DIRECTION_INGRESS;
+    flow.endpoint_id = config.endpoint_id;
+    if config.flags & CONFIG_OPEN_INGRESS != 0 {
+        return Ok(());
+    }
+    ask(skb, flow, config.policy_id, 0, peer)
+}
+
+#[inline(always)]
+fn ask(skb: Skb, flow: &mut Flow, policy_id: u32, direction: u8, peer: u32) -> Step<()> {
+    let found = lookup(flow, policy_id, direction, peer);
+    if found == ALLOW as u32 && flow.state != reason::NEW {
+        return Ok(());
+    }
+    tell(skb, flow, found)
+}
+
+/// The rare rest: a new connection's verdict, or a refusal.
+#[inline(always)]
+fn tell(skb: Skb, flow: &mut Flow, found: u32) -> Step<()> {
+    let way = if flow.direction == DIRECTION_INGRESS { DIRECTION_INGRESS } else { DIRECTION_EGRESS };
+    if found == ALLOW as u32 {
+        event::verdict(skb, flow, way, VERDICT_ALLOW);
+        return Ok(());
+    }
+    if found == DENY as u32 {
+        event::verdict(skb, flow, way, drop::POLICY_DENIED_BY_DENYLIST);
+        return Err(cause!(POLICY_DENIED_BY_DENYLIST));
+    }
+    event::verdict(skb, flow, way, drop::POLICY_DENIED);
+    Err(cause!(POLICY_DENIED))
+}
+
+#[inline(never)]
+fn lookup(flow: &mut Flow, policy_id: u32, direction: u8, peer: u32) -> u32 {
+    let found = decide(
+        // SAFETY: a row is copied at once; it may change meanwhile, as at any other moment.
+        |key| unsafe { POLICY.get(key).copied() },
+        policy_id,
+        direction,
+        peer,
+        flow.tuple.proto,
+        flow.policy_port,
+    );
+    flow.cookie = found.row.cookie;
+    flow.matched = found.matched;
+    found.row.verdict as u32
+}

@@ -1,0 +1,186 @@
+//! Changing addresses, ports and TTL, with every checksum over them kept right, whatever state of
+//! checksum offload the packet is in (the helpers know; arithmetic here would not).
+
+use crate::{
+    cause,
+    flow::{Flow, Step, kind},
+    packet::{Packet, Skb, at},
+    parse::{Family, Ipv4, Ipv6, L2, Link},
+};
+use aya_ebpf::{
+    bindings::{BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, BPF_F_RECOMPUTE_CSUM},
+    helpers::generated::{bpf_csum_diff, bpf_l4_csum_replace, bpf_skb_store_bytes},
+};
+use cilium_abi::{Address, Be16, proto};
+
+/// `BPF_F_IPV6` (include/uapi/linux/bpf.h): the address change of IPv6 has no header checksum to
+/// cancel it. Kernels without it get the call without.
+const CSUM_IPV6: u64 = 1 << 7;
+
+/// Which end of the packet is rewritten.
+pub trait End {
+    /// Offset of the address in the IPv4 header.
+    const IPV4: usize;
+    /// Offset of the address in the IPv6 header.
+    const IPV6: usize;
+    /// Offset of the port.
+    const PORT: usize;
+    /// The end's address and port in the flow.
+    fn of(flow: &mut Flow) -> (&mut Address, &mut Be16);
+}
+
+/// The sender.
+pub struct Source;
+/// The receiver.
+pub struct Destination;
+
+impl End for Source {
+    const IPV4: usize = 12;
+    const IPV6: usize = 8;
+    const PORT: usize = 0;
+    #[inline(always)]
+    fn of(flow: &mut Flow) -> (&mut Address, &mut Be16) {
+        (&mut flow.tuple.src, &mut flow.tuple.src_port)
+    }
+}
+
+impl End for Destination {
+    const IPV4: usize = 16;
+    const IPV6: usize = 24;
+    const PORT: usize = 2;
+    #[inline(always)]
+    fn of(flow: &mut Flow) -> (&mut Address, &mut Be16) {
+        (&mut flow.tuple.dst, &mut flow.tuple.dst_port)
+    }
+}
+
+/// Adds a 16-bit change to a checksum (RFC 1624 equation 3); all in network order.
+#[inline(always)]
+pub const fn fold(checksum: u16, old: u16, new: u16) -> u16 {
+    let sum = (!checksum as u32 & 0xffff) + (!old as u32 & 0xffff) + new as u32;
+    let sum = (sum & 0xffff) + (sum >> 16);
+    let sum = (sum & 0xffff) + (sum >> 16);
+    !(sum as u16)
+}
+
+/// Gives one end a new address and port.
+#[inline(always)]
+pub fn end<F: Family, E: End>(skb: Skb, flow: &mut Flow, addr: &Address, port: Be16) -> Step<()> {
+    if rewrite::<F, E>(skb, flow, addr, port.0) == 0 { Ok(()) } else { Err(cause!(WRITE_ERROR)) }
+}
+
+#[inline(never)]
+fn rewrite<F: Family, E: End>(skb: Skb, flow: &mut Flow, addr: &Address, port: u16) -> u32 {
+    let l4 = flow.l4 & 0x1ff;
+    let proto = flow.tuple.proto;
+    let is_icmp = flow.kind != kind::PORTS;
+    // Where the layer 4 checksum stands, whether it covers the addresses, and what it may not become.
+    let (sum_at, pseudo, mangled) = match proto {
+        proto::TCP => (16, true, 0),
+        proto::UDP => (6, true, BPF_F_MARK_MANGLED_0 as u64),
+        proto::ICMPV6 => (2, true, 0),
+        proto::ICMP => (2, false, 0),
+        _ => (0, false, 0),
+    };
+    let (old_addr, old_port) = E::of(flow);
+    let (old, old_port_value) = (*old_addr, old_port.0);
+    (*old_addr, *old_port) = (*addr, Be16(port));
+    let mut failed = 0;
+    if F::IS_V6 {
+        let Some(to) = at::<[u32; 4], Skb>(skb, L2::HEADER + E::IPV6) else { return 1 };
+        // SAFETY: `at` proved the field lies inside the packet.
+        unsafe { *to = addr.words };
+        if pseudo {
+            let (from, to) = (old.words, addr.words);
+            // SAFETY: both arrays are 16 bytes on the stack.
+            let diff = unsafe { bpf_csum_diff((&raw const from).cast_mut().cast(), 16, (&raw const to).cast_mut().cast(), 16, 0) };
+            let flags = BPF_F_PSEUDO_HDR as u64 | mangled;
+            // SAFETY: a valid context; the helper checks the offset.
+            unsafe {
+                if bpf_l4_csum_replace(skb.0, l4 + sum_at, 0, diff as u64, flags | CSUM_IPV6) != 0 {
+                    failed |= bpf_l4_csum_replace(skb.0, l4 + sum_at, 0, diff as u64, flags);
+                }
+            }
+        }
+    } else {
+        let Some(ip) = at::<Ipv4, Skb>(skb, L2::HEADER) else { return 1 };
+        let (from, to) = (old.v4_word(), addr.v4_word());
+        // SAFETY: `at` proved the header lies inside the packet; both address offsets are inside it.
+        unsafe {
+            let mut sum = (*ip).checksum;
+            sum = fold(sum, from as u16, to as u16);
+            sum = fold(sum, (from >> 16) as u16, (to >> 16) as u16);
+            (*ip).checksum = sum;
+            *ip.cast::<u8>().add(E::IPV4).cast::<u32>() = to;
+        }
+        if pseudo {
+            let flags = BPF_F_PSEUDO_HDR as u64 | mangled | 4;
+            // SAFETY: a valid context; the helper checks the offset.
+            failed |= unsafe { bpf_l4_csum_replace(skb.0, l4 + sum_at, from as u64, to as u64, flags) };
+        }
+    }
+    if port != old_port_value {
+        if proto == proto::SCTP {
+            // Its CRC covers the ports and is not incremental.
+            return 1;
+        }
+        // An echo's identifier stands where its end would have a port.
+        let port_at = if is_icmp { 4 } else { E::PORT as u32 };
+        // SAFETY: valid contexts; the helpers check offsets; `port` is two bytes on the stack.
+        unsafe {
+            failed |= bpf_l4_csum_replace(skb.0, l4 + sum_at, old_port_value as u64, port as u64, mangled | 2);
+            failed |= bpf_skb_store_bytes(skb.0, l4 + port_at, (&raw const port).cast(), 2, 0);
+        }
+    }
+    (failed != 0) as u32
+}
+
+/// Whether packets of a hook may carry a checksum of the whole frame, computed by a device.
+pub trait Origin {
+    /// They may.
+    const SUMMED: bool;
+}
+
+/// From a pod: its own stack made it.
+pub struct FromPod;
+/// From a device or the overlay.
+pub struct FromWire;
+
+impl Origin for FromPod {
+    const SUMMED: bool = false;
+}
+impl Origin for FromWire {
+    const SUMMED: bool = true;
+}
+
+/// One hop less to live.
+#[inline(always)]
+pub fn hop<F: Family, O: Origin>(skb: Skb, flow: &Flow) -> Step<()> {
+    if flow.ttl <= 1 {
+        return Err(cause!(TTL_EXCEEDED));
+    }
+    if F::IS_V6 {
+        let hops = flow.ttl - 1;
+        if O::SUMMED {
+            // SAFETY: a valid context; one byte on the stack. IPv6 has no header checksum, so a sum
+            // over the frame changes.
+            let stored =
+                unsafe { bpf_skb_store_bytes(skb.0, L2::HEADER as u32 + 7, (&raw const hops).cast(), 1, BPF_F_RECOMPUTE_CSUM as u64) };
+            return if stored == 0 { Ok(()) } else { Err(cause!(WRITE_ERROR)) };
+        }
+        let ip = at::<Ipv6, Skb>(skb, L2::HEADER).ok_or(cause!(INVALID_PACKET))?;
+        // SAFETY: `at` proved the header lies inside the packet.
+        unsafe { (*ip).hops = hops };
+        return Ok(());
+    }
+    let ip = at::<Ipv4, Skb>(skb, L2::HEADER).ok_or(cause!(INVALID_PACKET))?;
+    // SAFETY: as above.
+    unsafe {
+        // TTL is the high byte of its word: one less is 0x0100 less, in network order.
+        let sum = u16::from_be((*ip).checksum) as u32 + 0x100;
+        (*ip).checksum = ((sum + (sum >= 0xffff) as u32) as u16).to_be();
+        (*ip).ttl = flow.ttl - 1;
+    }
+    Ok(())
+}
+

@@ -1,0 +1,110 @@
+//! Services, translated on the client's node: frontend to backend on the way out, and back again
+//! for replies.
+
+use crate::{
+    cause,
+    conntrack::{self, CLOSING},
+    flow::{FIN, Flow, RST, Step, kind},
+    maps::{BACKEND, FRONTEND, REVNAT, SLOT},
+    node,
+    packet::Skb,
+    parse::Family,
+    rewrite::{self, Destination, Source},
+};
+use aya_ebpf::helpers::generated::bpf_get_prandom_u32;
+use cilium_abi::{
+    ct::{CT_CLOSING_FORWARD, CT_RESET, CtRow, KIND_SERVICE},
+    lb::{BACKEND_TERMINATING, BackendRow, FrontendKey, FrontendRow, SCOPE_EXTERNAL, SlotKey},
+    proto,
+};
+
+/// Slots tried before a service counts as without backend: a list is read while it is replaced.
+const TRIES: u32 = 4;
+
+/// Translates a packet to a frontend; leaves any other alone.
+#[inline(always)]
+pub fn translate<F: Family>(skb: Skb, flow: &mut Flow) -> Step<()> {
+    if flow.kind != kind::PORTS {
+        return Ok(());
+    }
+    let key =
+        FrontendKey { addr: flow.tuple.dst, port: flow.tuple.dst_port, proto: flow.tuple.proto, scope: SCOPE_EXTERNAL };
+    // SAFETY: the row is read field by field; user space replaces rows whole.
+    let Some(frontend) = (unsafe { FRONTEND.get(&key) }) else { return Ok(()) };
+    let backend = choose(flow, frontend);
+    // SAFETY: as above.
+    let Some(backend) = (unsafe { BACKEND.get(backend) }) else { return Err(cause!(NO_SERVICE_BACKEND)) };
+    flow.original = flow.tuple.dst;
+    flow.original_port = flow.tuple.dst_port;
+    flow.rev_nat = frontend.rev_nat;
+    flow.policy_port = backend.port;
+    rewrite::end::<F, Destination>(skb, flow, &backend.addr, backend.port)
+}
+
+/// The backend's number: the one the connection has, or one by chance; 0 if there is none.
+#[inline(never)]
+fn choose(flow: &mut Flow, frontend: &FrontendRow) -> u32 {
+    let is_tcp = flow.tuple.proto == proto::TCP;
+    let is_syn = flow.is_syn();
+    let (key, _) = flow.tuple.key(KIND_SERVICE);
+    let lifetime = match (is_tcp, is_syn) {
+        (true, true) => node!(ct_syn),
+        (true, false) => node!(ct_tcp),
+        (false, _) => node!(ct_any),
+    };
+    let row = conntrack::lookup(&key, flow.now);
+    if let Some(row) = row
+        && let Some(known) = backend(row.backend)
+        && !(is_syn && (row.flags & CLOSING != 0 || known.flags & BACKEND_TERMINATING != 0))
+    {
+        if flow.tcp_flags & (FIN | RST) != 0 {
+            row.flags |= if flow.tcp_flags & RST != 0 { CT_RESET } else { CT_CLOSING_FORWARD };
+        }
+        let lifetime = if row.flags & CT_RESET != 0 { node!(ct_fin) } else { lifetime };
+        if row.expires != flow.now + lifetime {
+            row.expires = flow.now + lifetime;
+        }
+        return row.backend;
+    }
+    let count = frontend.count as u32;
+    if count == 0 {
+        return 0;
+    }
+    for _ in 0..TRIES {
+        // SAFETY: a helper without arguments.
+        let slot = unsafe { bpf_get_prandom_u32() } % count;
+        // SAFETY: one word, read at once.
+        let Some(number) = (unsafe { SLOT.get(&SlotKey { list: frontend.list, slot }) }).copied() else { continue };
+        if backend(number).is_none() {
+            continue;
+        }
+        let row = CtRow {
+            expires: flow.now + lifetime,
+            rev_nat: frontend.rev_nat,
+            backend: number,
+            seen_forward: flow.tcp_flags,
+            ..CtRow::default()
+        };
+        return if conntrack::write(&key, &row) { number } else { 0 };
+    }
+    0
+}
+
+#[inline(always)]
+fn backend(number: u32) -> Option<&'static BackendRow> {
+    // SAFETY: the row is read field by field; user space replaces rows whole.
+    unsafe { BACKEND.get(number) }
+}
+
+/// Gives a reply the frontend's address as its source, if the connection went through one.
+#[inline(always)]
+pub fn restore<F: Family>(skb: Skb, flow: &mut Flow, rev_nat: u16) -> Step<()> {
+    if rev_nat == 0 || flow.kind != kind::PORTS {
+        return Ok(());
+    }
+    // SAFETY: as above.
+    let Some(row) = (unsafe { REVNAT.get(rev_nat as u32) }) else { return Ok(()) };
+    flow.original = flow.tuple.src;
+    flow.original_port = flow.tuple.src_port;
+    rewrite::end::<F, Source>(skb, flow, &row.addr, row.port)
+}

@@ -1,0 +1,139 @@
+//! Past plans: one JSON line each in `state_dir/history/plans.jsonl`, the last thousand kept.
+
+use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize};
+use std::fs::{self, OpenOptions};
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+
+/// How many are kept.
+const KEEP: usize = 1000;
+/// Lines are cut from the file when it holds this many.
+const ROTATE_AT: usize = 2 * KEEP;
+/// Steps recorded of one plan; the rest is counted.
+const MAX_STEPS: usize = 200;
+
+/// One plan that was carried out.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Record {
+    /// Seconds since the epoch.
+    pub time: u64,
+    /// What woke the pass.
+    pub woken_by: Vec<String>,
+    /// Steps as the plan prints them, with their outcome.
+    pub steps: Vec<RecordedStep>,
+    /// Steps beyond those listed.
+    #[serde(default)]
+    pub more: usize,
+}
+
+/// A step and what became of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RecordedStep {
+    /// As the plan prints it.
+    pub step: String,
+    /// `done`, or why not.
+    pub outcome: String,
+}
+
+impl Record {
+    /// Cut to what is worth keeping.
+    #[must_use]
+    pub fn bounded(mut self) -> Self {
+        if self.steps.len() > MAX_STEPS {
+            self.more += self.steps.len() - MAX_STEPS;
+            self.steps.truncate(MAX_STEPS);
+        }
+        self
+    }
+}
+
+/// The file.
+#[derive(Debug)]
+pub struct History {
+    path: PathBuf,
+    lines: usize,
+}
+
+impl History {
+    /// Opens, or prepares to create.
+    pub fn open(state_dir: &Path) -> Self {
+        let path = state_dir.join("history/plans.jsonl");
+        let lines = fs::File::open(&path).map(|f| BufReader::new(f).lines().count()).unwrap_or(0);
+        Self { path, lines }
+    }
+
+    /// Adds a record.
+    ///
+    /// # Errors
+    /// The file cannot be written (the pass goes on without).
+    pub fn append(&mut self, record: &Record) -> Result<()> {
+        let dir = self.path.parent().context("history has a directory")?;
+        fs::create_dir_all(dir).with_context(|| format!("create {}", dir.display()))?;
+        let mut line = serde_json::to_vec(record)?;
+        line.push(b'\n');
+        OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(&self.path)
+            .and_then(|mut f| f.write_all(&line))
+            .with_context(|| format!("append to {}", self.path.display()))?;
+        self.lines += 1;
+        if self.lines >= ROTATE_AT { self.rotate() } else { Ok(()) }
+    }
+
+    fn rotate(&mut self) -> Result<()> {
+        let kept = read_lines(&self.path, KEEP)?;
+        let temporary = self.path.with_extension("tmp");
+        fs::write(&temporary, kept.join("\n") + "\n")?;
+        fs::rename(&temporary, &self.path)?;
+        self.lines = kept.len();
+        Ok(())
+    }
+}
+
+fn read_lines(path: &Path, last: usize) -> Result<Vec<String>> {
+    let file = match fs::File::open(path) {
+        Ok(file) => file,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(e) => return Err(e).with_context(|| format!("open {}", path.display())),
+    };
+    let mut kept = std::collections::VecDeque::new();
+    for line in BufReader::new(file).split(b'\n') {
+        let line = line.with_context(|| format!("read {}", path.display()))?;
+        if kept.len() == last {
+            kept.pop_front();
+        }
+        kept.push_back(String::from_utf8_lossy(&line).into_owned());
+    }
+    Ok(kept.into())
+}
+
+/// The last records, oldest first. Lines that cannot be read (a crash in the middle of one) are left out.
+///
+/// # Errors
+/// The file is there but cannot be read.
+pub fn read(state_dir: &Path, last: usize) -> Result<Vec<Record>> {
+    let lines = read_lines(&state_dir.join("history/plans.jsonl"), last)?;
+    Ok(lines.iter().filter_map(|line| serde_json::from_str(line).ok()).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keeps_the_last_thousand_and_survives_a_torn_line() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut history = History::open(dir.path());
+        for time in 0..2100 {
+            history.append(&Record { time, woken_by: vec![], steps: vec![], more: 0 }).unwrap();
+        }
+        let mut file = OpenOptions::new().append(true).open(dir.path().join("history/plans.jsonl")).unwrap();
+        file.write_all(b"{\"time\":").unwrap();
+        let records = read(dir.path(), 50).unwrap();
+        assert_eq!(records.last().unwrap().time, 2099);
+        assert_eq!(records.len(), 49);
+        assert!(History::open(dir.path()).lines < 2000);
+    }
+}

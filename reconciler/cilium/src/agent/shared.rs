@@ -1,0 +1,98 @@
+//! What the loop shows to the servers, and how they wake it.
+
+use super::metrics::AgentMetrics;
+use super::status::Status;
+use cilium_cni::wire::{Answer, Request};
+use std::sync::mpsc::{SendError, Sender};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use tokio::sync::{broadcast, oneshot};
+
+/// Why the loop looks again. No variant carries state to act on: a CNI call changes the endpoint
+/// records, which are read like every other source.
+#[derive(Debug)]
+pub enum Wake {
+    /// Something in the manifest folder.
+    Manifests,
+    /// Something the kernel told by netlink.
+    Kernel,
+    /// A container runtime.
+    Cni(CniCall),
+    /// End after the current pass.
+    Stop,
+}
+
+/// A CNI request with the way to answer it.
+#[derive(Debug)]
+pub struct CniCall {
+    /// What is asked.
+    pub request: Request,
+    /// Where the answer goes.
+    pub reply: oneshot::Sender<Answer>,
+}
+
+/// Events of the datapath as JSON lines, shared among monitors.
+pub type EventLine = Arc<str>;
+
+/// Shared between the loop and the servers. The loop writes, once a pass; the servers read.
+pub struct Shared {
+    status: RwLock<Arc<Status>>,
+    view: RwLock<Arc<cilium_engine::compile::View>>,
+    wake: Mutex<Sender<Wake>>,
+    /// Metrics of loop and datapath.
+    pub metrics: AgentMetrics,
+    /// Events for monitors.
+    pub events: broadcast::Sender<EventLine>,
+}
+
+/// How many events a slow monitor may lag behind.
+const EVENT_BACKLOG: usize = 8192;
+
+impl Shared {
+    /// Nothing known yet; `wake` leads to the loop.
+    pub fn new(wake: Sender<Wake>, metrics: AgentMetrics) -> Self {
+        Self {
+            status: RwLock::default(),
+            view: RwLock::default(),
+            wake: Mutex::new(wake),
+            metrics,
+            events: broadcast::channel(EVENT_BACKLOG).0,
+        }
+    }
+
+    /// The status after the last pass.
+    pub fn status(&self) -> Arc<Status> {
+        self.status.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The view after the last pass.
+    pub fn view(&self) -> Arc<cilium_engine::compile::View> {
+        self.view.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The view as JSON.
+    pub fn view_json(&self) -> String {
+        serde_json::to_string(&*self.view()).unwrap_or_else(|e| format!("{{\"error\":\"{e}\"}}"))
+    }
+
+    /// Publishes what a pass found.
+    pub fn publish(&self, status: Status, view: Arc<cilium_engine::compile::View>) {
+        *self.status.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(status);
+        *self.view.write().unwrap_or_else(PoisonError::into_inner) = view;
+    }
+
+    /// Wakes the loop.
+    ///
+    /// # Errors
+    /// The loop has ended.
+    pub fn wake(&self, wake: Wake) -> Result<(), SendError<Wake>> {
+        self.wake.lock().unwrap_or_else(PoisonError::into_inner).send(wake)
+    }
+
+    /// Wakes the loop with a CNI call.
+    ///
+    /// # Errors
+    /// The loop has ended.
+    pub fn wake_cni(&self, call: CniCall) -> Result<(), SendError<Wake>> {
+        self.wake(Wake::Cni(call))
+    }
+}

@@ -1,0 +1,298 @@
+//! The command line. Every command here works; what is not built is absent.
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::path::PathBuf;
+
+/// eBPF networking, load balancing and policy: one config file, one loop.
+#[derive(Debug, Parser)]
+#[command(name = "cilium", version, propagate_version = true, max_term_width = 110)]
+pub struct Cli {
+    /// Where the configuration comes from.
+    #[command(flatten)]
+    pub source: ConfigSource,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Where the configuration comes from.
+#[derive(Clone, Debug, Args)]
+pub struct ConfigSource {
+    /// The configuration file.
+    #[arg(long, global = true, value_name = "FILE", default_value = "/etc/cilium/cilium.toml")]
+    pub config: PathBuf,
+    /// Overrides one key: `--set routing.mode=native`. May be repeated.
+    #[arg(long = "set", global = true, value_name = "TABLE.KEY=VALUE")]
+    pub sets: Vec<String>,
+}
+
+/// Form of the output.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    /// For people.
+    #[default]
+    Text,
+    /// For programs.
+    Json,
+}
+
+/// `-o text|json`.
+#[derive(Clone, Copy, Debug, Args)]
+pub struct Form {
+    /// Form of the output.
+    #[arg(short = 'o', long = "output", value_enum, default_value_t)]
+    pub output: Output,
+}
+
+/// All commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Runs the loop until SIGTERM; the datapath stays in place when it ends.
+    Agent,
+    /// Passes until the plan is empty or nothing moves any more, then ends (exit 0, 1 or 3).
+    Apply,
+    /// What the next pass would do; changes nothing (exit 0: nothing, 2: changes pending, 1: error).
+    Plan(PlanArgs),
+    /// Removes everything of this project from the host, by the same loop with an empty wish.
+    Destroy(DestroyArgs),
+    /// What changed, when and why.
+    History(HistoryArgs),
+    /// Health, derived from what was observed (exit 0: healthy, 1: not).
+    Status(StatusArgs),
+    /// The configuration: check, show, schema.
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Steps between versions of the configuration document.
+    #[command(subcommand)]
+    Migrate(MigrateCommand),
+    /// Endpoints of this node.
+    #[command(subcommand)]
+    Endpoint(ListOrGet),
+    /// Security identities.
+    #[command(subcommand)]
+    Identity(ListOrGet),
+    /// Addresses and the identities behind them.
+    #[command(subcommand)]
+    Ip(ListOnly),
+    /// Nodes.
+    #[command(subcommand)]
+    Node(ListOnly),
+    /// Services.
+    #[command(subcommand)]
+    Service(ListOnly),
+    /// Pinned maps as they are.
+    #[command(subcommand)]
+    Map(MapCommand),
+    /// What the kernel holds.
+    #[command(subcommand)]
+    Bpf(BpfCommand),
+    /// Events of the datapath as they happen.
+    Monitor(MonitorArgs),
+    /// Metrics of the running agent.
+    #[command(subcommand)]
+    Metrics(ListOnly),
+    /// The version.
+    Version(Form),
+}
+
+/// Parameters of `plan`.
+#[derive(Debug, Args)]
+pub struct PlanArgs {
+    /// Form.
+    #[command(flatten)]
+    pub form: Form,
+    /// Compares with what this older configuration compiles to; needs neither root nor a kernel.
+    #[arg(long, value_name = "OLD.toml", conflicts_with = "observed")]
+    pub against: Option<PathBuf>,
+    /// Compares with nothing (`none`) instead of this host; needs neither root nor a kernel.
+    #[arg(long, value_name = "none")]
+    pub observed: Option<String>,
+    /// Reads the manifests from this folder.
+    #[arg(long, value_name = "DIR")]
+    pub manifests: Option<PathBuf>,
+    /// Exit 1 also for problems with objects.
+    #[arg(long)]
+    pub strict: bool,
+}
+
+/// Parameters of `destroy`.
+#[derive(Debug, Args)]
+pub struct DestroyArgs {
+    /// Only says what would be removed.
+    #[arg(long)]
+    pub plan: bool,
+    /// Also while pods are attached: they lose their network.
+    #[arg(long)]
+    pub with_pods: bool,
+    /// Form.
+    #[command(flatten)]
+    pub form: Form,
+}
+
+/// Parameters of `history`.
+#[derive(Debug, Args)]
+pub struct HistoryArgs {
+    /// How many of the last plans.
+    #[arg(short = 'n', long, default_value_t = 20)]
+    pub last: usize,
+    /// Form.
+    #[command(flatten)]
+    pub form: Form,
+}
+
+/// Parameters of `status`.
+#[derive(Debug, Args)]
+pub struct StatusArgs {
+    /// Lists problems and kinds.
+    #[arg(long)]
+    pub verbose: bool,
+    /// Waits until healthy, at most this many seconds.
+    #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "60")]
+    pub wait: Option<u64>,
+    /// Form.
+    #[command(flatten)]
+    pub form: Form,
+}
+
+/// `config …`.
+#[derive(Debug, Subcommand)]
+pub enum ConfigCommand {
+    /// Validates; every finding with file:line:column.
+    Check,
+    /// The effective configuration, with where each value came from.
+    Show(Form),
+    /// The JSON schema.
+    Schema,
+}
+
+/// `migrate …`.
+#[derive(Debug, Subcommand)]
+pub enum MigrateCommand {
+    /// At which version the document is.
+    Status(Form),
+    /// What `up` would do.
+    Plan(Form),
+    /// To the newest version, or to V.
+    Up(MigrateArgs),
+    /// Back to V.
+    Down(MigrateArgs),
+}
+
+/// Parameters of `migrate up` and `down`.
+#[derive(Debug, Args)]
+pub struct MigrateArgs {
+    /// The version to reach.
+    #[arg(long, value_name = "V")]
+    pub to: Option<u32>,
+    /// Only shows the document that would be written.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Form.
+    #[command(flatten)]
+    pub form: Form,
+}
+
+/// `… list` and `… get ID`.
+#[derive(Debug, Subcommand)]
+pub enum ListOrGet {
+    /// All.
+    List(Form),
+    /// One, by number.
+    Get {
+        /// Number.
+        id: u32,
+        /// Form.
+        #[command(flatten)]
+        form: Form,
+    },
+}
+
+/// `… list`.
+#[derive(Debug, Subcommand)]
+pub enum ListOnly {
+    /// All.
+    List(Form),
+}
+
+impl ListOnly {
+    /// The form asked for.
+    pub fn form(&self) -> Form {
+        let Self::List(form) = self;
+        *form
+    }
+}
+
+/// `map …`.
+#[derive(Debug, Subcommand)]
+pub enum MapCommand {
+    /// All pinned maps.
+    List(Form),
+    /// The rows of one, by its name or the name users of Cilium know.
+    Get {
+        /// Name.
+        name: String,
+        /// Form.
+        #[command(flatten)]
+        form: Form,
+    },
+}
+
+/// `bpf …`.
+#[derive(Debug, Subcommand)]
+pub enum BpfCommand {
+    /// Addresses and prefixes.
+    #[command(subcommand)]
+    Ipcache(ListOnly),
+    /// Local endpoints.
+    #[command(subcommand)]
+    Endpoint(ListOnly),
+    /// Policy rows.
+    #[command(subcommand)]
+    Policy(ListOnly),
+    /// Frontends and backends.
+    #[command(subcommand)]
+    Lb(ListOnly),
+    /// Connections.
+    #[command(subcommand)]
+    Ct(ListOnly),
+    /// Masquerading.
+    #[command(subcommand)]
+    Nat(ListOnly),
+    /// Which prefixes are behind which node.
+    #[command(subcommand)]
+    Tunnel(ListOnly),
+    /// Packet counters.
+    #[command(subcommand)]
+    Metrics(ListOnly),
+    /// Programs.
+    #[command(subcommand)]
+    Prog(ListOnly),
+    /// Maps.
+    #[command(subcommand)]
+    Map(ListOnly),
+}
+
+/// Parameters of `monitor`.
+#[derive(Debug, Args)]
+pub struct MonitorArgs {
+    /// Only these types; may be repeated.
+    #[arg(short = 't', long = "type", value_enum)]
+    pub types: Vec<EventType>,
+    /// Numbers and interfaces too.
+    #[arg(short = 'v', long)]
+    pub verbose: bool,
+    /// Form: json gives one event a line.
+    #[command(flatten)]
+    pub form: Form,
+}
+
+/// Types of events.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum EventType {
+    /// Dropped packets.
+    Drop,
+    /// Packets at observation points.
+    Trace,
+    /// Verdicts of policy.
+    PolicyVerdict,
+}

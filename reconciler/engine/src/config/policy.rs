@@ -1,0 +1,83 @@
+//! `[policy]`.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
+
+/// When a pod is closed to what no rule allows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Enforcement {
+    /// In each direction in which some policy selects it.
+    #[default]
+    Default,
+    /// Always, also without a policy.
+    Always,
+    /// Never: policies are read and reported, not enforced.
+    Never,
+}
+
+/// Whether the node may always reach its own pods.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum AllowLocalhost {
+    /// As `always`, unless `enforcement` is `always`.
+    #[default]
+    Auto,
+    /// Yes: kubelet's probes reach a pod under default deny.
+    Always,
+    /// Only as policies allow the entity `host`.
+    Policy,
+}
+
+/// What a policy that was never seen valid does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum InvalidPolicy {
+    /// Fails closed: what it allows is granted only where it can be read, what it denies is denied in its
+    /// widest reading, and the pods it selects enter default deny.
+    #[default]
+    Isolate,
+    /// Nothing, except that it is reported.
+    Ignore,
+}
+
+/// What CIDR rules match besides addresses outside the cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum CidrMatch {
+    /// Nodes of the cluster.
+    Nodes,
+    /// Pods of the cluster.
+    Pods,
+}
+
+/// Network policy.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Policy {
+    /// When a pod is closed to what no rule allows.
+    #[schemars(extend("x-impact" = "hitless"))]
+    pub enforcement: Enforcement,
+    /// Whether the node may always reach its own pods.
+    #[schemars(extend("x-impact" = "reload"))]
+    pub allow_localhost: AllowLocalhost,
+    /// What a policy that was never seen valid does.
+    #[schemars(extend("x-impact" = "hitless"))]
+    pub invalid: InvalidPolicy,
+    /// What CIDR rules match besides addresses outside the cluster.
+    #[schemars(extend("x-impact" = "hitless"))]
+    pub cidr_match_mode: BTreeSet<CidrMatch>,
+}
+
+impl Policy {
+    /// Whether the node reaches its own pods whatever the policy says: `auto` decided.
+    pub fn localhost_always_allowed(&self) -> bool {
+        match (self.allow_localhost, self.enforcement) {
+            (AllowLocalhost::Always, _) => true,
+            (AllowLocalhost::Policy, _) => false,
+            (AllowLocalhost::Auto, Enforcement::Default | Enforcement::Never) => true,
+            (AllowLocalhost::Auto, Enforcement::Always) => false,
+        }
+    }
+}

@@ -1,0 +1,70 @@
+//! Kinds of rows, in the order of writes.
+
+use serde::{Deserialize, Serialize};
+use std::fmt;
+
+macro_rules! kinds {
+    ($(($field:ident, $resource:ident)),* $(,)?) => {
+        /// One sort of row; the order of the variants is the order of writes.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[serde(rename_all = "kebab-case")]
+        pub enum Kind { $(#[doc = concat!("See [`super::", stringify!($resource), "`].")] $resource,)* }
+
+        impl Kind {
+            /// All kinds, in the order of writes.
+            pub const ALL: &[Kind] = &[$(Kind::$resource),*];
+        }
+    };
+}
+crate::for_each_resource!(kinds);
+
+impl Kind {
+    /// The name in plans, metrics and logs.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Kind::Sysctl => "sysctl",
+            Kind::BpfMap => "map",
+            Kind::Link => "link",
+            Kind::ProgramSet => "program-set",
+            Kind::Runtime => "runtime",
+            Kind::Device => "device",
+            Kind::Attachment => "program",
+            Kind::PodInterface => "pod-interface",
+            Kind::Address => "address",
+            Kind::Route => "route",
+            Kind::Backend => "backend",
+            Kind::RevNat => "revnat",
+            Kind::Slot => "slot",
+            Kind::Frontend => "frontend",
+            Kind::IdentityDigest => "identity-digest",
+            Kind::Policy => "policy",
+            Kind::PolicyDigest => "policy-digest",
+            Kind::Ipcache => "ipcache",
+            Kind::Endpoint => "endpoint",
+            Kind::EndpointConfig => "endpoint-config",
+            Kind::LinkUp => "link-up",
+            Kind::File => "file",
+        }
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+/// A row's name across kinds.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct RowId {
+    /// The kind.
+    pub kind: Kind,
+    /// The key as text.
+    pub key: String,
+}
+
+impl fmt::Display for RowId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.kind, self.key)
+    }
+}

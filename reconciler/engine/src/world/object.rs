@@ -1,0 +1,193 @@
+//! Objects of the cluster and records of this node.
+
+use super::Labels;
+use crate::state::{IdentityId, Mac, Origin, Protocol};
+use ipnet::IpNet;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+/// Where an object was read: file and line.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Place {
+    /// Path relative to the manifest folder, or a source's name.
+    pub file: String,
+    /// Line of the document, from 1; 0: unknown.
+    pub line: u32,
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.file)?;
+        if self.line > 0 { write!(f, ":{}", self.line) } else { Ok(()) }
+    }
+}
+
+/// Namespace and name; the namespace of cluster-scoped objects is empty.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ObjectName {
+    /// Namespace.
+    pub namespace: String,
+    /// Name.
+    pub name: String,
+}
+
+impl ObjectName {
+    /// From both parts.
+    pub fn new(namespace: &str, name: &str) -> Self {
+        Self { namespace: namespace.to_owned(), name: name.to_owned() }
+    }
+}
+
+impl fmt::Display for ObjectName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.namespace.is_empty() { f.write_str(&self.name) } else { write!(f, "{}/{}", self.namespace, self.name) }
+    }
+}
+
+/// A namespace.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Namespace {
+    /// Its labels, without source.
+    pub labels: BTreeMap<String, String>,
+    /// Where it is written.
+    pub place: Place,
+}
+
+/// What a node's address is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum NodeAddressKind {
+    /// Reaches the node on the underlay.
+    InternalIp,
+    /// As seen from outside.
+    ExternalIp,
+    /// The router address (`cilium_host`).
+    CiliumInternalIp,
+}
+
+/// An address of a node.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct NodeAddress {
+    /// What it is for.
+    pub kind: NodeAddressKind,
+    /// The address.
+    pub ip: IpAddr,
+}
+
+/// A node of the cluster, from CiliumNode (wins) and Node.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Node {
+    /// Addresses, in the order given.
+    pub addresses: Vec<NodeAddress>,
+    /// Pod CIDRs.
+    pub pod_cidrs: Vec<IpNet>,
+    /// Labels, without source.
+    pub labels: BTreeMap<String, String>,
+    /// Where it is written.
+    pub place: Place,
+}
+
+/// A named container port.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct PodPort {
+    /// Name.
+    pub name: String,
+    /// Number.
+    pub port: u16,
+    /// Protocol.
+    pub proto: Protocol,
+}
+
+/// A pod.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Pod {
+    /// Labels, without source.
+    pub labels: BTreeMap<String, String>,
+    /// Service account; empty: `default`.
+    pub service_account: String,
+    /// Node it is bound to, if said.
+    pub node_name: Option<String>,
+    /// It shares the node's network.
+    pub host_network: bool,
+    /// Named ports of all its containers.
+    pub ports: Vec<PodPort>,
+    /// `status.podIPs`, as far as they count (contract.md: pods elsewhere or on host network).
+    pub ips: Vec<IpAddr>,
+    /// Where it is written.
+    pub place: Place,
+}
+
+/// A published claim: this number stands for these labels.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct IdentityClaim {
+    /// The number.
+    pub number: IdentityId,
+    /// The labels.
+    pub labels: Labels,
+    /// Node that published it, if any.
+    pub published_by: Option<String>,
+    /// Where it is written.
+    pub place: Place,
+}
+
+/// An endpoint of another node (CiliumEndpoint).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RemoteEndpoint {
+    /// Its addresses.
+    pub ips: Vec<IpAddr>,
+    /// Its identity's number.
+    pub identity: IdentityId,
+    /// Labels of that identity as the publisher wrote them (may be empty: see the claim).
+    pub labels: Labels,
+    /// Address of its node (`status.networking.node`), to encapsulate to.
+    pub node_ip: Option<IpAddr>,
+    /// Name of the node that published it.
+    pub node_name: Option<String>,
+    /// Named ports.
+    pub ports: Vec<PodPort>,
+    /// Where it is written.
+    pub place: Place,
+}
+
+/// One CNI attachment on this node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EndpointRecord {
+    /// Endpoint number, 1 to 65 535.
+    pub id: u16,
+    /// Container id of the attachment.
+    pub container_id: String,
+    /// Network name of the attachment (CNI `name`).
+    pub network: String,
+    /// Interface inside the pod.
+    pub ifname: String,
+    /// Path of the pod's network namespace.
+    pub netns: PathBuf,
+    /// The pod, if named.
+    pub pod: Option<ObjectName>,
+    /// UID of the pod, if given.
+    pub pod_uid: Option<String>,
+    /// Labels given by the runtime, for containers without a pod name (source `container`).
+    pub labels: BTreeMap<String, String>,
+    /// Host-side interface.
+    pub link: String,
+    /// Hardware address inside.
+    pub mac: Mac,
+    /// Hardware address of the host side.
+    pub node_mac: Mac,
+    /// IPv4 address.
+    pub ipv4: Option<IpAddr>,
+    /// IPv6 address.
+    pub ipv6: Option<IpAddr>,
+}
+
+impl EndpointRecord {
+    /// How rows explain themselves by this attachment.
+    pub fn origin(&self) -> Origin {
+        let object = match &self.pod {
+            Some(pod) => format!("Pod {pod}"),
+            None => format!("container {:.12}", self.container_id),
+        };
+        Origin { object, place: String::new(), rule: format!("endpoint {}", self.id) }
+    }
+}

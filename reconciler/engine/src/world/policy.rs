@@ -1,0 +1,142 @@
+//! Policy rules in one form for all APIs (NetworkPolicy, CiliumNetworkPolicy, clusterwide).
+//!
+//! ```text
+//! PolicyRule ── subject (which endpoints)
+//!     ├─ default_deny per direction
+//!     └─ clauses: direction, allow|deny, peers ∧ ports
+//! ```
+
+use super::Selector;
+use crate::state::{Direction, Origin, Protocol};
+use ipnet::IpNet;
+
+/// Which endpoints a rule is about.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Subject {
+    /// Endpoints whose labels are selected (a namespaced policy's namespace is a requirement).
+    Endpoints(Selector),
+    /// The rule's selector could not be read: it is reported, and selects nothing.
+    Unreadable,
+}
+
+/// Directions in which the subjects enter default deny.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct DefaultDeny {
+    /// Ingress.
+    pub ingress: bool,
+    /// Egress.
+    pub egress: bool,
+}
+
+/// One rule (`spec`, or one of `specs`).
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct PolicyRule {
+    /// Object, place and index.
+    pub origin: Origin,
+    /// Which endpoints.
+    pub subject: Subject,
+    /// Default deny.
+    pub default_deny: DefaultDeny,
+    /// What is allowed and denied.
+    pub clauses: Vec<Clause>,
+}
+
+/// Allow or deny.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum RuleVerdict {
+    /// Allow.
+    Allow,
+    /// Deny; wins over allow.
+    Deny,
+}
+
+/// One entry of `ingress`, `egress`, `ingressDeny` or `egressDeny`: any of the peers on any of the ports.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Clause {
+    /// Direction.
+    pub direction: Direction,
+    /// Verdict.
+    pub verdict: RuleVerdict,
+    /// Peers.
+    pub peers: PeerSet,
+    /// Ports.
+    pub ports: PortSet,
+    /// Which entry of the rule, as `ingress[0]`.
+    pub path: String,
+}
+
+/// Peers of a clause.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum PeerSet {
+    /// No condition on the peer.
+    Any,
+    /// Any of these; an empty list is nobody.
+    Of(Vec<Peer>),
+}
+
+/// One peer.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Peer {
+    /// Endpoints of the cluster whose labels are selected.
+    Endpoints(Selector),
+    /// An entity.
+    Entity(Entity),
+    /// A prefix without the exceptions within it.
+    Cidr {
+        /// The prefix.
+        net: IpNet,
+        /// Exceptions, each within `net`.
+        except: Vec<IpNet>,
+    },
+}
+
+/// Entities (features.md §1.4).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Entity {
+    /// Everything.
+    All,
+    /// Outside the cluster, both families, CIDR identities included.
+    World,
+    /// Outside the cluster, IPv4.
+    WorldIpv4,
+    /// Outside the cluster, IPv6.
+    WorldIpv6,
+    /// Everything within the cluster, hosts included.
+    Cluster,
+    /// This node.
+    Host,
+    /// Other nodes.
+    RemoteNode,
+    /// Endpoints without labels yet.
+    Init,
+    /// The ingress proxy.
+    Ingress,
+    /// Endpoints not managed.
+    Unmanaged,
+    /// The health endpoints.
+    Health,
+    /// Nodes that run kube-apiserver.
+    KubeApiserver,
+    /// Nobody.
+    None,
+}
+
+/// Ports of a clause.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum PortSet {
+    /// Every protocol and port.
+    Any,
+    /// Any of these; an empty list is none.
+    Of(Vec<PortMatch>),
+}
+
+/// A protocol with a range of ports, or an ICMP type.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PortMatch {
+    /// Protocol, never 0: `ANY` is lowered to TCP, UDP and SCTP.
+    pub proto: Protocol,
+    /// First port (ICMP: type); 0 with `last` 65 535 means all.
+    pub first: u16,
+    /// Last port, inclusive.
+    pub last: u16,
+}

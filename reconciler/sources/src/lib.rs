@@ -1,0 +1,4 @@
+//! Inputs to a snapshot: config file, manifest folder, endpoint records.
+#![forbid(unsafe_code)]
+
+pub mod config;

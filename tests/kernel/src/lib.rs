@@ -1,0 +1,1 @@
+//! Tests against this kernel: packet fixtures and network namespaces.

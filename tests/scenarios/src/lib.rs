@@ -1,0 +1,1 @@
+//! Behaviours as data: worlds and the plans they must give.
