@@ -131,7 +131,11 @@ impl fmt::Display for Status {
             writeln!(f, "  pending  {step}")?;
         }
         for done in &self.ledger.done {
-            writeln!(f, "  done     {} ({}), version {} -> {}", done.step, done.direction, done.from, done.to)?;
+            writeln!(
+                f,
+                "  done     {} ({}), version {} -> {}",
+                done.step, done.direction, done.from, done.to
+            )?;
         }
         for step in &self.altered {
             writeln!(f, "  altered  {step}: another build's step of this name was taken")?;
@@ -156,10 +160,12 @@ pub fn status(file: &Path) -> Result<Status, Error> {
     let version = version(&file, &document)?;
     let ledger = Ledger::read(&file)?;
     let is_altered = |done: &&Done| step_named(&done.step).is_some_and(|step| step.digest() != done.digest);
-    let mut altered: Vec<StepName> = ledger.done.iter().filter(is_altered).map(|done| done.step.clone()).collect();
+    let mut altered: Vec<StepName> =
+        ledger.done.iter().filter(is_altered).map(|done| done.step.clone()).collect();
     altered.sort();
     altered.dedup();
-    let pending = STEPS.iter().filter(|step| (version..CURRENT).contains(&step.from)).map(Step::label).collect();
+    let pending =
+        STEPS.iter().filter(|step| (version..CURRENT).contains(&step.from)).map(Step::label).collect();
     let saved = STEPS.iter().map(|step| saved_path(&file, step)).filter(|path| path.exists()).collect();
     Ok(Status { file, version, current: CURRENT, pending, ledger, altered, saved })
 }
@@ -284,8 +290,12 @@ fn destination(from: u32, target: Target) -> Result<u32, Error> {
         return Err(Error::Unknown { from, to, oldest: 0, newest: CURRENT });
     }
     match target {
-        Target::Up(_) if to < from => Err(Error::WrongWay { from, to, command: "cilium migrate up", other: "down" }),
-        Target::Down(_) if to > from => Err(Error::WrongWay { from, to, command: "cilium migrate down", other: "up" }),
+        Target::Up(_) if to < from => {
+            Err(Error::WrongWay { from, to, command: "cilium migrate up", other: "down" })
+        }
+        Target::Down(_) if to > from => {
+            Err(Error::WrongWay { from, to, command: "cilium migrate down", other: "up" })
+        }
         Target::Up(_) | Target::Down(_) => Ok(to),
     }
 }

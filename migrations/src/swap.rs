@@ -16,10 +16,12 @@ pub(crate) fn replace(path: &Path, text: &str) -> Result<(), Error> {
     copy.write_all(text.as_bytes()).map_err(Error::io("write", copy.path()))?;
     match fs::metadata(path) {
         Ok(old) => {
-            fs::set_permissions(copy.path(), old.permissions()).map_err(Error::io("set the mode of", copy.path()))?;
+            fs::set_permissions(copy.path(), old.permissions())
+                .map_err(Error::io("set the mode of", copy.path()))?;
             let new = copy.as_file().metadata().map_err(Error::io("look at", copy.path()))?;
             if (new.uid(), new.gid()) != (old.uid(), old.gid()) {
-                chown(copy.path(), Some(old.uid()), Some(old.gid())).map_err(Error::io("set the owner of", copy.path()))?;
+                chown(copy.path(), Some(old.uid()), Some(old.gid()))
+                    .map_err(Error::io("set the owner of", copy.path()))?;
             }
         }
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}

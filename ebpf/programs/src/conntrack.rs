@@ -87,7 +87,8 @@ pub fn commit(flow: &mut Flow, row: Option<&mut CtRow>, identity: u32, revision:
             Ok(())
         }
         _ => {
-            if create(flow, identity, revision) == 0 {
+            // SAFETY: this CPU's flow.
+            if unsafe { conntrack_create(flow, identity, revision) } == 0 {
                 Ok(())
             } else {
                 Err(cause!(CT_INSERT_FAILED))
@@ -96,8 +97,15 @@ pub fn commit(flow: &mut Flow, row: Option<&mut CtRow>, identity: u32, revision:
     }
 }
 
+/// A subprogram of its own, which the verifier checks once.
+///
+/// # Safety
+/// `flow` must be null or this CPU's flow.
+#[unsafe(no_mangle)]
 #[inline(never)]
-fn create(flow: &mut Flow, identity: u32, revision: u32) -> u32 {
+unsafe extern "C" fn conntrack_create(flow: *mut Flow, identity: u32, revision: u32) -> u32 {
+    // SAFETY: as the caller promises.
+    let Some(flow) = (unsafe { flow.as_mut() }) else { return 1 };
     let (key, from_high) = flow.tuple.key(KIND_CONNECTION);
     let lifetime = match (flow.tuple.proto == proto::TCP, flow.is_syn()) {
         (true, true) => node!(ct_syn),

@@ -4,11 +4,11 @@ use crate::{
     cause, conntrack, deliver,
     deliver::PASS,
     event,
-    flow::{Cause, Flow, Step, same},
+    flow::{Flow, Step, same},
     ipcache,
     maps::EP_CONFIG,
     nd, node,
-    packet::{Packet, Skb, at},
+    packet::{Skb, at},
     parse::{Ethernet, Family, L2, parse},
     policy,
     rewrite::FromPod,
@@ -46,8 +46,7 @@ pub fn from<F: Family>(skb: Skb, flow: &mut Flow, config: &EndpointConfigRow) ->
         return Err(cause!(INVALID_SOURCE_MAC));
     }
     if F::IS_V6 && nd::is_link_message(flow) {
-        let answer = nd::answer(skb, flow, config);
-        return if answer >> 32 == 0 { Ok(answer as i32) } else { Err(Cause::from_raw((answer >> 32) as u32)) };
+        return nd::answer(skb, flow, config);
     }
     let own = if F::IS_V6 { &config.ipv6 } else { &config.ipv4 };
     if own.is_none() || !same(own, &flow.tuple.src) {
@@ -131,7 +130,7 @@ pub fn settle<F: Family>(
         _ => 0,
     };
     conntrack::commit(flow, row, memory, revision)?;
-    service::restore::<F>(skb, flow, rev_nat)
+    if rev_nat == 0 { Ok(()) } else { service::restore::<F>(skb, flow, rev_nat) }
 }
 
 /// Admits a packet to a pod of this node from somewhere else: conntrack, ingress policy, and the
@@ -167,8 +166,8 @@ pub fn admit<F: Family>(
 #[inline(always)]
 pub fn to<F: Family>(skb: Skb, flow: &mut Flow, config: &EndpointConfigRow) -> Step<i32> {
     parse::<F, L2, Skb>(skb, flow)?;
-    // The host's side of the link talks to the pod's: answers of ours, and the stack's probes.
-    if F::IS_V6 && nd::is_neighbour(flow) {
+    // The host's side of the link talks to the pod's: answers of ours, and the stack's chatter.
+    if F::IS_V6 && nd::is_from_link(flow) {
         return Ok(PASS);
     }
     let marked = deliver::marked_identity(skb.mark());

@@ -5,13 +5,13 @@ use crate::{
     cause, event,
     flow::{Cause, Flow, Step},
     maps,
-    packet::{Packet, Skb, at},
-    parse::{Ethernet, Family},
+    packet::{Skb, at},
+    parse::{Ethernet, Family, V4, V6},
     rewrite::{FromPod, Origin, hop},
 };
 use aya_ebpf::{
     bindings::{
-        BPF_F_TUNINFO_IPV6, BPF_F_ZERO_CSUM_TX, BPF_FIB_LKUP_RET_BLACKHOLE, BPF_FIB_LKUP_RET_NO_NEIGH,
+        __sk_buff, BPF_F_TUNINFO_IPV6, BPF_F_ZERO_CSUM_TX, BPF_FIB_LKUP_RET_BLACKHOLE, BPF_FIB_LKUP_RET_NO_NEIGH,
         BPF_FIB_LKUP_RET_PROHIBIT, BPF_FIB_LKUP_RET_SUCCESS, BPF_FIB_LKUP_RET_UNREACHABLE, TC_ACT_UNSPEC,
         bpf_fib_lookup as FibParams, bpf_redir_neigh, bpf_tunnel_key,
     },
@@ -85,7 +85,8 @@ pub fn overlay(skb: Skb, flow: &mut Flow, tunnel: &Address, identity: u32) -> St
     if device == 0 {
         return Err(cause!(NO_DEVICE));
     }
-    if encapsulate(skb, tunnel, identity) != 0 {
+    // SAFETY: a valid context; the tunnel is in a map row.
+    if unsafe { deliver_encapsulate(skb.0, tunnel, identity) } != 0 {
         return Err(cause!(NO_TUNNEL_ENDPOINT));
     }
     event::trace(skb, flow, point::TO_OVERLAY);
@@ -93,8 +94,15 @@ pub fn overlay(skb: Skb, flow: &mut Flow, tunnel: &Address, identity: u32) -> St
     Ok(unsafe { bpf_redirect(device, 0) } as i32)
 }
 
+/// A subprogram of its own, which the verifier checks once.
+///
+/// # Safety
+/// `skb` must be a valid context, `tunnel` null or an address.
+#[unsafe(no_mangle)]
 #[inline(never)]
-fn encapsulate(skb: Skb, tunnel: &Address, identity: u32) -> i32 {
+unsafe extern "C" fn deliver_encapsulate(skb: *mut __sk_buff, tunnel: *const Address, identity: u32) -> i32 {
+    // SAFETY: as the caller promises.
+    let Some(tunnel) = (unsafe { tunnel.as_ref() }) else { return 1 };
     // SAFETY: all zeroes is a valid value of this plain struct.
     let mut key: bpf_tunnel_key = unsafe { MaybeUninit::zeroed().assume_init() };
     key.tunnel_id = identity;
@@ -107,21 +115,47 @@ fn encapsulate(skb: Skb, tunnel: &Address, identity: u32) -> i32 {
         BPF_F_TUNINFO_IPV6
     };
     // SAFETY: a valid context and an initialised key.
-    unsafe { bpf_skb_set_tunnel_key(skb.0, &raw mut key, size_of::<bpf_tunnel_key>() as u32, flags as u64) as i32 }
+    unsafe { bpf_skb_set_tunnel_key(skb, &raw mut key, size_of::<bpf_tunnel_key>() as u32, flags as u64) as i32 }
 }
 
 /// Along the kernel's routes.
 #[inline(always)]
 pub fn route<F: Family>(skb: Skb, flow: &mut Flow, identity: u32) -> Step<i32> {
-    let sent = send::<F>(skb, flow, identity);
+    // SAFETY: a valid context and this CPU's flow.
+    let sent = unsafe {
+        if F::IS_V6 { deliver_send_v6(skb.0, flow, identity) } else { deliver_send_v4(skb.0, flow, identity) }
+    };
     if sent < 0 && sent != PASS as i64 {
         return Err(Cause::from_raw(-sent as u32));
     }
     Ok(sent as i32)
 }
 
+macro_rules! senders {
+    ($($name:ident => $family:ident;)*) => {
+        $(
+            /// A subprogram of its own, which the verifier checks once.
+            ///
+            /// # Safety
+            /// `skb` must be a valid context, `flow` null or this CPU's flow.
+            #[unsafe(no_mangle)]
+            #[inline(never)]
+            unsafe extern "C" fn $name(skb: *mut __sk_buff, flow: *mut Flow, identity: u32) -> i64 {
+                // SAFETY: as the caller promises.
+                let Some(flow) = (unsafe { flow.as_mut() }) else { return refuse(cause!(FIB_LOOKUP_FAILED)) };
+                send::<$family>(Skb(skb), flow, identity)
+            }
+        )*
+    };
+}
+
+senders! {
+    deliver_send_v4 => V4;
+    deliver_send_v6 => V6;
+}
+
 /// A verdict, or the negative of a cause (which is never 1, the negative of [`PASS`]).
-#[inline(never)]
+#[inline(always)]
 fn send<F: Family>(skb: Skb, flow: &mut Flow, identity: u32) -> i64 {
     // SAFETY: all zeroes is a valid value of this plain struct.
     let mut fib: FibParams = unsafe { MaybeUninit::zeroed().assume_init() };

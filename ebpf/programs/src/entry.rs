@@ -115,9 +115,10 @@ pub fn from_netdev(skb: Skb) -> i32 {
 /// A device sends a packet.
 #[inline(always)]
 pub fn to_netdev(skb: Skb) -> i32 {
-    run(skb, DIRECTION_EGRESS, |skb, flow| {
-        event::forwarded(skb, flow);
-        Ok(PASS)
+    run(skb, DIRECTION_EGRESS, |skb, flow| match skb.protocol() {
+        IPV4 => netdev::to::<V4>(skb, flow),
+        IPV6 => netdev::to::<V6>(skb, flow),
+        _ => Ok(PASS),
     })
 }
 

@@ -8,10 +8,10 @@ use crate::{
     packet::{Packet, Skb, at},
     parse::Ethernet,
 };
-use aya_ebpf::{bindings::TC_ACT_SHOT, helpers::generated::bpf_ktime_get_ns};
+use aya_ebpf::{bindings::{__sk_buff, TC_ACT_SHOT}, helpers::generated::bpf_ktime_get_ns};
 use cilium_abi::{
     Be16, Mac,
-    event::{DROP, Event, POLICY_VERDICT, TRACE, VERDICT_ALLOW},
+    event::{DROP, POLICY_VERDICT, TRACE, VERDICT_ALLOW},
     metrics::{EVENT_LOST, FORWARDED},
     node::{AGGREGATE_LOW, AGGREGATE_MEDIUM, AGGREGATE_NONE, NODE_EVENT_DROP, NODE_EVENT_TRACE, NODE_EVENT_VERDICT},
 };
@@ -22,8 +22,22 @@ const fn what(kind: u8, subtype: u8, verdict: u8, reason: u8) -> u32 {
 }
 
 /// Ends the packet: counts it, tells why. The only place that gives `TC_ACT_SHOT`.
-#[inline(never)]
+#[inline(always)]
 pub fn drop(skb: Skb, flow: &mut Flow, cause: Cause) -> i32 {
+    // SAFETY: a valid context and this CPU's flow.
+    unsafe { event_drop(skb.0, flow, cause.raw()) }
+}
+
+/// A subprogram of its own, which the verifier checks once.
+///
+/// # Safety
+/// `skb` must be a valid context, `flow` null or this CPU's flow.
+#[unsafe(no_mangle)]
+#[inline(never)]
+unsafe extern "C" fn event_drop(skb: *mut __sk_buff, flow: *mut Flow, cause: u32) -> i32 {
+    let (skb, cause) = (Skb(skb), Cause::from_raw(cause));
+    // SAFETY: as the caller promises.
+    let Some(flow) = (unsafe { flow.as_mut() }) else { return TC_ACT_SHOT as i32 };
     count(cause.code(), flow.direction, skb.len());
     if node!(flags) & NODE_EVENT_DROP != 0 {
         emit(skb, flow, what(DROP, cause.code(), 0, 0), cause.line());
@@ -67,11 +81,25 @@ pub fn notable_flags() -> u8 {
     if node!(trace_aggregation) <= AGGREGATE_MEDIUM { 0xff } else { SYN | FIN | RST }
 }
 
-#[inline(never)]
+#[inline(always)]
 fn emit(skb: Skb, flow: &mut Flow, what: u32, line: u16) {
+    // SAFETY: a valid context and this CPU's flow.
+    unsafe { event_emit(skb.0, flow, what, line as u32) };
+}
+
+/// A subprogram of its own, which the verifier checks once.
+///
+/// # Safety
+/// `skb` must be a valid context, `flow` null or this CPU's flow.
+#[unsafe(no_mangle)]
+#[inline(never)]
+unsafe extern "C" fn event_emit(skb: *mut __sk_buff, flow: *mut Flow, what: u32, line: u32) -> u32 {
+    let skb = Skb(skb);
+    // SAFETY: as the caller promises.
+    let Some(flow) = (unsafe { flow.as_ref() }) else { return 1 };
     let Some(mut entry) = EVENTS.reserve(0) else {
         count(EVENT_LOST, flow.direction, skb.len());
-        return;
+        return 1;
     };
     let [kind, subtype, verdict, reason] = what.to_le_bytes();
     let (dst_mac, src_mac) = match at::<Ethernet, Skb>(skb, 0) {
@@ -109,9 +137,10 @@ fn emit(skb: Skb, flow: &mut Flow, what: u32, line: u16) {
         (*event).flags = flow.flags;
         (*event).src_mac = mac(src_mac);
         (*event).dst_mac = mac(dst_mac);
-        (*event).line = line;
+        (*event).line = line as u16;
     }
     entry.submit(0);
+    0
 }
 
 #[inline(always)]

@@ -6,40 +6,47 @@
 use crate::{maps, packet::Packet};
 use aya_ebpf::helpers::generated::bpf_ktime_get_coarse_ns;
 use cilium_abi::{Address, Be16, ct::Tuple, event};
+use core::num::NonZeroU32;
 
 /// Why a packet ends here: a drop reason and the line that said so.
+///
+/// Never zero, so that a result without value is one word and no compiler leaves half of it undefined
+/// (which the verifier refuses to see copied).
 #[derive(Clone, Copy)]
-pub struct Cause(u32);
+pub struct Cause(NonZeroU32);
 
 impl Cause {
     /// Reason `code` of [`cilium_abi::drop`], decided at `line`.
     #[inline(always)]
     pub const fn new(code: u8, line: u32) -> Self {
-        Self((code as u32) | line << 8)
+        Self::from_raw((code as u32) | line << 8)
     }
 
     /// The drop reason.
     #[inline(always)]
     pub const fn code(self) -> u8 {
-        self.0 as u8
+        self.0.get() as u8
     }
 
     /// The line.
     #[inline(always)]
     pub const fn line(self) -> u16 {
-        (self.0 >> 8) as u16
+        (self.0.get() >> 8) as u16
     }
 
     /// As one number, to cross a call.
     #[inline(always)]
     pub const fn raw(self) -> u32 {
-        self.0
+        self.0.get()
     }
 
     /// The inverse of [`Self::raw`].
     #[inline(always)]
     pub const fn from_raw(raw: u32) -> Self {
-        Self(raw)
+        match NonZeroU32::new(raw) {
+            Some(raw) => Self(raw),
+            None => Self(NonZeroU32::MIN),
+        }
     }
 }
 

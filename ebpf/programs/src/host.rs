@@ -1,6 +1,7 @@
 //! The host's own interface `cilium_host`: what the host sends to pods here and elsewhere.
 
 use crate::{
+    cause,
     container::source,
     deliver::{self, PASS},
     event,
@@ -9,7 +10,7 @@ use crate::{
     packet::Skb,
     parse::{Family, L2, parse},
 };
-use cilium_abi::{endpoint::ENDPOINT_HOST, event::point, identity};
+use cilium_abi::{Address, endpoint::ENDPOINT_HOST, event::point, identity};
 
 /// A packet that the host's stack sends out of `cilium_host`.
 ///
@@ -40,6 +41,19 @@ pub fn from<F: Family>(skb: Skb, flow: &mut Flow) -> Step<i32> {
             event::forwarded(skb, flow);
             deliver::overlay(skb, flow, &found.tunnel, identity::on_wire(sender, ipcache::world::<F>()))
         }
+        // Nothing but pods lies behind this interface; up the stack the packet would come round again.
+        _ if is_unicast::<F>(&flow.tuple.dst) => Err(cause!(STALE_OR_UNROUTABLE_IP)),
         _ => Ok(PASS),
+    }
+}
+
+/// Whether a packet to this address may be routed: not multicast, broadcast or of one link.
+#[inline(always)]
+fn is_unicast<F: Family>(addr: &Address) -> bool {
+    if F::IS_V6 {
+        let [first, second, ..] = addr.words[0].to_ne_bytes();
+        first != 0xff && !(first == 0xfe && second & 0xc0 == 0x80)
+    } else {
+        addr.v4_word().to_ne_bytes()[0] < 224
     }
 }

@@ -23,3 +23,4 @@ pub mod parse;
 pub mod policy;
 pub mod rewrite;
 pub mod service;
+pub mod snat;

@@ -4,12 +4,15 @@
 use crate::{
     cause,
     deliver::{PASS, address_frame},
-    flow::{Flow, Step, same},
+    flow::{Cause, Flow, Step, same},
     node,
     packet::{Packet, Skb, at},
     parse::{Ipv6, L2, Link},
 };
-use aya_ebpf::helpers::generated::{bpf_csum_diff, bpf_redirect};
+use aya_ebpf::{
+    bindings::__sk_buff,
+    helpers::generated::{bpf_csum_diff, bpf_redirect},
+};
 use cilium_abi::{Address, endpoint::EndpointConfigRow, proto};
 use core::mem::MaybeUninit;
 
@@ -62,12 +65,11 @@ pub fn is_link_message(flow: &Flow) -> bool {
             || flow.icmp_type == LISTENER_V2)
 }
 
-/// Whether the packet is a neighbour message from the link itself (RFC 4861 §7.1: hop limit 255).
+/// Whether the packet is such a message from the link itself: hop limit 255 (RFC 4861 §7.1), or 1
+/// for listener reports (RFC 3810 §5), neither of which survives a router.
 #[inline(always)]
-pub fn is_neighbour(flow: &Flow) -> bool {
-    flow.tuple.proto == proto::ICMPV6
-        && (flow.icmp_type == NEIGHBOUR_SOLICITATION || flow.icmp_type == NEIGHBOUR_ADVERTISEMENT)
-        && flow.ttl == 255
+pub fn is_from_link(flow: &Flow) -> bool {
+    is_link_message(flow) && (flow.ttl == 255 || flow.ttl == 1)
 }
 
 #[inline(always)]
@@ -76,9 +78,27 @@ fn is_link_local(addr: &Address) -> bool {
 }
 
 /// Decides about a message of one link from the pod.
+#[inline(always)]
+pub fn answer(skb: Skb, flow: &mut Flow, config: &EndpointConfigRow) -> Step<i32> {
+    // SAFETY: a valid context, this CPU's flow, and a map row.
+    let answer = unsafe { nd_answer(skb.0, flow, config) };
+    if answer >> 32 == 0 { Ok(answer as i32) } else { Err(Cause::from_raw((answer >> 32) as u32)) }
+}
+
+/// A subprogram of its own, which the verifier checks once: a verdict in the low half, or a cause in
+/// the high.
+///
+/// # Safety
+/// `skb` must be a valid context, `flow` null or this CPU's flow, `config` null or a row.
+#[unsafe(no_mangle)]
 #[inline(never)]
-pub fn answer(skb: Skb, flow: &mut Flow, config: &EndpointConfigRow) -> u64 {
-    match decide(skb, flow, config) {
+unsafe extern "C" fn nd_answer(skb: *mut __sk_buff, flow: *mut Flow, config: *const EndpointConfigRow) -> u64 {
+    // SAFETY: as the caller promises.
+    let decided = match unsafe { (flow.as_mut(), config.as_ref()) } {
+        (Some(flow), Some(config)) => decide(Skb(skb), flow, config),
+        _ => Err(cause!(INVALID_PACKET)),
+    };
+    match decided {
         Ok(verdict) => verdict as u32 as u64,
         Err(cause) => (cause.raw() as u64) << 32,
     }

@@ -1,4 +1,4 @@
-//! The node's devices: what arrives for pods.
+//! The node's devices: what arrives for pods, and what leaves, masqueraded where it has to be.
 
 use crate::{
     cause,
@@ -7,18 +7,28 @@ use crate::{
     event,
     flow::{Flow, Step},
     ipcache,
+    node,
     packet::Skb,
     parse::{Family, L2, parse},
     rewrite::FromWire,
+    snat,
 };
-use cilium_abi::{endpoint::ENDPOINT_HOST, event::point};
+use cilium_abi::{endpoint::ENDPOINT_HOST, event::point, node::{NODE_TUNNEL, mark}, proto};
 
 /// A packet that a device received.
 #[inline(always)]
 pub fn from<F: Family>(skb: Skb, flow: &mut Flow) -> Step<i32> {
     let parsed = parse::<F, L2, Skb>(skb, flow);
     event::received(skb, flow, point::FROM_NETWORK);
-    let endpoint = match ipcache::local(&flow.tuple.dst) {
+    let mut found = ipcache::local(&flow.tuple.dst);
+    if snat::enabled::<F>()
+        && parsed.is_ok()
+        && found.is_some_and(|row| row.flags & ENDPOINT_HOST != 0)
+    {
+        snat::incoming::<F>(skb, flow)?;
+        found = ipcache::local(&flow.tuple.dst);
+    }
+    let endpoint = match found {
         Some(endpoint) if endpoint.flags & ENDPOINT_HOST == 0 => endpoint,
         // The host's own, or to be routed: not ours to judge.
         _ => return Ok(PASS),
@@ -31,4 +41,28 @@ pub fn from<F: Family>(skb: Skb, flow: &mut Flow) -> Step<i32> {
     }
     admit::<F>(skb, flow, config(endpoint.ifindex)?, |flow, row| source::<F>(flow, row))?;
     deliver::local::<F, FromWire>(skb, flow, endpoint)
+}
+
+/// A packet that a device sends.
+#[inline(always)]
+pub fn to<F: Family>(skb: Skb, flow: &mut Flow) -> Step<i32> {
+    let parsed = parse::<F, L2, Skb>(skb, flow);
+    let is_ours = node!(flags) & NODE_TUNNEL != 0
+        && flow.tuple.proto == proto::UDP
+        && flow.tuple.dst_port.0 == node!(tunnel_port).0;
+    if snat::enabled::<F>()
+        && !is_ours
+        && skb.mark() & mark::MASK != mark::SNAT_DONE
+        && let Some(sender) = ipcache::local(&flow.tuple.src)
+    {
+        match parsed {
+            Ok(()) => snat::outgoing::<F>(skb, flow, sender)?,
+            // A pod's address must not leave because its packet could not be read.
+            Err(cause) if sender.flags & ENDPOINT_HOST == 0 => return Err(cause),
+            Err(_) => {}
+        }
+    }
+    event::forwarded(skb, flow);
+    event::trace(skb, flow, point::TO_NETWORK);
+    Ok(PASS)
 }

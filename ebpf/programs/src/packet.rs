@@ -7,7 +7,7 @@ use aya_ebpf::{
     bindings::{__sk_buff, xdp_md},
     helpers::generated::{bpf_skb_load_bytes, bpf_skb_pull_data, bpf_xdp_load_bytes},
 };
-use core::{ffi::c_void, mem::MaybeUninit};
+use core::ptr::from_mut;
 
 /// Bytes of headers that [`Packet::pull`] makes directly readable, if the packet has as many.
 pub const LINEAR: u32 = 128;
@@ -24,8 +24,8 @@ pub trait Packet: Copy {
     fn ifindex(self) -> u32;
     /// Makes the first [`LINEAR`] bytes directly readable.
     fn pull(self);
-    /// Copies `T` out of the packet at any offset, wherever it lies.
-    fn load<T: Copy>(self, offset: u32) -> Option<T>;
+    /// Copies bytes of the packet at any offset, wherever they lie, into `to`; whether they are there.
+    fn load<T: Copy>(self, offset: u32, to: &mut T) -> bool;
 }
 
 /// A packet of the TC hooks.
@@ -95,13 +95,9 @@ impl Packet for Skb {
     }
 
     #[inline(always)]
-    fn load<T: Copy>(self, offset: u32) -> Option<T> {
-        let mut value = MaybeUninit::<T>::uninit();
-        // SAFETY: the helper writes exactly `size_of::<T>()` bytes or fails.
-        unsafe {
-            let to = value.as_mut_ptr().cast::<c_void>();
-            (bpf_skb_load_bytes(self.0.cast(), offset, to, size_of::<T>() as u32) == 0).then(|| value.assume_init())
-        }
+    fn load<T: Copy>(self, offset: u32, to: &mut T) -> bool {
+        // SAFETY: the helper writes exactly `size_of::<T>()` bytes or fails; `T` is plain bytes.
+        unsafe { bpf_skb_load_bytes(self.0.cast(), offset, from_mut(to).cast(), size_of::<T>() as u32) == 0 }
     }
 }
 
@@ -134,13 +130,9 @@ impl Packet for Xdp {
     fn pull(self) {}
 
     #[inline(always)]
-    fn load<T: Copy>(self, offset: u32) -> Option<T> {
-        let mut value = MaybeUninit::<T>::uninit();
-        // SAFETY: the helper writes exactly `size_of::<T>()` bytes or fails.
-        unsafe {
-            let to = value.as_mut_ptr().cast::<c_void>();
-            (bpf_xdp_load_bytes(self.0, offset, to, size_of::<T>() as u32) == 0).then(|| value.assume_init())
-        }
+    fn load<T: Copy>(self, offset: u32, to: &mut T) -> bool {
+        // SAFETY: the helper writes exactly `size_of::<T>()` bytes or fails; `T` is plain bytes.
+        unsafe { bpf_xdp_load_bytes(self.0, offset, from_mut(to).cast(), size_of::<T>() as u32) == 0 }
     }
 }
 

@@ -189,7 +189,10 @@ impl Family for V4 {
 
     #[inline(always)]
     fn embedded<P: Packet>(packet: P, offset: u32, flow: &mut Flow) -> Option<(u8, u32)> {
-        let ip: Ipv4 = packet.load(offset)?;
+        let mut ip = Ipv4 { version_len: 0, tos: 0, total: 0, id: 0, fragment: 0, ttl: 0, proto: 0, checksum: 0, src: 0, dst: 0 };
+        if !packet.load(offset, &mut ip) {
+            return None;
+        }
         let header = (ip.version_len as u32 & 0xf) * 4;
         if ip.version_len >> 4 != 4 || header < 20 || ip.fragment & 0x1fffu16.to_be() != 0 {
             return None;
@@ -245,8 +248,8 @@ impl Family for V6 {
 
     #[inline(always)]
     fn embedded<P: Packet>(packet: P, offset: u32, flow: &mut Flow) -> Option<(u8, u32)> {
-        let ip: Ipv6 = packet.load(offset)?;
-        if ip.first & 0xf0u32 != 0x60 {
+        let mut ip = Ipv6 { first: 0, payload: 0, next: 0, hops: 0, src: [0; 4], dst: [0; 4] };
+        if !packet.load(offset, &mut ip) || ip.first & 0xf0u32 != 0x60 {
             return None;
         }
         flow.inner.src = Address { words: ip.src };
@@ -275,7 +278,10 @@ fn extensions<P: Packet>(packet: P, first: u8, start: u32) -> u32 {
             44 => return WALK_FAILED | cause!(FRAGMENT_UNSUPPORTED).raw(),
             _ => return offset << 8 | next as u32,
         };
-        let Some(header) = packet.load::<[u8; 2]>(offset) else { break };
+        let mut header = [0u8; 2];
+        if !packet.load(offset, &mut header) {
+            break;
+        }
         offset += 8 + header[1] as u32 * unit;
         next = header[0];
         if offset > WALK_LIMIT {
@@ -343,7 +349,10 @@ fn embedded<F: Family, P: Packet>(packet: P, flow: &mut Flow) -> bool {
     flow.inner_l4 = l4;
     flow.inner.src_port = Be16(0);
     flow.inner.dst_port = Be16(0);
-    let Some(head) = packet.load::<[u16; 4]>(l4) else { return false };
+    let mut head = [0u16; 4];
+    if !packet.load(l4, &mut head) {
+        return false;
+    }
     if proto == F::ICMP {
         let kind = head[0].to_ne_bytes()[0];
         if kind == F::ECHO_REQUEST {

@@ -36,7 +36,8 @@ pub fn ingress(skb: Skb, flow: &mut Flow, config: &EndpointConfigRow, peer: u32)
 
 #[inline(always)]
 fn ask(skb: Skb, flow: &mut Flow, policy_id: u32, direction: u8, peer: u32) -> Step<()> {
-    let found = lookup(flow, policy_id, direction, peer);
+    // SAFETY: this CPU's flow.
+    let found = unsafe { policy_lookup(flow, policy_id, direction as u32, peer) };
     if found == ALLOW as u32 && flow.state != reason::NEW {
         return Ok(());
     }
@@ -59,13 +60,20 @@ fn tell(skb: Skb, flow: &mut Flow, found: u32) -> Step<()> {
     Err(cause!(POLICY_DENIED))
 }
 
+/// A subprogram of its own, which the verifier checks once.
+///
+/// # Safety
+/// `flow` must be null or this CPU's flow.
+#[unsafe(no_mangle)]
 #[inline(never)]
-fn lookup(flow: &mut Flow, policy_id: u32, direction: u8, peer: u32) -> u32 {
+unsafe extern "C" fn policy_lookup(flow: *mut Flow, policy_id: u32, direction: u32, peer: u32) -> u32 {
+    // SAFETY: as the caller promises.
+    let Some(flow) = (unsafe { flow.as_mut() }) else { return 0 };
     let found = decide(
         // SAFETY: a row is copied at once; it may change meanwhile, as at any other moment.
         |key| unsafe { POLICY.get(key).copied() },
         policy_id,
-        direction,
+        direction as u8,
         peer,
         flow.tuple.proto,
         flow.policy_port,

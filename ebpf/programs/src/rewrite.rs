@@ -5,10 +5,10 @@ use crate::{
     cause,
     flow::{Flow, Step, kind},
     packet::{Packet, Skb, at},
-    parse::{Family, Ipv4, Ipv6, L2, Link},
+    parse::{Family, Ipv4, Ipv6, L2, Link, V4, V6},
 };
 use aya_ebpf::{
-    bindings::{BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, BPF_F_RECOMPUTE_CSUM},
+    bindings::{__sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, BPF_F_RECOMPUTE_CSUM},
     helpers::generated::{bpf_csum_diff, bpf_l4_csum_replace, bpf_skb_store_bytes},
 };
 use cilium_abi::{Address, Be16, proto};
@@ -27,6 +27,18 @@ pub trait End {
     const PORT: usize;
     /// The end's address and port in the flow.
     fn of(flow: &mut Flow) -> (&mut Address, &mut Be16);
+    /// The end's address and port in the packet inside an ICMP error.
+    fn embedded(flow: &mut Flow) -> (&mut Address, &mut Be16);
+    /// Rewrites this end of the packet inside an ICMP error.
+    ///
+    /// # Safety
+    /// The context must be valid.
+    unsafe fn call_embedded<F: Family>(skb: Skb, flow: &mut Flow, addr: &Address, port: u16) -> u32;
+    /// Rewrites this end.
+    ///
+    /// # Safety
+    /// The context must be valid.
+    unsafe fn call<F: Family>(skb: Skb, flow: &mut Flow, addr: &Address, port: u16) -> u32;
 }
 
 /// The sender.
@@ -42,6 +54,32 @@ impl End for Source {
     fn of(flow: &mut Flow) -> (&mut Address, &mut Be16) {
         (&mut flow.tuple.src, &mut flow.tuple.src_port)
     }
+    #[inline(always)]
+    fn embedded(flow: &mut Flow) -> (&mut Address, &mut Be16) {
+        (&mut flow.inner.src, &mut flow.inner.src_port)
+    }
+    #[inline(always)]
+    unsafe fn call_embedded<F: Family>(skb: Skb, flow: &mut Flow, addr: &Address, port: u16) -> u32 {
+        // SAFETY: as the caller promises.
+        unsafe {
+            if F::IS_V6 {
+                rewrite_embedded_source_v6(skb.0, flow, addr, port as u32)
+            } else {
+                rewrite_embedded_source_v4(skb.0, flow, addr, port as u32)
+            }
+        }
+    }
+    #[inline(always)]
+    unsafe fn call<F: Family>(skb: Skb, flow: &mut Flow, addr: &Address, port: u16) -> u32 {
+        // SAFETY: as the caller promises.
+        unsafe {
+            if F::IS_V6 {
+                rewrite_source_v6(skb.0, flow, addr, port as u32)
+            } else {
+                rewrite_source_v4(skb.0, flow, addr, port as u32)
+            }
+        }
+    }
 }
 
 impl End for Destination {
@@ -51,6 +89,32 @@ impl End for Destination {
     #[inline(always)]
     fn of(flow: &mut Flow) -> (&mut Address, &mut Be16) {
         (&mut flow.tuple.dst, &mut flow.tuple.dst_port)
+    }
+    #[inline(always)]
+    fn embedded(flow: &mut Flow) -> (&mut Address, &mut Be16) {
+        (&mut flow.inner.dst, &mut flow.inner.dst_port)
+    }
+    #[inline(always)]
+    unsafe fn call_embedded<F: Family>(skb: Skb, flow: &mut Flow, addr: &Address, port: u16) -> u32 {
+        // SAFETY: as the caller promises.
+        unsafe {
+            if F::IS_V6 {
+                rewrite_embedded_destination_v6(skb.0, flow, addr, port as u32)
+            } else {
+                rewrite_embedded_destination_v4(skb.0, flow, addr, port as u32)
+            }
+        }
+    }
+    #[inline(always)]
+    unsafe fn call<F: Family>(skb: Skb, flow: &mut Flow, addr: &Address, port: u16) -> u32 {
+        // SAFETY: as the caller promises.
+        unsafe {
+            if F::IS_V6 {
+                rewrite_destination_v6(skb.0, flow, addr, port as u32)
+            } else {
+                rewrite_destination_v4(skb.0, flow, addr, port as u32)
+            }
+        }
     }
 }
 
@@ -66,10 +130,38 @@ pub const fn fold(checksum: u16, old: u16, new: u16) -> u16 {
 /// Gives one end a new address and port.
 #[inline(always)]
 pub fn end<F: Family, E: End>(skb: Skb, flow: &mut Flow, addr: &Address, port: Be16) -> Step<()> {
-    if rewrite::<F, E>(skb, flow, addr, port.0) == 0 { Ok(()) } else { Err(cause!(WRITE_ERROR)) }
+    // SAFETY: a valid context, this CPU's flow, and an address in a map row.
+    if unsafe { E::call::<F>(skb, flow, addr, port.0) } == 0 { Ok(()) } else { Err(cause!(WRITE_ERROR)) }
 }
 
-#[inline(never)]
+macro_rules! rewriters {
+    ($($name:ident => $family:ident, $end:ident;)*) => {
+        $(
+            /// A subprogram of its own, which the verifier checks once.
+            ///
+            /// # Safety
+            /// `skb` must be a valid context, `flow` null or this CPU's flow, `addr` null or an address.
+            #[unsafe(no_mangle)]
+            #[inline(never)]
+            unsafe extern "C" fn $name(skb: *mut __sk_buff, flow: *mut Flow, addr: *const Address, port: u32) -> u32 {
+                // SAFETY: as the caller promises.
+                match unsafe { (flow.as_mut(), addr.as_ref()) } {
+                    (Some(flow), Some(addr)) => rewrite::<$family, $end>(Skb(skb), flow, addr, port as u16),
+                    _ => 1,
+                }
+            }
+        )*
+    };
+}
+
+rewriters! {
+    rewrite_source_v4 => V4, Source;
+    rewrite_source_v6 => V6, Source;
+    rewrite_destination_v4 => V4, Destination;
+    rewrite_destination_v6 => V6, Destination;
+}
+
+#[inline(always)]
 fn rewrite<F: Family, E: End>(skb: Skb, flow: &mut Flow, addr: &Address, port: u16) -> u32 {
     let l4 = flow.l4 & 0x1ff;
     let proto = flow.tuple.proto;
@@ -130,6 +222,80 @@ fn rewrite<F: Family, E: End>(skb: Skb, flow: &mut Flow, addr: &Address, port: u
         unsafe {
             failed |= bpf_l4_csum_replace(skb.0, l4 + sum_at, old_port_value as u64, port as u64, mangled | 2);
             failed |= bpf_skb_store_bytes(skb.0, l4 + port_at, (&raw const port).cast(), 2, 0);
+        }
+    }
+    (failed != 0) as u32
+}
+
+macro_rules! embedded_rewriters {
+    ($($name:ident => $family:ident, $end:ident;)*) => {
+        $(
+            /// A subprogram of its own, which the verifier checks once.
+            ///
+            /// # Safety
+            /// `skb` must be a valid context, `flow` null or this CPU's flow, `addr` null or an address.
+            #[unsafe(no_mangle)]
+            #[inline(never)]
+            unsafe extern "C" fn $name(skb: *mut __sk_buff, flow: *mut Flow, addr: *const Address, port: u32) -> u32 {
+                // SAFETY: as the caller promises.
+                match unsafe { (flow.as_mut(), addr.as_ref()) } {
+                    (Some(flow), Some(addr)) => rewrite_embedded::<$family, $end>(Skb(skb), flow, addr, port as u16),
+                    _ => 1,
+                }
+            }
+        )*
+    };
+}
+
+embedded_rewriters! {
+    rewrite_embedded_source_v4 => V4, Source;
+    rewrite_embedded_source_v6 => V6, Source;
+    rewrite_embedded_destination_v4 => V4, Destination;
+    rewrite_embedded_destination_v6 => V6, Destination;
+}
+
+/// Gives one end of the packet inside an ICMP error a new address and port.
+#[inline(always)]
+pub fn embedded<F: Family, E: End>(skb: Skb, flow: &mut Flow, addr: &Address, port: Be16) -> Step<()> {
+    // SAFETY: a valid context, this CPU's flow, and an address in a map row.
+    if unsafe { E::call_embedded::<F>(skb, flow, addr, port.0) } == 0 { Ok(()) } else { Err(cause!(WRITE_ERROR)) }
+}
+
+/// The embedded header's own checksum is kept, so only what it does not cover changes the message's.
+/// The embedded layer 4 checksum is left: it is often cut off, and nobody may rely on it.
+#[inline(always)]
+fn rewrite_embedded<F: Family, E: End>(skb: Skb, flow: &mut Flow, addr: &Address, port: u16) -> u32 {
+    let sum_at = (flow.l4 & 0x1ff) + 2;
+    let inner = (flow.l4 & 0x1ff) + 8;
+    let inner_l4 = flow.inner_l4 & 0x3ff;
+    let is_echo = flow.inner.proto == F::ICMP;
+    let mut failed = 0;
+    let (old_addr, old_port) = E::embedded(flow);
+    let (old, old_port_value) = (*old_addr, old_port.0);
+    (*old_addr, *old_port) = (*addr, Be16(port));
+    // SAFETY: a valid context; helpers check offsets; every buffer is on the stack with its size given.
+    unsafe {
+        if F::IS_V6 {
+            let (from, to) = (old.words, addr.words);
+            let diff =
+                bpf_csum_diff((&raw const from).cast_mut().cast(), 16, (&raw const to).cast_mut().cast(), 16, 0);
+            failed |= bpf_skb_store_bytes(skb.0, inner + E::IPV6 as u32, (&raw const to).cast(), 16, 0);
+            failed |= bpf_l4_csum_replace(skb.0, sum_at, 0, diff as u64, 0);
+        } else {
+            let (from, to) = (old.v4_word(), addr.v4_word());
+            let mut sum = 0u16;
+            if !skb.load(inner + 10, &mut sum) {
+                return 1;
+            }
+            sum = fold(sum, from as u16, to as u16);
+            sum = fold(sum, (from >> 16) as u16, (to >> 16) as u16);
+            failed |= bpf_skb_store_bytes(skb.0, inner + 10, (&raw const sum).cast(), 2, 0);
+            failed |= bpf_skb_store_bytes(skb.0, inner + E::IPV4 as u32, (&raw const to).cast(), 4, 0);
+        }
+        if port != old_port_value {
+            let port_at = inner_l4 + if is_echo { 4 } else { E::PORT as u32 };
+            failed |= bpf_skb_store_bytes(skb.0, port_at, (&raw const port).cast(), 2, 0);
+            failed |= bpf_l4_csum_replace(skb.0, sum_at, old_port_value as u64, port as u64, 2);
         }
     }
     (failed != 0) as u32

@@ -4,7 +4,7 @@
 use crate::{
     cause,
     conntrack::{self, CLOSING},
-    flow::{FIN, Flow, RST, Step, kind},
+    flow::{FIN, Flow, RST, Step, kind, same},
     maps::{BACKEND, FRONTEND, REVNAT, SLOT},
     node,
     packet::Skb,
@@ -14,7 +14,7 @@ use crate::{
 use aya_ebpf::helpers::generated::bpf_get_prandom_u32;
 use cilium_abi::{
     ct::{CT_CLOSING_FORWARD, CT_RESET, CtRow, KIND_SERVICE},
-    lb::{BACKEND_TERMINATING, BackendRow, FrontendKey, FrontendRow, SCOPE_EXTERNAL, SlotKey},
+    lb::{BACKEND_TERMINATING, BackendRow, FrontendKey, SCOPE_EXTERNAL, SlotKey},
     proto,
 };
 
@@ -31,7 +31,8 @@ pub fn translate<F: Family>(skb: Skb, flow: &mut Flow) -> Step<()> {
         FrontendKey { addr: flow.tuple.dst, port: flow.tuple.dst_port, proto: flow.tuple.proto, scope: SCOPE_EXTERNAL };
     // SAFETY: the row is read field by field; user space replaces rows whole.
     let Some(frontend) = (unsafe { FRONTEND.get(&key) }) else { return Ok(()) };
-    let backend = choose(flow, frontend);
+    // SAFETY: this CPU's flow.
+    let backend = unsafe { service_choose(flow, frontend.list, frontend.count as u32, frontend.rev_nat as u32) };
     // SAFETY: as above.
     let Some(backend) = (unsafe { BACKEND.get(backend) }) else { return Err(cause!(NO_SERVICE_BACKEND)) };
     flow.original = flow.tuple.dst;
@@ -42,8 +43,14 @@ pub fn translate<F: Family>(skb: Skb, flow: &mut Flow) -> Step<()> {
 }
 
 /// The backend's number: the one the connection has, or one by chance; 0 if there is none.
+///
+/// # Safety
+/// `flow` must be null or this CPU's flow.
+#[unsafe(no_mangle)]
 #[inline(never)]
-fn choose(flow: &mut Flow, frontend: &FrontendRow) -> u32 {
+unsafe extern "C" fn service_choose(flow: *mut Flow, list: u32, count: u32, rev_nat: u32) -> u32 {
+    // SAFETY: as the caller promises.
+    let Some(flow) = (unsafe { flow.as_mut() }) else { return 0 };
     let is_tcp = flow.tuple.proto == proto::TCP;
     let is_syn = flow.is_syn();
     let (key, _) = flow.tuple.key(KIND_SERVICE);
@@ -66,7 +73,6 @@ fn choose(flow: &mut Flow, frontend: &FrontendRow) -> u32 {
         }
         return row.backend;
     }
-    let count = frontend.count as u32;
     if count == 0 {
         return 0;
     }
@@ -74,13 +80,13 @@ fn choose(flow: &mut Flow, frontend: &FrontendRow) -> u32 {
         // SAFETY: a helper without arguments.
         let slot = unsafe { bpf_get_prandom_u32() } % count;
         // SAFETY: one word, read at once.
-        let Some(number) = (unsafe { SLOT.get(&SlotKey { list: frontend.list, slot }) }).copied() else { continue };
+        let Some(number) = (unsafe { SLOT.get(&SlotKey { list, slot }) }).copied() else { continue };
         if backend(number).is_none() {
             continue;
         }
         let row = CtRow {
             expires: flow.now + lifetime,
-            rev_nat: frontend.rev_nat,
+            rev_nat: rev_nat as u16,
             backend: number,
             seen_forward: flow.tcp_flags,
             ..CtRow::default()
@@ -99,11 +105,16 @@ fn backend(number: u32) -> Option<&'static BackendRow> {
 /// Gives a reply the frontend's address as its source, if the connection went through one.
 #[inline(always)]
 pub fn restore<F: Family>(skb: Skb, flow: &mut Flow, rev_nat: u16) -> Step<()> {
-    if rev_nat == 0 || flow.kind != kind::PORTS {
-        return Ok(());
-    }
     // SAFETY: as above.
     let Some(row) = (unsafe { REVNAT.get(rev_nat as u32) }) else { return Ok(()) };
+    if flow.kind == kind::ICMP_ERROR {
+        // Told to the client, about a packet it sent to the frontend. Who tells it stays as it is.
+        return if same(&flow.inner.src, &flow.tuple.dst) {
+            rewrite::embedded::<F, Destination>(skb, flow, &row.addr, row.port)
+        } else {
+            Ok(())
+        };
+    }
     flow.original = flow.tuple.src;
     flow.original_port = flow.tuple.src_port;
     rewrite::end::<F, Source>(skb, flow, &row.addr, row.port)

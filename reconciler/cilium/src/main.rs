@@ -1,3 +1,21 @@
-//! The binary: agent, plan, apply, status and the commands users know.
+//! `cilium`: one binary for the agent and every command. The first word chooses; the exit code tells.
 
-fn main() {}
+mod agent;
+mod cli;
+mod client;
+mod commands;
+mod table;
+
+use clap::Parser;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let cli = cli::Cli::parse();
+    match commands::run(cli) {
+        Ok(code) => code,
+        Err(e) => {
+            eprintln!("error: {e:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -54,7 +54,7 @@ impl<R: Resource> Step<R> {
 }
 
 /// Why rows could not be read, or a step not carried out.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct DriverError {
     /// Operation and reason, lower case: `create veth lxc12: permission denied (EPERM)`.
     pub message: String,

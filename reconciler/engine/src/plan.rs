@@ -131,39 +131,6 @@ macro_rules! steps {
     };
 }
 crate::for_each_resource!(steps);
-pub(crate) use with_steps;
-
-/// Runs the body with the typed list of whichever kind the steps are.
-macro_rules! with_steps {
-    ($steps:expr, $list:ident => $body:expr) => {{
-        use $crate::plan::Steps;
-        match $steps {
-            Steps::Sysctl($list) => $body,
-            Steps::BpfMap($list) => $body,
-            Steps::Link($list) => $body,
-            Steps::ProgramSet($list) => $body,
-            Steps::Runtime($list) => $body,
-            Steps::Device($list) => $body,
-            Steps::Attachment($list) => $body,
-            Steps::PodInterface($list) => $body,
-            Steps::Address($list) => $body,
-            Steps::Route($list) => $body,
-            Steps::Backend($list) => $body,
-            Steps::RevNat($list) => $body,
-            Steps::Slot($list) => $body,
-            Steps::Frontend($list) => $body,
-            Steps::IdentityDigest($list) => $body,
-            Steps::Policy($list) => $body,
-            Steps::PolicyDigest($list) => $body,
-            Steps::Ipcache($list) => $body,
-            Steps::Endpoint($list) => $body,
-            Steps::EndpointConfig($list) => $body,
-            Steps::LinkUp($list) => $body,
-            Steps::File($list) => $body,
-        }
-    }};
-}
-
 impl Steps {
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {

@@ -1,1 +1,11 @@
-//! Tests against this kernel: packet fixtures and network namespaces.
+//! Network namespaces, clusters of real agents in them, and probes with real packets.
+//!
+//! Everything made here carries a name with this process's id and is removed on drop, also when a test
+//! fails. Root is needed.
+
+pub mod cluster;
+pub mod netns;
+pub mod probe;
+
+pub use cluster::{Cluster, Mode, Node, Options, Pod};
+pub use netns::Netns;

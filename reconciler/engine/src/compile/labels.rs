@@ -59,7 +59,10 @@ pub(super) fn of_pod(name: &ObjectName, pod: &Pod, world: &World, cluster: &str)
         }
     };
     for (key, value) in &pod.labels {
-        add(key.clone(), value);
+        // What only Cilium says, no pod may say of itself (CVE-2023-39347).
+        if !key.starts_with("io.cilium.k8s.") {
+            add(key.clone(), value);
+        }
     }
     if let Some(namespace) = world.namespaces.get(&name.namespace) {
         for (key, value) in &namespace.labels {
@@ -129,9 +132,11 @@ mod tests {
         let mut pod = Pod::default();
         pod.labels.insert(NAMESPACE.into(), "kube-system".into());
         pod.labels.insert(CLUSTER.into(), "other".into());
+        pod.labels.insert(format!("{NAMESPACE_LABELS}team"), "admins".into());
         let labels = of_pod(&ObjectName::new("shop", "web"), &pod, &World::default(), "default");
         assert_eq!(labels.0[&Label::new("k8s", NAMESPACE)], "shop");
         assert_eq!(labels.0[&Label::new("k8s", CLUSTER)], "default");
         assert_eq!(labels.0[&Label::new("k8s", SERVICE_ACCOUNT)], "default");
+        assert_eq!(labels.0.len(), 3);
     }
 }

@@ -87,7 +87,11 @@ fn section(text: &mut String, key: &Key) {
         key.form,
         toml_text(&key.default),
         key.impact,
-        if key.table().is_empty() { String::new() } else { format!(" · variable: `{}`", variable(&key.path)) }
+        if key.table().is_empty() {
+            String::new()
+        } else {
+            format!(" · variable: `{}`", variable(&key.path))
+        }
     )
     .expect(INFALLIBLE);
 }

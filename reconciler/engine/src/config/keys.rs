@@ -134,7 +134,7 @@ fn parse(form: &Form, text: &str) -> Value {
             other => Value::String(other.to_owned()),
         },
         Form::Number { .. } => {
-            text.parse::<i64>().map_or_else(|_| Value::String(text.to_owned()), |number| Value::from(number))
+            text.parse::<i64>().map_or_else(|_| Value::String(text.to_owned()), Value::from)
         }
         Form::Choice(_) | Form::Duration { .. } | Form::Text(_) => Value::String(text.to_owned()),
         Form::List(of) => {

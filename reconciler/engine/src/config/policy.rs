@@ -81,3 +81,19 @@ impl Policy {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_node_reaches_its_pods_unless_enforcement_is_always_or_policies_decide() {
+        let allowed = |allow_localhost, enforcement| {
+            Policy { allow_localhost, enforcement, ..Policy::default() }.localhost_always_allowed()
+        };
+        assert!(allowed(AllowLocalhost::Auto, Enforcement::Default));
+        assert!(!allowed(AllowLocalhost::Auto, Enforcement::Always));
+        assert!(allowed(AllowLocalhost::Always, Enforcement::Always));
+        assert!(!allowed(AllowLocalhost::Policy, Enforcement::Default));
+    }
+}

@@ -4,15 +4,23 @@
 //! remove walks it up. A resource names its interfaces by name, never by ifindex: numbers belong to
 //! the kernel, and the drivers translate on the way in and out.
 
-mod bpf;
+mod endpoint;
 mod desired;
 mod host;
 mod kind;
+mod lb;
+mod number;
+mod policy;
+mod program;
 mod table;
 
-pub use bpf::*;
+pub use endpoint::*;
 pub use desired::{Coverage, CoverageOf, Covered, DesiredState, ObservedState};
 pub use host::*;
+pub use lb::*;
+pub use number::*;
+pub use policy::*;
+pub use program::*;
 pub use kind::{Kind, RowId};
 pub use table::{Entry, Origin, OriginId, Origins, Source, SourceSet, Table};
 

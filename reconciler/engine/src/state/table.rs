@@ -112,6 +112,10 @@ impl<R: Resource> Table<R> {
     pub fn iter(&self) -> impl DoubleEndedIterator<Item = (&R::Key, &Entry<R>)> + Clone {
         self.rows.iter()
     }
+    /// Rows whose keys are within the range.
+    pub fn range(&self, range: impl std::ops::RangeBounds<R::Key>) -> impl Iterator<Item = (&R::Key, &Entry<R>)> {
+        self.rows.range(range)
+    }
     /// All keys in order.
     pub fn keys(&self) -> impl DoubleEndedIterator<Item = &R::Key> + Clone {
         self.rows.keys()
@@ -154,6 +158,24 @@ pub enum Source {
     Identities = 5,
 }
 
+impl Source {
+    /// All of them.
+    pub const LIST: &[Self] =
+        &[Self::Config, Self::Endpoints, Self::Nodes, Self::Services, Self::Policies, Self::Identities];
+
+    /// The name for operators.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Config => "config",
+            Self::Endpoints => "endpoint records",
+            Self::Nodes => "nodes",
+            Self::Services => "services",
+            Self::Policies => "policies",
+            Self::Identities => "identities",
+        }
+    }
+}
+
 /// A set of [`Source`]s.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SourceSet(pub u8);
@@ -176,7 +198,18 @@ impl SourceSet {
     pub const fn contains(self, other: Self) -> bool {
         self.0 & other.0 == other.0
     }
-    /// Both sets together.
+    /// Whether there is none.
+    pub const fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+    /// Those of `other` that are not here.
+    pub fn lacking(self, other: Self) -> Vec<Source> {
+        if self.contains(other) {
+            return Vec::new();
+        }
+        Source::LIST.iter().copied().filter(|s| other.0 & !self.0 & (1 << *s as u8) != 0).collect()
+    }
+    /// This set and one more.
     pub const fn with(self, source: Source) -> Self {
         Self(self.0 | 1 << source as u8)
     }

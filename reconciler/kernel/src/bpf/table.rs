@@ -17,6 +17,22 @@ const SLICE: usize = 4096;
 /// The most a read grows its slice to, for hash buckets that hold more.
 const SLICE_MAX: usize = 1 << 20;
 
+/// What a batch does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Doing {
+    Write,
+    Remove,
+}
+
+impl std::fmt::Display for Doing {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Write => "write",
+            Self::Remove => "remove from",
+        })
+    }
+}
+
 /// Plain bytes, as keys and rows are.
 pub(super) trait Plain: IntoBytes + FromBytes + Immutable + KnownLayout + Copy {}
 impl<T: IntoBytes + FromBytes + Immutable + KnownLayout + Copy> Plain for T {}
@@ -128,7 +144,7 @@ impl<K: Plain, V: Plain> Table<K, V> {
     /// Creates or replaces rows; one result for each.
     pub(super) fn write_all(&self, keys: &[K], rows: &[V]) -> Vec<Result<(), DriverError>> {
         let count = keys.len().min(rows.len());
-        self.each_batch(count, "write", |at, n| {
+        self.each_batch(count, Doing::Write, |at, n| {
             let (keys, rows) = (part(keys, at, n), part(rows, at, n));
             match self.map.update_batch(keys.as_bytes(), rows.as_bytes(), keys.len()) {
                 Err(e) if unsupported(&e) => single(keys.iter().zip(rows), |(key, row)| {
@@ -141,7 +157,7 @@ impl<K: Plain, V: Plain> Table<K, V> {
 
     /// Removes rows; one result for each, and a row that is gone already is a success.
     pub(super) fn remove_all(&self, keys: &[K]) -> Vec<Result<(), DriverError>> {
-        self.each_batch(keys.len(), "remove from", |at, n| {
+        self.each_batch(keys.len(), Doing::Remove, |at, n| {
             let keys = part(keys, at, n);
             match self.map.delete_batch(keys.as_bytes(), keys.len()) {
                 Err(e) if unsupported(&e) => {
@@ -156,7 +172,7 @@ impl<K: Plain, V: Plain> Table<K, V> {
     fn each_batch(
         &self,
         count: usize,
-        doing: &str,
+        doing: Doing,
         mut batch: impl FnMut(usize, usize) -> io::Result<BatchEnd>,
     ) -> Vec<Result<(), DriverError>> {
         let mut results = Vec::with_capacity(count);
@@ -180,8 +196,7 @@ impl<K: Plain, V: Plain> Table<K, V> {
                     results.extend((done..n).map(|_| Err(stuck.clone())));
                 }
                 None => {}
-                Some(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Some(e) if e.raw_os_error() == Some(libc::ENOENT) && doing.starts_with("remove") => results.push(Ok(())),
+                Some(e) if doing == Doing::Remove && e.raw_os_error() == Some(libc::ENOENT) => results.push(Ok(())),
                 Some(e) => results.push(Err(fault(&e, format!("{doing} map {}", self.name)))),
             }
         }

@@ -56,6 +56,17 @@ pub struct ConfigErrors {
 }
 
 impl ConfigErrors {
+    /// Puts errors in the order of the layers, within the file in the order of its lines.
+    pub(super) fn sorted(mut errors: Vec<ConfigError>) -> Self {
+        errors.sort_by_key(|error| match &error.origin {
+            Origin::File { position, .. } => (0, Some(*position)),
+            Origin::Environment { .. } => (1, None),
+            Origin::Set { .. } => (2, None),
+            Origin::Default | Origin::Hostname => (3, None),
+        });
+        Self { errors }
+    }
+
     pub(super) fn one(error: ConfigError) -> Self {
         Self { errors: vec![error] }
     }

@@ -47,7 +47,7 @@ pub(super) fn judge(
             let faults =
                 faults.into_iter().filter(|fault| !fault.keys.iter().any(|key| refused.contains(key)));
             errors.extend(faults.map(|fault| contradiction(fault, &config, &origins, layers)));
-            if errors.is_empty() { Ok((config, origins)) } else { Err(ConfigErrors { errors }) }
+            if errors.is_empty() { Ok((config, origins)) } else { Err(ConfigErrors::sorted(errors)) }
         }
         Err(failed) => {
             // Each entry was good alone, so this is a mistake here; say so rather than start.
@@ -61,7 +61,7 @@ pub(super) fn judge(
                     excerpt: None,
                 });
             }
-            Err(ConfigErrors { errors })
+            Err(ConfigErrors::sorted(errors))
         }
     }
 }
@@ -70,7 +70,7 @@ pub(super) fn judge(
 pub(super) fn names_found(config: &Config, origins: &BTreeMap<String, Origin>) -> Result<(), ConfigErrors> {
     let errors: Vec<ConfigError> =
         config.validate().into_iter().map(|fault| contradiction(fault, config, origins, &[])).collect();
-    if errors.is_empty() { Ok(()) } else { Err(ConfigErrors { errors }) }
+    if errors.is_empty() { Ok(()) } else { Err(ConfigErrors::sorted(errors)) }
 }
 
 fn defaults() -> Figment {

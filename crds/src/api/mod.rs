@@ -1,0 +1,16 @@
+//! The objects as users write them. Names, nesting and types are those of the API; nothing here decides.
+//!
+//! Policies and `cilium.io` kinds are strict (unknown fields are findings). Core kinds (Pod, Service, …) name
+//! only the fields that are read, so that `kubectl get -o yaml` output can be pasted; unknown ones are ignored.
+
+pub mod cilium;
+pub mod core;
+mod int_or_string;
+pub mod meta;
+pub mod network_policy;
+pub mod policy;
+mod selector;
+
+pub use int_or_string::IntOrString;
+pub use meta::ObjectMeta;
+pub use selector::{LabelSelector, LabelSelectorRequirement};

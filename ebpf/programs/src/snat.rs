@@ -1,0 +1,254 @@
+//! Masquerading: pods that leave the cluster borrow the node's address. Two rows make a flow, one per
+//! way; each rebuilds the other, at most once a second. The node's own connections hold their ports
+//! by a row of their own, so that no pod is given one in use.
+
+use crate::{
+    cause,
+    flow::{Flow, Step, kind, same},
+    ipcache,
+    maps::{DEVICE, SNAT},
+    node,
+    packet::Skb,
+    parse::Family,
+    rewrite::{self, Destination, Source},
+};
+use aya_ebpf::{bindings::BPF_NOEXIST, helpers::generated::bpf_get_prandom_u32};
+use cilium_abi::{
+    Address, Be16,
+    ct::{CT_INITIATOR_HIGH, KIND_CONNECTION, Tuple},
+    endpoint::{ENDPOINT_HOST, EndpointRow},
+    identity,
+    ipcache::FLAG_IN_CLUSTER,
+    node::{NODE_MASQUERADE_IPV4, NODE_MASQUERADE_IPV6, NODE_TUNNEL},
+    proto,
+    snat::{IN, OUT, SNAT_HOST, SnatKey, SnatRow},
+};
+
+/// Ports tried for a flow beyond its own.
+const TRIES: u32 = 32;
+
+/// Whether family `F` is masqueraded at all.
+#[inline(always)]
+pub fn enabled<F: Family>() -> bool {
+    node!(flags) & if F::IS_V6 { NODE_MASQUERADE_IPV6 } else { NODE_MASQUERADE_IPV4 } != 0
+}
+
+#[inline(always)]
+fn key(tuple: &Tuple, dir: u8) -> SnatKey {
+    SnatKey {
+        src: tuple.src,
+        dst: tuple.dst,
+        src_port: tuple.src_port,
+        dst_port: tuple.dst_port,
+        proto: tuple.proto,
+        dir,
+        reserved: 0,
+    }
+}
+
+/// The key of the other half: the packet that goes the other way, with `end` in the place of what
+/// is translated.
+#[inline(always)]
+fn mirror(key: &SnatKey, addr: &Address, port: Be16, dir: u8) -> SnatKey {
+    if dir == IN {
+        SnatKey { src: key.dst, src_port: key.dst_port, dst: *addr, dst_port: port, dir, ..*key }
+    } else {
+        SnatKey { src: *addr, src_port: port, dst: key.src, dst_port: key.src_port, dir, ..*key }
+    }
+}
+
+#[inline(always)]
+fn row(key: &SnatKey) -> Option<&'static mut SnatRow> {
+    // SAFETY: map memory stays mapped while the program runs; fields are words that change alone.
+    SNAT.get_ptr_mut(key).map(|row| unsafe { &mut *row })
+}
+
+/// Notes use of a row; once a second also sees that its other half is there.
+#[inline(always)]
+fn refresh(key: &SnatKey, row: &mut SnatRow, now: u32) {
+    if row.used == now {
+        return;
+    }
+    row.used = now;
+    if row.flags & SNAT_HOST != 0 {
+        return;
+    }
+    let (addr, port, dir) = if key.dir == OUT { (key.src, key.src_port, IN) } else { (key.dst, key.dst_port, OUT) };
+    let other = mirror(key, &row.addr, row.port, dir);
+    let half = SnatRow { addr, port, flags: 0, created: now, used: now };
+    // Present already is as good as written.
+    let _present = SNAT.insert(&other, &half, BPF_NOEXIST as u64);
+}
+
+/// Finds a port of `addr` for the flow and writes both rows: the port in network order, or
+/// [`NO_PORT`].
+///
+/// # Safety
+/// `flow` must be null or this CPU's flow, `addr` null or an address.
+#[unsafe(no_mangle)]
+#[inline(never)]
+unsafe extern "C" fn snat_allocate(flow: *mut Flow, addr: *const Address) -> u32 {
+    // SAFETY: as the caller promises.
+    let (Some(flow), Some(addr)) = (unsafe { (flow.as_ref(), addr.as_ref()) }) else { return NO_PORT };
+    let out = key(&flow.tuple, OUT);
+    let mut back = mirror(&out, addr, out.src_port, IN);
+    let mut half = SnatRow { addr: out.src, port: out.src_port, flags: 0, created: flow.now, used: flow.now };
+    let (first, last) = (node!(snat_port_min) as u32, node!(snat_port_max) as u32);
+    let span = if last >= first { last - first + 1 } else { 1 };
+    for _ in 0..=TRIES {
+        if SNAT.insert(&back, &half, BPF_NOEXIST as u64).is_ok() {
+            half.addr = *addr;
+            half.port = back.dst_port;
+            return match SNAT.insert(&out, &half, 0) {
+                Ok(()) => back.dst_port.0 as u32,
+                Err(_) => NO_PORT,
+            };
+        }
+        // SAFETY: a helper without arguments.
+        back.dst_port = Be16::new((first + unsafe { bpf_get_prandom_u32() } % span) as u16);
+    }
+    NO_PORT
+}
+
+const NO_PORT: u32 = u32::MAX;
+
+/// Translates a packet that leaves the node by a device, if it has to be.
+#[inline(always)]
+pub fn outgoing<F: Family>(skb: Skb, flow: &mut Flow, sender: &EndpointRow) -> Step<()> {
+    // SAFETY: the row is read field by field; user space replaces rows whole.
+    let Some(device) = (unsafe { DEVICE.get(flow.ifindex) }) else { return Ok(()) };
+    let addr = if F::IS_V6 { &device.ipv6 } else { &device.ipv4 };
+    if addr.is_none() {
+        return Ok(());
+    }
+    flow.tick();
+    if sender.flags & ENDPOINT_HOST != 0 {
+        return hold::<F>(skb, flow, addr);
+    }
+    if is_native::<F>(&flow.tuple.dst) {
+        return Ok(());
+    }
+    if flow.kind == kind::ICMP_ERROR {
+        return outgoing_error::<F>(skb, flow);
+    }
+    let out = key(&flow.tuple, OUT);
+    if let Some(row) = row(&out) {
+        refresh(&out, row, flow.now);
+        return rewrite::end::<F, Source>(skb, flow, &row.addr, row.port);
+    }
+    if stays::<F>(flow) {
+        return Ok(());
+    }
+    if flow.kind == kind::ICMP_OTHER || flow.tuple.proto == proto::SCTP {
+        return Err(cause!(SNAT_UNSUPPORTED_PROTOCOL));
+    }
+    borrow::<F>(skb, flow, addr)
+}
+
+/// Gives the flow a port of `addr`.
+#[inline(always)]
+fn borrow<F: Family>(skb: Skb, flow: &mut Flow, addr: &Address) -> Step<()> {
+    // SAFETY: this CPU's flow and a map row's address.
+    let port = unsafe { snat_allocate(flow, addr) };
+    if port == NO_PORT {
+        return Err(cause!(SNAT_NO_MAPPING));
+    }
+    rewrite::end::<F, Source>(skb, flow, addr, Be16(port as u16))
+}
+
+/// Whether the address lies where nothing is masqueraded.
+#[inline(always)]
+fn is_native<F: Family>(addr: &Address) -> bool {
+    let (len, prefix) = if F::IS_V6 {
+        (node!(native_ipv6_len), node!(native_ipv6))
+    } else {
+        (node!(native_ipv4_len), node!(native_ipv4))
+    };
+    if len == 0 {
+        return false;
+    }
+    let mut differs = 0;
+    let mut left = len;
+    for word in 0..4 {
+        let bits = if left >= 32 { 32 } else { left };
+        left -= bits;
+        let mask = if bits == 0 { 0 } else { (u32::MAX << (32 - bits)).to_be() };
+        differs |= (addr.words[word] ^ prefix.words[word]) & mask;
+    }
+    differs == 0
+}
+
+/// Whether a flow without rows keeps its source: within the cluster, or opened from outside.
+#[inline(always)]
+fn stays<F: Family>(flow: &Flow) -> bool {
+    if let Some(found) = ipcache::exact(&flow.tuple.dst).or_else(|| ipcache::prefix(&flow.tuple.dst))
+        && found.flags & FLAG_IN_CLUSTER != 0
+    {
+        // Beside the tunnel, another node does not take a pod's address.
+        let is_node = matches!(found.identity, identity::REMOTE_NODE | identity::KUBE_APISERVER)
+            || found.identity & identity::REMOTE_NODE_SCOPE != 0;
+        return !(is_node && node!(flags) & NODE_TUNNEL != 0);
+    }
+    let (key, from_high) = flow.tuple.key(KIND_CONNECTION);
+    match crate::conntrack::lookup(&key, flow.now) {
+        Some(row) => (row.flags & CT_INITIATOR_HIGH != 0) != from_high,
+        None => false,
+    }
+}
+
+/// The node's own packet: holds its port, or gives way if a pod's flow has it.
+#[inline(always)]
+fn hold<F: Family>(skb: Skb, flow: &mut Flow, addr: &Address) -> Step<()> {
+    let is_echo = flow.kind == kind::ECHO && flow.icmp_type == F::ECHO_REQUEST;
+    let is_ports = flow.kind == kind::PORTS && flow.tuple.proto != proto::SCTP;
+    if !same(&flow.tuple.src, addr) || !(is_echo || is_ports) {
+        return Ok(());
+    }
+    let out = key(&flow.tuple, OUT);
+    if let Some(row) = row(&out) {
+        refresh(&out, row, flow.now);
+        return rewrite::end::<F, Source>(skb, flow, &row.addr, row.port);
+    }
+    if flow.tuple.proto == proto::TCP && !flow.is_syn() {
+        return Ok(());
+    }
+    let back = mirror(&out, addr, out.src_port, IN);
+    if let Some(row) = row(&back) {
+        if row.flags & SNAT_HOST != 0 {
+            refresh(&back, row, flow.now);
+            return Ok(());
+        }
+        return borrow::<F>(skb, flow, addr);
+    }
+    let half = SnatRow { addr: out.src, port: out.src_port, flags: SNAT_HOST, created: flow.now, used: flow.now };
+    // Lost to another CPU in this moment: the next packet of the flow sees who won.
+    let _won = SNAT.insert(&back, &half, BPF_NOEXIST as u64);
+    Ok(())
+}
+
+/// An ICMP error of a pod about a packet that came in through a row: the same row turns it around.
+#[inline(always)]
+fn outgoing_error<F: Family>(skb: Skb, flow: &mut Flow) -> Step<()> {
+    let Some(row) = row(&key(&flow.inner.reversed(), OUT)) else { return Ok(()) };
+    rewrite::embedded::<F, Destination>(skb, flow, &row.addr, row.port)?;
+    rewrite::end::<F, Source>(skb, flow, &row.addr, flow.tuple.src_port)
+}
+
+/// Translates a packet that came in for the node's address back to the pod it is for.
+#[inline(always)]
+pub fn incoming<F: Family>(skb: Skb, flow: &mut Flow) -> Step<()> {
+    flow.tick();
+    let is_error = flow.kind == kind::ICMP_ERROR;
+    let key = if is_error { key(&flow.inner.reversed(), IN) } else { key(&flow.tuple, IN) };
+    let Some(row) = row(&key) else { return Ok(()) };
+    if row.flags & SNAT_HOST != 0 {
+        refresh(&key, row, flow.now);
+        return Ok(());
+    }
+    if is_error {
+        rewrite::embedded::<F, Source>(skb, flow, &row.addr, row.port)?;
+        return rewrite::end::<F, Destination>(skb, flow, &row.addr, flow.tuple.dst_port);
+    }
+    refresh(&key, row, flow.now);
+    rewrite::end::<F, Destination>(skb, flow, &row.addr, row.port)
+}

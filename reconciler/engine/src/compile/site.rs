@@ -1,0 +1,320 @@
+//! What this node is, and where the others are: addresses, pod CIDRs, router, devices, MTU. Everything
+//! later stages need to know of the place they compile for, decided once.
+
+use super::rows::{Rows, config_origin};
+use crate::config::{Config, RoutingMode};
+use crate::state::{IdentityId, Origin};
+use crate::world::{HostDevice, Node, NodeAddressKind, World};
+use cilium_abi::identity;
+use ipnet::IpNet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+/// Bytes VXLAN adds: outer IP (20 or 40), UDP 8, VXLAN 8, inner Ethernet 14.
+const VXLAN_OVER_IPV4: u32 = 50;
+const VXLAN_OVER_IPV6: u32 = 70;
+/// MTU where no device says otherwise.
+const DEFAULT_MTU: u32 = 1500;
+/// Least MTU that IPv6 works with (RFC 8200 §5).
+const LEAST_MTU: u32 = 1280;
+
+/// An address family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Family {
+    V4,
+    V6,
+}
+
+impl Family {
+    pub(super) fn of(addr: IpAddr) -> Self {
+        if addr.is_ipv4() { Self::V4 } else { Self::V6 }
+    }
+}
+
+/// Another node.
+#[derive(Clone, Debug)]
+pub(super) struct Neighbour {
+    /// Its name.
+    pub(super) name: String,
+    /// Why rows about it are wanted.
+    pub(super) origin: Origin,
+    /// Its addresses on the underlay.
+    pub(super) addresses: Vec<IpAddr>,
+    /// All its addresses, router included.
+    pub(super) all: BTreeSet<IpAddr>,
+    /// Its router addresses.
+    pub(super) routers: BTreeSet<IpAddr>,
+    /// Where to encapsulate to, in tunnel mode.
+    pub(super) tunnel: Option<IpAddr>,
+    /// Its pod CIDRs that no other node has.
+    pub(super) pod_cidrs: Vec<IpNet>,
+}
+
+/// This node, and what it knows of the others.
+#[derive(Clone, Debug)]
+pub(super) struct Site {
+    /// Its name.
+    pub(super) name: String,
+    /// IPv4 is on.
+    pub(super) ipv4: bool,
+    /// IPv6 is on.
+    pub(super) ipv6: bool,
+    /// Pods of other nodes are reached through the overlay.
+    pub(super) tunnel: bool,
+    /// Its addresses on the underlay.
+    pub(super) addresses: Vec<IpAddr>,
+    /// Every address of the host, router included.
+    pub(super) own: BTreeSet<IpAddr>,
+    /// Prefixes its pods get their addresses from.
+    pub(super) pod_cidrs: Vec<IpNet>,
+    /// IPv4 address of the router.
+    pub(super) router_ipv4: Option<IpAddr>,
+    /// IPv6 address of the router.
+    pub(super) router_ipv6: Option<IpAddr>,
+    /// Why rows about it are wanted.
+    pub(super) origin: Origin,
+    /// Devices that carry the cluster's traffic.
+    pub(super) devices: Vec<HostDevice>,
+    /// MTU between nodes.
+    pub(super) mtu: u32,
+    /// MTU of pods.
+    pub(super) pod_mtu: u32,
+    /// The others, by name.
+    pub(super) neighbours: Vec<Neighbour>,
+}
+
+impl Site {
+    /// Whether addresses of this family count.
+    pub(super) fn enabled(&self, family: Family) -> bool {
+        match family {
+            Family::V4 => self.ipv4,
+            Family::V6 => self.ipv6,
+        }
+    }
+
+    /// Identity of addresses outside the cluster.
+    pub(super) fn world(&self, family: Family) -> IdentityId {
+        IdentityId(match (self.ipv4 && self.ipv6, family) {
+            (false, _) => identity::WORLD,
+            (true, Family::V4) => identity::WORLD_IPV4,
+            (true, Family::V6) => identity::WORLD_IPV6,
+        })
+    }
+
+    /// The router addresses there are.
+    pub(super) fn routers(&self) -> impl Iterator<Item = IpAddr> {
+        self.router_ipv4.into_iter().chain(self.router_ipv6)
+    }
+
+    /// The router address of this family.
+    pub(super) fn router(&self, family: Family) -> Option<IpAddr> {
+        match family {
+            Family::V4 => self.router_ipv4,
+            Family::V6 => self.router_ipv6,
+        }
+    }
+
+    /// Whether the prefix lies within some node's pod CIDR: its addresses are the cluster's own.
+    pub(super) fn in_pod_cidrs(&self, net: &IpNet) -> bool {
+        self.pod_cidrs.iter().chain(self.neighbours.iter().flat_map(|n| &n.pod_cidrs)).any(|cidr| cidr.contains(net))
+    }
+}
+
+/// How rows explain themselves by a node.
+pub(super) fn node_origin(name: &str, node: &Node) -> Origin {
+    Origin { object: format!("CiliumNode {name}"), place: node.place.to_string(), rule: String::new() }
+}
+
+/// Addresses of a kind, in the order given, without repetition.
+fn addresses(node: &Node, kind: NodeAddressKind) -> Vec<IpAddr> {
+    let mut seen = BTreeSet::new();
+    node.addresses.iter().filter(|a| a.kind == kind && seen.insert(a.ip)).map(|a| a.ip).collect()
+}
+
+/// This node's pod CIDRs: its objects', else the configuration's.
+pub fn pod_cidrs(world: &World, config: &Config) -> Vec<IpNet> {
+    let cidrs = match world.nodes.get(&config.node.name) {
+        Some(node) if !node.pod_cidrs.is_empty() => &node.pod_cidrs,
+        _ => &config.node.pod_cidrs,
+    };
+    let mut seen = BTreeSet::new();
+    cidrs
+        .iter()
+        .map(IpNet::trunc)
+        .filter(|net| family_on(config, net.addr()) && seen.insert(*net))
+        .collect()
+}
+
+/// This node's router addresses: those its CiliumNode gives, else the first of each family's pod CIDR.
+pub fn router_addresses(world: &World, config: &Config) -> Vec<IpAddr> {
+    let given = world
+        .nodes
+        .get(&config.node.name)
+        .map(|node| addresses(node, NodeAddressKind::CiliumInternalIp))
+        .unwrap_or_default();
+    let cidrs = pod_cidrs(world, config);
+    [Family::V4, Family::V6]
+        .into_iter()
+        .filter_map(|family| {
+            let given = given.iter().copied().find(|a| Family::of(*a) == family && family_on(config, *a));
+            given.or_else(|| cidrs.iter().filter(|c| Family::of(c.addr()) == family).find_map(first_address))
+        })
+        .collect()
+}
+
+fn family_on(config: &Config, addr: IpAddr) -> bool {
+    if addr.is_ipv4() { config.ipv4.enabled } else { config.ipv6.enabled }
+}
+
+/// The first address after the network's own; `None` if the prefix is a single address.
+fn first_address(net: &IpNet) -> Option<IpAddr> {
+    (net.prefix_len() < net.max_prefix_len()).then(|| match net.network() {
+        IpAddr::V4(addr) => IpAddr::from((u32::from(addr) + 1).to_be_bytes()),
+        IpAddr::V6(addr) => IpAddr::from((u128::from(addr) + 1).to_be_bytes()),
+    })
+}
+
+/// Finds out where we are.
+pub(super) fn locate(world: &World, config: &Config, rows: &mut Rows) -> Site {
+    let name = config.node.name.clone();
+    let this = world.nodes.get(&name);
+    let origin = this.map_or_else(|| config_origin("node"), |node| node_origin(&name, node));
+    let internal = underlay_addresses(world, config, this);
+    let devices = devices(world, config, &internal, rows);
+    let tunnel = config.routing.mode == RoutingMode::Tunnel;
+    let underlay_ipv6 = !internal.is_empty() && internal.iter().all(IpAddr::is_ipv6);
+    let mtu = match config.routing.mtu {
+        0 => devices.iter().map(|d| d.mtu).filter(|mtu| *mtu > 0).min().unwrap_or(DEFAULT_MTU),
+        set => u32::from(set),
+    };
+    let overhead = if underlay_ipv6 { VXLAN_OVER_IPV6 } else { VXLAN_OVER_IPV4 };
+    let pod_mtu = if tunnel { mtu.saturating_sub(overhead) } else { mtu };
+    if config.ipv6.enabled && pod_mtu < LEAST_MTU {
+        rows.warning(
+            &config_origin("routing.mtu"),
+            format!("pods get an MTU of {pod_mtu} bytes, less than the {LEAST_MTU} that IPv6 needs"),
+            "raise the MTU between nodes, or turn IPv6 off",
+        );
+    }
+    let routers = router_addresses(world, config);
+    let mut own: BTreeSet<IpAddr> = internal.iter().copied().collect();
+    own.extend(world.host.devices.iter().flat_map(|d| &d.addresses).map(IpNet::addr));
+    own.extend(&routers);
+    let mut site = Site {
+        ipv4: config.ipv4.enabled,
+        ipv6: config.ipv6.enabled,
+        tunnel,
+        addresses: internal,
+        own,
+        pod_cidrs: Vec::new(),
+        router_ipv4: routers.iter().copied().find(IpAddr::is_ipv4),
+        router_ipv6: routers.iter().copied().find(IpAddr::is_ipv6),
+        origin,
+        devices,
+        mtu,
+        pod_mtu,
+        neighbours: Vec::new(),
+        name,
+    };
+    site.pod_cidrs = pod_cidrs(world, config);
+    site.neighbours = neighbours(world, &site, underlay_ipv6, rows);
+    site
+}
+
+/// Addresses that reach this node: its objects', else the configuration's, else those of the device
+/// with the default route.
+fn underlay_addresses(world: &World, config: &Config, this: Option<&Node>) -> Vec<IpAddr> {
+    let given = this.map(|node| addresses(node, NodeAddressKind::InternalIp)).unwrap_or_default();
+    if !given.is_empty() {
+        return given;
+    }
+    if !config.node.addresses.is_empty() {
+        return config.node.addresses.clone();
+    }
+    let first = |v4: bool| {
+        world
+            .host
+            .devices
+            .iter()
+            .filter(|d| d.default_route)
+            .flat_map(|d| &d.addresses)
+            .map(IpNet::addr)
+            .find(|a| a.is_ipv4() == v4)
+    };
+    first(true).into_iter().chain(first(false)).collect()
+}
+
+/// The devices that carry the cluster's traffic.
+fn devices(world: &World, config: &Config, internal: &[IpAddr], rows: &mut Rows) -> Vec<HostDevice> {
+    if config.routing.devices.is_empty() {
+        let holds = |d: &HostDevice| d.addresses.iter().any(|a| internal.contains(&a.addr()));
+        return world.host.devices.iter().filter(|d| d.default_route || holds(d)).cloned().collect();
+    }
+    let mut found = Vec::new();
+    for wanted in &config.routing.devices {
+        match world.host.devices.iter().find(|d| d.name.0 == **wanted) {
+            Some(device) => found.push(device.clone()),
+            None => rows.error(
+                &config_origin("routing.devices"),
+                format!("there is no device `{wanted}` with a global address"),
+                "name a device of this host, or leave the list empty",
+            ),
+        }
+    }
+    found
+}
+
+/// The other nodes. A pod CIDR that overlaps one taken already, or holds a node's own address, is left
+/// out: a route for it would lead traffic astray.
+fn neighbours(world: &World, site: &Site, underlay_ipv6: bool, rows: &mut Rows) -> Vec<Neighbour> {
+    let mut taken: BTreeMap<IpNet, String> = site.pod_cidrs.iter().map(|c| (*c, site.name.clone())).collect();
+    let others = || world.nodes.iter().filter(|(name, _)| **name != site.name);
+    let mut underlay: BTreeSet<IpAddr> = site.addresses.iter().copied().collect();
+    underlay.extend(others().flat_map(|(_, node)| addresses(node, NodeAddressKind::InternalIp)));
+    let mut found = Vec::new();
+    for (name, node) in others() {
+        let origin = node_origin(name, node);
+        let mut pod_cidrs = Vec::new();
+        for cidr in node.pod_cidrs.iter().map(IpNet::trunc).filter(|c| site.enabled(Family::of(c.addr()))) {
+            let overlap = taken.iter().find(|(other, _)| other.contains(&cidr) || cidr.contains(*other));
+            if let Some((other, holder)) = overlap {
+                if holder != name {
+                    rows.error(
+                        &origin,
+                        format!("pod CIDR {cidr} overlaps {other} of node {holder}, and is not routed"),
+                        "give each node pod CIDRs of its own",
+                    );
+                }
+            } else if let Some(addr) = underlay.iter().find(|a| cidr.contains(*a)) {
+                rows.error(
+                    &origin,
+                    format!("pod CIDR {cidr} holds {addr}, the address of a node, and is not routed"),
+                    "keep pod CIDRs apart from the network between nodes",
+                );
+            } else {
+                taken.insert(cidr, name.clone());
+                pod_cidrs.push(cidr);
+            }
+        }
+        let internal = addresses(node, NodeAddressKind::InternalIp);
+        let tunnel = internal.iter().copied().find(|a| a.is_ipv6() == underlay_ipv6).filter(|_| site.tunnel);
+        if site.tunnel && tunnel.is_none() && !pod_cidrs.is_empty() {
+            let family = if underlay_ipv6 { "IPv6" } else { "IPv4" };
+            rows.error(
+                &origin,
+                format!("no {family} InternalIP to encapsulate to: its pods cannot be reached"),
+                "add the address to the node's object",
+            );
+        }
+        found.push(Neighbour {
+            name: name.clone(),
+            origin,
+            all: node.addresses.iter().map(|a| a.ip).collect(),
+            routers: addresses(node, NodeAddressKind::CiliumInternalIp).into_iter().collect(),
+            addresses: internal,
+            tunnel,
+            pod_cidrs,
+        });
+    }
+    found
+}

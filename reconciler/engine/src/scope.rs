@@ -1,0 +1,128 @@
+//! Which rows to look at in a pass: all, or those whose wish changed. A scope only narrows the looking;
+//! what is then done follows from what was seen.
+
+use crate::driver::Scope;
+use crate::state::{IdentityId, Kind, PolicyKey, Protocol, Resource, State, Table};
+use std::cmp::Ordering;
+use std::collections::BTreeSet;
+
+/// The keys whose rows differ.
+fn changed<R: Resource>(before: &Table<R>, now: &Table<R>) -> BTreeSet<R::Key> {
+    let mut keys = BTreeSet::new();
+    let (mut before, mut now) = (before.iter().peekable(), now.iter().peekable());
+    loop {
+        let side = match (before.peek(), now.peek()) {
+            (None, None) => return keys,
+            (Some(_), None) => Ordering::Less,
+            (None, Some(_)) => Ordering::Greater,
+            (Some((b, _)), Some((n, _))) => b.cmp(n),
+        };
+        let b = if side.is_le() { before.next() } else { None };
+        let n = if side.is_ge() { now.next() } else { None };
+        match (b, n) {
+            (Some((_, b)), Some((_, n))) if b.row == n.row => {}
+            (Some((key, _)), _) | (None, Some((key, _))) => {
+                keys.insert(key.clone());
+            }
+            (None, None) => {}
+        }
+    }
+}
+
+fn merge<K: Ord>(into: &mut Scope<K>, other: Scope<K>) {
+    match (into, other) {
+        (Scope::All, _) => {}
+        (into, Scope::All) => *into = Scope::All,
+        (Scope::Keys(keys), Scope::Keys(more)) => keys.extend(more),
+    }
+}
+
+fn is_nothing<K>(scope: &Scope<K>) -> bool {
+    matches!(scope, Scope::Keys(keys) if keys.is_empty())
+}
+
+macro_rules! scopes {
+    ($(($field:ident, $resource:ident)),* $(,)?) => {
+        /// What to look at, by kind.
+        #[derive(Clone, Debug)]
+        pub struct Scopes {
+            $(#[doc = concat!("Of [`crate::state::", stringify!($resource), "`].")]
+            pub $field: Scope<<crate::state::$resource as Resource>::Key>,)*
+        }
+
+        impl Scopes {
+            /// Everything.
+            pub fn all() -> Self {
+                Self { $($field: Scope::All,)* }
+            }
+
+            /// Nothing.
+            pub fn none() -> Self {
+                Self { $($field: Scope::Keys(BTreeSet::new()),)* }
+            }
+
+            /// The rows whose wish differs between two desired states, and the rows their order depends on.
+            pub fn between(before: &State, now: &State) -> Self {
+                let mut scopes = Self { $($field: Scope::Keys(changed(&before.$field, &now.$field)),)* };
+                scopes.whole_ladders(before, now);
+                scopes
+            }
+
+            /// Looks at a whole kind too.
+            pub fn add(&mut self, kind: Kind) {
+                match kind { $(Kind::$resource => self.$field = Scope::All,)* }
+            }
+
+            /// Looks at what another scope looks at too.
+            pub fn merge(&mut self, other: Self) {
+                $(merge(&mut self.$field, other.$field);)*
+            }
+
+            /// Whether there is nothing to look at.
+            pub fn is_empty(&self) -> bool {
+                true $(&& is_nothing(&self.$field))*
+            }
+        }
+    };
+}
+crate::for_each_resource!(scopes);
+
+impl Scopes {
+    /// Edits of a policy are ordered by what stands beside them: the rows of their ladder, the L3 row for
+    /// every peer, and the policy's digest.
+    fn whole_ladders(&mut self, before: &State, now: &State) {
+        let (Scope::Keys(policies), Scope::Keys(digests)) = (&mut self.policies, &mut self.policy_digests) else {
+            return;
+        };
+        let l3 = |key: &PolicyKey| PolicyKey { proto: Protocol(0), port: 0, port_len: 0, ..*key };
+        let ladders: BTreeSet<PolicyKey> = policies.iter().map(l3).collect();
+        for first in ladders {
+            let last = PolicyKey { proto: Protocol(u8::MAX), port: u16::MAX, port_len: u8::MAX, ..first };
+            for table in [&before.policies, &now.policies] {
+                policies.extend(table.range(first..=last).map(|(key, _)| *key));
+            }
+            policies.insert(first);
+            policies.insert(PolicyKey { identity: IdentityId(0), ..first });
+            digests.insert(first.policy);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::state::{BackendId, BackendRow, OriginId};
+
+    #[test]
+    fn only_rows_whose_wish_changed_are_looked_at() {
+        let row = |port| BackendRow { addr: [10, 0, 0, 1].into(), port, proto: Protocol::TCP, flags: 0 };
+        let (mut before, mut now) = (State::default(), State::default());
+        for id in 1..5 {
+            before.backends.insert(BackendId(id), row(80), OriginId::default());
+            now.backends.insert(BackendId(id + 1), row(if id == 2 { 81 } else { 80 }), OriginId(7));
+        }
+        let scopes = Scopes::between(&before, &now);
+        assert_eq!(scopes.backends, Scope::Keys([BackendId(1), BackendId(3), BackendId(5)].into()));
+        assert!(Scopes::between(&now, &now).is_empty());
+    }
+}

@@ -1,0 +1,109 @@
+//! BPF on this host: maps and their rows, program sets, attachments; and what the command line reads.
+//!
+//! [`Bpf`] implements [`cilium_engine::driver::Driver`] for every kind that lives in BPF. It keeps
+//! nothing between two calls but where the pins are: each call reads the kernel anew. Never: a
+//! decision, or a change to anything that is not under `bpf_dir` or attached by us.
+//!
+//! Start at `shape` (maps), `rows` (their content), `set` (programs), `attach` (where they run). For
+//! reading only, without an agent: [`dump`], [`counters`], [`programs`], [`events`]; [`gc`] sweeps
+//! what the programs themselves write.
+
+mod fault;
+mod ifname;
+mod pins;
+mod rows;
+mod shape;
+mod sys;
+mod table;
+
+use crate::AttachMode;
+use cilium_abi::maps;
+use cilium_engine::driver::{Driver, DriverError, Scope, Step};
+use cilium_engine::state;
+use fault::fault;
+use pins::Pins;
+use std::path::Path;
+use table::Table;
+
+/// The BPF drivers.
+#[derive(Debug)]
+pub struct Bpf {
+    pins: Pins,
+    #[expect(dead_code, reason = "x")]
+    mode: AttachMode,
+}
+
+impl Bpf {
+    /// Remembers where the pins are; changes nothing.
+    ///
+    /// # Errors
+    /// `bpf_dir` is not on a mounted bpffs.
+    pub fn open(bpf_dir: &Path, mode: AttachMode) -> Result<Self, DriverError> {
+        let nearest = bpf_dir.ancestors().find(|dir| dir.exists()).unwrap_or(bpf_dir);
+        let mounted = sys::is_bpffs(nearest).map_err(|e| fault(&e, format!("look at {}", nearest.display())))?;
+        if !mounted {
+            return Err(DriverError::new(format!("{} is not on a mounted bpffs", bpf_dir.display()))
+                .hint("mount -t bpf bpf /sys/fs/bpf, or set paths.bpf_dir to a directory on one"));
+        }
+        Ok(Self { pins: Pins { root: bpf_dir.to_path_buf() }, mode })
+    }
+
+    /// To be called once when an agent starts, before its first pass: identities that connections
+    /// remember from before are looked up again. Does nothing where no map is yet.
+    ///
+    /// # Errors
+    /// The revision cannot be written.
+    pub fn start(&mut self) -> Result<(), DriverError> {
+        match shape::state_of(&self.pins, &maps::REVISION)? {
+            shape::PinState::Usable => self.raise_revision(),
+            shape::PinState::Missing | shape::PinState::Misshapen => Ok(()),
+        }
+    }
+
+    /// Raises the ipcache revision, so that remembered identities are looked up again.
+    fn raise_revision(&self) -> Result<(), DriverError> {
+        let Some(table) = Table::<u32, u32>::open(&self.pins, &maps::REVISION)? else {
+            return Err(DriverError::new("raise the ipcache revision: map cilium_revision is not pinned"));
+        };
+        let now = table.find(&cilium_abi::node::REVISION_IPCACHE)?.unwrap_or(0);
+        table.write(&cilium_abi::node::REVISION_IPCACHE, &now.wrapping_add(1))
+    }
+}
+
+macro_rules! mapped {
+    ($($resource:ident),* $(,)?) => {$(
+        impl Driver<state::$resource> for Bpf {
+            fn observe(
+                &mut self,
+                scope: &Scope<<state::$resource as state::Resource>::Key>,
+            ) -> Result<Vec<(<state::$resource as state::Resource>::Key, <state::$resource as state::Resource>::Row)>, DriverError>
+            {
+                rows::observe::<state::$resource>(self, scope)
+            }
+            fn apply(&mut self, steps: &[Step<state::$resource>]) -> Vec<Result<(), DriverError>> {
+                rows::apply::<state::$resource>(self, steps)
+            }
+        }
+    )*};
+}
+mapped!(Device, Backend, RevNat, Slot, Frontend, IdentityDigest, Policy, PolicyDigest, Endpoint, EndpointConfig);
+
+macro_rules! in_kernel {
+    ($($resource:ident),* $(,)?) => {$(
+        impl Driver<state::$resource> for crate::Kernel {
+            fn observe(
+                &mut self,
+                scope: &Scope<<state::$resource as state::Resource>::Key>,
+            ) -> Result<Vec<(<state::$resource as state::Resource>::Key, <state::$resource as state::Resource>::Row)>, DriverError>
+            {
+                self.bpf.observe(scope)
+            }
+            fn apply(&mut self, steps: &[Step<state::$resource>]) -> Vec<Result<(), DriverError>> {
+                self.bpf.apply(steps)
+            }
+        }
+    )*};
+}
+in_kernel!(
+    BpfMap, Runtime, Device, Backend, RevNat, Slot, Frontend, IdentityDigest, Policy, PolicyDigest, Ipcache, Endpoint, EndpointConfig,
+);

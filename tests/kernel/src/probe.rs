@@ -1,0 +1,108 @@
+//! Real packets between namespaces: TCP, UDP and ping, with short patience.
+
+use crate::Netns;
+use std::io::{Read, Write};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::time::{Duration, Instant};
+
+/// How long a probe waits for an answer.
+pub const PATIENCE: Duration = Duration::from_millis(700);
+
+/// Serves TCP and UDP on `port` inside `netns`, both families, until the namespace's process ends:
+/// each answers with `name`, a space, and the address the client was seen with.
+pub fn serve(netns: &Netns, name: &str, port: u16) {
+    let any = SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port);
+    let (tcp, udp) = netns.enter(|| {
+        let tcp = TcpListener::bind(any).unwrap_or_else(|e| panic!("bind TCP {any}: {e}"));
+        let udp = UdpSocket::bind(any).unwrap_or_else(|e| panic!("bind UDP {any}: {e}"));
+        (tcp, udp)
+    });
+    let greeting = name.to_owned();
+    // Sockets stay in the namespace they were made in, wherever the thread runs.
+    std::thread::spawn(move || {
+        for stream in tcp.incoming() {
+            let Ok(mut stream) = stream else { return };
+            let greeting = greeting.clone();
+            std::thread::spawn(move || {
+                let Ok(peer) = stream.peer_addr() else { return };
+                let mut buffer = [0; 64];
+                while matches!(stream.read(&mut buffer), Ok(n) if n > 0) {
+                    if write!(stream, "{greeting} {}\n", peer.ip().to_canonical()).is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+    });
+    let greeting = name.to_owned();
+    std::thread::spawn(move || {
+        let mut buffer = [0; 2048];
+        while let Ok((_, peer)) = udp.recv_from(&mut buffer) {
+            let _ = udp.send_to(format!("{greeting} {}\n", peer.ip().to_canonical()).as_bytes(), peer);
+        }
+    });
+}
+
+/// What a server answered: its name, and the client address it saw.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Answer {
+    /// Name of the server.
+    pub server: String,
+    /// Address of the client as seen.
+    pub client: IpAddr,
+}
+
+fn parse(text: &str) -> Option<Answer> {
+    let (server, client) = text.trim().split_once(' ')?;
+    Some(Answer { server: server.to_owned(), client: client.parse().ok()? })
+}
+
+/// One TCP request; `None` if nothing came back in time.
+pub fn tcp(from: &Netns, to: IpAddr, port: u16) -> Option<Answer> {
+    from.enter(|| ask_tcp(SocketAddr::new(to, port), PATIENCE))
+}
+
+/// One TCP request from the calling thread's namespace.
+pub fn ask_tcp(to: SocketAddr, patience: Duration) -> Option<Answer> {
+    let mut stream = TcpStream::connect_timeout(&to, patience).ok()?;
+    stream.set_read_timeout(Some(patience)).ok()?;
+    stream.write_all(b"?").ok()?;
+    let mut buffer = [0; 128];
+    let n = stream.read(&mut buffer).ok()?;
+    parse(std::str::from_utf8(&buffer[..n]).ok()?)
+}
+
+/// One UDP request; `None` if nothing came back in time.
+pub fn udp(from: &Netns, to: IpAddr, port: u16) -> Option<Answer> {
+    from.enter(|| {
+        let local: SocketAddr =
+            if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" }.parse().expect("a literal address");
+        let socket = UdpSocket::bind(local).ok()?;
+        socket.set_read_timeout(Some(PATIENCE)).ok()?;
+        socket.connect(SocketAddr::new(to, port)).ok()?;
+        socket.send(b"?").ok()?;
+        let mut buffer = [0; 128];
+        let n = socket.recv(&mut buffer).ok()?;
+        parse(std::str::from_utf8(&buffer[..n]).ok()?)
+    })
+}
+
+/// Whether one echo request is answered. `payload` bytes with DF set, if given.
+pub fn ping(from: &Netns, to: IpAddr, payload: Option<u32>) -> bool {
+    let size = payload.map_or_else(String::new, |n| format!("-M do -s {n}"));
+    from.shell(&format!("ping -n -q -c 1 -W 1 {size} {to}")).status.success()
+}
+
+/// Repeats until it holds, at most `patience`.
+pub fn eventually(patience: Duration, mut holds: impl FnMut() -> bool) -> bool {
+    let deadline = Instant::now() + patience;
+    loop {
+        if holds() {
+            return true;
+        }
+        if Instant::now() >= deadline {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
