@@ -10,6 +10,9 @@ export PATH := $(or $(CARGO_HOME),$(HOME)/.cargo)/bin:$(PATH)
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 PROGRAMS := --manifest-path ebpf/programs/Cargo.toml
 
+# The tests that compare generated files with the tree, and write them with CILIUM_BLESS=1.
+GENERATED := --package cilium-sources --package cilium-crds generated_files
+
 .PHONY: help
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -43,20 +46,25 @@ test: ebpf ## all tests of a plain run, as root (L0 to L3, short forms)
 
 .PHONY: test-long
 test-long: ebpf ## the same with the full counts
-	@CILIUM_TEST_LONG=1 tests/run --release
+	@CILIUM_TEST_LONG=1 tests/run --workspace --release
 
 .PHONY: test-vm
 test-vm: ebpf setup-vm ## every program and packet fixture on other kernels, under QEMU
 	@tests/vm/run
 
 .PHONY: lint
-lint: ebpf ## formatting, clippy, rustdoc; warnings are errors
+lint: ebpf ## formatting, clippy, rustdoc, generated files; warnings are errors
 	cargo fmt --all -- --check
 	cargo fmt $(PROGRAMS) -- --check
 	cargo clippy --workspace --all-targets -- -D warnings
 	RUSTC_BOOTSTRAP=1 cargo clippy --quiet $(PROGRAMS) -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --quiet
+	cargo test --quiet $(GENERATED)
 	@if command -v cargo-deny >/dev/null; then cargo deny --log-level error check; else echo "lint: cargo-deny is not installed, licences and advisories not checked"; fi
+
+.PHONY: generate
+generate: setup ## write the files that are generated from the types
+	CILIUM_BLESS=1 cargo test --quiet $(GENERATED)
 
 .PHONY: clean
 clean: ## remove what was built; what setup installed stays

@@ -6,6 +6,7 @@
 pub mod cilium;
 pub mod core;
 mod int_or_string;
+mod named;
 pub mod meta;
 pub mod network_policy;
 pub mod policy;
@@ -13,4 +14,5 @@ mod selector;
 
 pub use int_or_string::IntOrString;
 pub use meta::ObjectMeta;
+pub use named::{EntityName, PolicyType};
 pub use selector::{LabelSelector, LabelSelectorRequirement};

@@ -1,7 +1,7 @@
 //! `networking.k8s.io/v1` NetworkPolicy.
 
 use super::meta::Unread;
-use super::{IntOrString, LabelSelector, ObjectMeta};
+use super::{IntOrString, LabelSelector, ObjectMeta, PolicyType};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -37,8 +37,7 @@ pub struct NetworkPolicySpec {
     pub egress: Option<Vec<EgressRule>>,
     /// Directions; absent: ingress, and egress if there are egress rules.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(inner(extend("enum" = ["Ingress", "Egress"])))]
-    pub policy_types: Option<Vec<String>>,
+    pub policy_types: Option<Vec<PolicyType>>,
 }
 
 /// An entry of `ingress`.

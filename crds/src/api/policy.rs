@@ -1,7 +1,7 @@
 //! CiliumNetworkPolicy and CiliumClusterwideNetworkPolicy: the whole schema, whether enforced yet or not.
 
 use super::meta::Unread;
-use super::{IntOrString, LabelSelector, ObjectMeta};
+use super::{EntityName, IntOrString, LabelSelector, ObjectMeta};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -112,8 +112,7 @@ pub struct IngressRule {
     pub from_cidr_set: Option<Vec<CidrRule>>,
     /// Entities.
     #[serde(rename = "fromEntities", skip_serializing_if = "Option::is_none")]
-    #[schemars(inner(extend("enum" = ENTITIES)))]
-    pub from_entities: Option<Vec<String>>,
+    pub from_entities: Option<Vec<EntityName>>,
     /// Groups of a cloud provider.
     #[serde(rename = "fromGroups", skip_serializing_if = "Option::is_none")]
     pub from_groups: Option<Vec<Group>>,
@@ -146,8 +145,7 @@ pub struct IngressDenyRule {
     pub from_cidr_set: Option<Vec<CidrRule>>,
     /// Entities.
     #[serde(rename = "fromEntities", skip_serializing_if = "Option::is_none")]
-    #[schemars(inner(extend("enum" = ENTITIES)))]
-    pub from_entities: Option<Vec<String>>,
+    pub from_entities: Option<Vec<EntityName>>,
     /// Groups of a cloud provider.
     #[serde(rename = "fromGroups", skip_serializing_if = "Option::is_none")]
     pub from_groups: Option<Vec<Group>>,
@@ -177,8 +175,7 @@ pub struct EgressRule {
     pub to_cidr_set: Option<Vec<CidrRule>>,
     /// Entities.
     #[serde(rename = "toEntities", skip_serializing_if = "Option::is_none")]
-    #[schemars(inner(extend("enum" = ENTITIES)))]
-    pub to_entities: Option<Vec<String>>,
+    pub to_entities: Option<Vec<EntityName>>,
     /// Groups of a cloud provider.
     #[serde(rename = "toGroups", skip_serializing_if = "Option::is_none")]
     pub to_groups: Option<Vec<Group>>,
@@ -217,8 +214,7 @@ pub struct EgressDenyRule {
     pub to_cidr_set: Option<Vec<CidrRule>>,
     /// Entities.
     #[serde(rename = "toEntities", skip_serializing_if = "Option::is_none")]
-    #[schemars(inner(extend("enum" = ENTITIES)))]
-    pub to_entities: Option<Vec<String>>,
+    pub to_entities: Option<Vec<EntityName>>,
     /// Groups of a cloud provider.
     #[serde(rename = "toGroups", skip_serializing_if = "Option::is_none")]
     pub to_groups: Option<Vec<Group>>,

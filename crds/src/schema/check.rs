@@ -6,7 +6,7 @@ use crate::yaml::{Entry, Node, Position, Value};
 use serde_json::Value as Schema;
 
 /// Most findings told of one document; more help nobody.
-const MAX_FINDINGS: usize = 100;
+pub(crate) const MAX_FINDINGS: usize = 100;
 
 /// Everything in which the document differs from the schema.
 pub fn check(schema: &Schema, root: &Node) -> Vec<Finding> {
@@ -119,7 +119,10 @@ impl Walk {
     }
 
     fn unknown<'a>(&mut self, entry: &Entry, known: impl Iterator<Item = &'a str> + Clone) {
-        let hint = if let Some(form) = real_form(&self.path, &entry.key) {
+        // `rules` on the wrong level: what is in it says what was meant.
+        let inner = ["icmp", "terminatingTLS", "originatingTLS"].into_iter().find(|f| entry.value.find(f).is_some());
+        let inner = inner.filter(|_| entry.key == "rules").and_then(|field| real_form("rules", field));
+        let hint = if let Some(form) = inner.or_else(|| real_form(&self.path, &entry.key)) {
             form.to_owned()
         } else if let Some(name) = nearest(&entry.key, known.clone()) {
             format!("did you mean `{name}`?")

@@ -5,6 +5,7 @@ mod check;
 mod forms;
 
 pub use check::check;
+pub(crate) use check::{MAX_FINDINGS, nearest, quoted};
 
 use crate::api::{cilium, core, network_policy, policy};
 use crate::kind::ObjectKind;

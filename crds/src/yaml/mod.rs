@@ -241,6 +241,13 @@ impl<'a> Reader<'a> {
                     format!("the key `{text}` is written twice, first on line {}", first.line),
                     "merge both, or remove one",
                 ));
+                // The document is invalid; of two lists both are kept, so that no denial is lost.
+                if let Some(Entry { value: Node { value: Value::List(list), .. }, .. }) =
+                    entries.iter_mut().find(|e| e.key == text)
+                    && let Value::List(more) = value.value
+                {
+                    list.extend(more);
+                }
                 continue;
             }
             places.insert(text.clone(), key.at);

@@ -115,31 +115,38 @@ fn ladder(
 ) -> Found {
     let Some(l3) = lookup(&base) else { return NOTHING };
     let any = base.identity == 0;
-    let mut lengths = l3.lengths & 0x1_ffff;
-    // Seventeen lengths at most, and usually one: the loop visits only those that exist.
-    for _ in 0..17 {
+    let at = |len: u32| {
+        let key = PolicyKey { proto, port: port_prefix(port, len), dir_len: base.dir_len | (len as u8 & 31), ..base };
+        let row = lookup(&key)?;
+        let matched = match (any, len == 0) {
+            (false, false) => MATCH_L3_L4,
+            (false, true) => MATCH_L3_PROTO,
+            (true, false) => MATCH_L4_ONLY,
+            (true, true) => MATCH_PROTO_ONLY,
+        };
+        (row.verdict != NONE).then_some(Found { row, matched })
+    };
+    // Only lengths that exist are visited, the longest first: the whole port, ranges, any port.
+    if l3.lengths & 1 << 16 != 0
+        && let Some(found) = at(16)
+    {
+        return found;
+    }
+    let mut lengths = l3.lengths & 0xfffe;
+    for _ in 1..16 {
         if lengths == 0 {
             break;
         }
         let len = 31 - lengths.leading_zeros();
         lengths &= !(1u32 << (len & 31));
-        let key = PolicyKey {
-            proto,
-            port: port_prefix(port, len),
-            dir_len: base.dir_len | (len as u8 & 31),
-            ..base
-        };
-        if let Some(row) = lookup(&key)
-            && row.verdict != NONE
-        {
-            let matched = match (any, len == 0) {
-                (false, false) => MATCH_L3_L4,
-                (false, true) => MATCH_L3_PROTO,
-                (true, false) => MATCH_L4_ONLY,
-                (true, true) => MATCH_PROTO_ONLY,
-            };
-            return Found { row, matched };
+        if let Some(found) = at(len) {
+            return found;
         }
+    }
+    if l3.lengths & 1 != 0
+        && let Some(found) = at(0)
+    {
+        return found;
     }
     if l3.verdict == NONE {
         return NOTHING;

@@ -31,6 +31,7 @@ fn word(halves: [u16; 2]) -> u32 {
 /// Answers a pod's request; passes what is not one. Senders other than the pod end here.
 #[inline(always)]
 pub fn answer(skb: Skb, flow: &mut Flow, config: &EndpointConfigRow) -> Step<i32> {
+    flow.forget();
     let arp = at::<Arp, Skb>(skb, L2::HEADER).ok_or(cause!(INVALID_PACKET))?;
     // SAFETY: `at` proved the message lies inside the packet; the row's fields are two-byte aligned.
     let (arp, mac, node_mac) = unsafe {

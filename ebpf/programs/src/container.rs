@@ -4,7 +4,7 @@ use crate::{
     cause, conntrack, deliver,
     deliver::PASS,
     event,
-    flow::{Flow, Step, same},
+    flow::{Flow, Step, kind, same},
     ipcache,
     maps::EP_CONFIG,
     nd, node,
@@ -20,6 +20,7 @@ use cilium_abi::{
     event::point,
     identity,
     node::NODE_ALLOW_LOCALHOST,
+    proto,
 };
 
 /// The configuration of the pod behind an interface. None: the pod is closed.
@@ -54,8 +55,13 @@ pub fn from<F: Family>(skb: Skb, flow: &mut Flow, config: &EndpointConfigRow) ->
     }
     event::received(skb, flow, point::FROM_ENDPOINT);
     flow.tick();
-    service::translate::<F>(skb, flow)?;
     let mut row = conntrack::find(flow);
+    // A TCP connection known under its own addresses goes to no frontend: one lookup less.
+    let may_be_service = flow.kind == kind::PORTS
+        && (row.is_none() || flow.is_syn() || (flow.tuple.proto != proto::TCP && conntrack::is_forward(flow)));
+    if may_be_service && service::translate::<F>(skb, flow)? {
+        row = conntrack::find(flow);
+    }
     match ipcache::local(&flow.tuple.dst) {
         Some(endpoint) if endpoint.flags & ENDPOINT_HOST == 0 => to_neighbour::<F>(skb, flow, config, row, endpoint),
         Some(_) => {

@@ -25,7 +25,7 @@ fn finish(skb: Skb, flow: &mut Flow, step: Step<i32>) -> i32 {
 /// Runs `hook` on this CPU's flow. Without one (which cannot be) nothing may pass.
 #[inline(always)]
 fn run(skb: Skb, direction: u8, hook: impl FnOnce(Skb, &mut Flow) -> Step<i32>) -> i32 {
-    let Some(flow) = Flow::start(skb, direction) else { return TC_ACT_SHOT as i32 };
+    let Some(flow) = Flow::start(skb, direction) else { return TC_ACT_SHOT };
     skb.pull();
     let step = hook(skb, flow);
     finish(skb, flow, step)
@@ -45,9 +45,16 @@ pub fn from_container(skb: Skb) -> i32 {
             IPV4 => container::from::<V4>(skb, flow, config),
             IPV6 => container::from::<V6>(skb, flow, config),
             ARP => arp::answer(skb, flow, config),
-            _ => Err(cause!(UNSUPPORTED_L3_PROTOCOL)),
+            _ => unsupported(flow),
         }
     })
+}
+
+/// Neither IP nor, where that is expected, ARP.
+#[inline(always)]
+fn unsupported(flow: &mut Flow) -> Step<i32> {
+    flow.forget();
+    Err(cause!(UNSUPPORTED_L3_PROTOCOL))
 }
 
 /// A packet of a closed pod: dropped, with its addresses told where it has any.
@@ -56,7 +63,7 @@ fn addresses(skb: Skb, flow: &mut Flow) {
     match skb.protocol() {
         IPV4 => drop(parse::<V4, L2, Skb>(skb, flow)),
         IPV6 => drop(parse::<V6, L2, Skb>(skb, flow)),
-        _ => {}
+        _ => flow.forget(),
     }
 }
 
@@ -78,7 +85,7 @@ pub fn to_container(skb: Skb) -> i32 {
             IPV4 => container::to::<V4>(skb, flow, config),
             IPV6 => container::to::<V6>(skb, flow, config),
             ARP => Ok(PASS),
-            _ => Err(cause!(UNSUPPORTED_L3_PROTOCOL)),
+            _ => unsupported(flow),
         }
     })
 }
@@ -128,7 +135,7 @@ pub fn from_overlay(skb: Skb) -> i32 {
     run(skb, DIRECTION_INGRESS, |skb, flow| match skb.protocol() {
         IPV4 => overlay::from::<V4>(skb, flow),
         IPV6 => overlay::from::<V6>(skb, flow),
-        _ => Err(cause!(UNSUPPORTED_L3_PROTOCOL)),
+        _ => unsupported(flow),
     })
 }
 

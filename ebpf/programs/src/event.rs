@@ -10,7 +10,7 @@ use crate::{
 };
 use aya_ebpf::{bindings::{__sk_buff, TC_ACT_SHOT}, helpers::generated::bpf_ktime_get_ns};
 use cilium_abi::{
-    Be16, Mac,
+    Address, Be16, Mac,
     event::{DROP, POLICY_VERDICT, TRACE, VERDICT_ALLOW},
     metrics::{EVENT_LOST, FORWARDED},
     node::{AGGREGATE_LOW, AGGREGATE_MEDIUM, AGGREGATE_NONE, NODE_EVENT_DROP, NODE_EVENT_TRACE, NODE_EVENT_VERDICT},
@@ -37,18 +37,18 @@ pub fn drop(skb: Skb, flow: &mut Flow, cause: Cause) -> i32 {
 unsafe extern "C" fn event_drop(skb: *mut __sk_buff, flow: *mut Flow, cause: u32) -> i32 {
     let (skb, cause) = (Skb(skb), Cause::from_raw(cause));
     // SAFETY: as the caller promises.
-    let Some(flow) = (unsafe { flow.as_mut() }) else { return TC_ACT_SHOT as i32 };
-    count(cause.code(), flow.direction, skb.len());
+    let Some(flow) = (unsafe { flow.as_mut() }) else { return TC_ACT_SHOT };
+    count(cause.code(), flow.direction, skb.length());
     if node!(flags) & NODE_EVENT_DROP != 0 {
         emit(skb, flow, what(DROP, cause.code(), 0, 0), cause.line());
     }
-    TC_ACT_SHOT as i32
+    TC_ACT_SHOT
 }
 
 /// Counts a packet on its way, in the flow's direction.
 #[inline(always)]
 pub fn forwarded(skb: Skb, flow: &Flow) {
-    count(FORWARDED, flow.direction, skb.len());
+    count(FORWARDED, flow.direction, skb.length());
 }
 
 /// Tells that policy was asked. `verdict` is [`VERDICT_ALLOW`] or a drop reason.
@@ -98,7 +98,7 @@ unsafe extern "C" fn event_emit(skb: *mut __sk_buff, flow: *mut Flow, what: u32,
     // SAFETY: as the caller promises.
     let Some(flow) = (unsafe { flow.as_ref() }) else { return 1 };
     let Some(mut entry) = EVENTS.reserve(0) else {
-        count(EVENT_LOST, flow.direction, skb.len());
+        count(EVENT_LOST, flow.direction, skb.length());
         return 1;
     };
     let [kind, subtype, verdict, reason] = what.to_le_bytes();
@@ -114,7 +114,7 @@ unsafe extern "C" fn event_emit(skb: *mut __sk_buff, flow: *mut Flow, what: u32,
         (*event).time = bpf_ktime_get_ns();
         (*event).src = flow.tuple.src;
         (*event).dst = flow.tuple.dst;
-        (*event).original = flow.original;
+        (*event).original = if flow.is_translated != 0 { flow.original } else { Address::NONE };
         (*event).src_port = if is_icmp { Be16(0) } else { flow.tuple.src_port };
         (*event).dst_port = if is_icmp {
             Be16((flow.icmp_type as u16) << 8 | flow.icmp_code as u16)
@@ -128,7 +128,7 @@ unsafe extern "C" fn event_emit(skb: *mut __sk_buff, flow: *mut Flow, what: u32,
         (*event).src_identity = flow.src_identity;
         (*event).dst_identity = flow.dst_identity;
         (*event).ifindex = flow.ifindex;
-        (*event).len = skb.len();
+        (*event).len = skb.length();
         (*event).cookie = flow.cookie;
         (*event).endpoint_id = flow.endpoint_id;
         (*event).verdict = verdict;

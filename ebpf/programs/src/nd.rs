@@ -6,7 +6,7 @@ use crate::{
     deliver::{PASS, address_frame},
     flow::{Cause, Flow, Step, same},
     node,
-    packet::{Packet, Skb, at},
+    packet::{Packet, Skb, at, bounded},
     parse::{Ipv6, L2, Link},
 };
 use aya_ebpf::{
@@ -116,7 +116,7 @@ fn decide(skb: Skb, flow: &mut Flow, config: &EndpointConfigRow) -> Step<i32> {
     if flow.icmp_type != NEIGHBOUR_SOLICITATION {
         return Ok(PASS);
     }
-    let at_l4 = (flow.l4 & 0x1ff) as usize;
+    let at_l4 = bounded(flow.l4);
     // Extension headers have no place in a solicitation.
     if flow.ttl != 255 || flow.icmp_code != 0 || at_l4 != L2::HEADER + 40 {
         return Err(cause!(INVALID_PACKET));
@@ -139,7 +139,7 @@ fn decide(skb: Skb, flow: &mut Flow, config: &EndpointConfigRow) -> Step<i32> {
     // SAFETY: the row's field is two-byte aligned.
     let mac = unsafe { *(&raw const config.node_mac.0).cast::<[u16; 3]>() };
     // A solicitation to one neighbour may come without the option; then the answer has no room for it.
-    let with_option = skb.len() as usize >= L2::HEADER + 40 + size_of::<Message>() + size_of::<LinkOption>();
+    let with_option = skb.length() as usize >= L2::HEADER + 40 + size_of::<Message>() + size_of::<LinkOption>();
     if with_option {
         summed.length = ((size_of::<Message>() + size_of::<LinkOption>()) as u32).to_be();
         summed.option = LinkOption { kind: 2, length: 1, mac };

@@ -19,7 +19,7 @@ pub trait Packet: Copy {
     /// Address behind the last directly readable byte.
     fn data_end(self) -> usize;
     /// Length in bytes, link layer included.
-    fn len(self) -> u32;
+    fn length(self) -> u32;
     /// The interface of the hook, host order.
     fn ifindex(self) -> u32;
     /// Makes the first [`LINEAR`] bytes directly readable.
@@ -73,7 +73,7 @@ impl Packet for Skb {
     }
 
     #[inline(always)]
-    fn len(self) -> u32 {
+    fn length(self) -> u32 {
         // SAFETY: as above.
         unsafe { (*self.0).len }
     }
@@ -86,7 +86,7 @@ impl Packet for Skb {
 
     #[inline(always)]
     fn pull(self) {
-        let len = self.len();
+        let len = self.length();
         let linear = self.data_end() - self.data();
         if linear < LINEAR as usize && linear < len as usize {
             // SAFETY: a valid context. A failure leaves the packet short, which parsing refuses.
@@ -115,7 +115,7 @@ impl Packet for Xdp {
     }
 
     #[inline(always)]
-    fn len(self) -> u32 {
+    fn length(self) -> u32 {
         (self.data_end() - self.data()) as u32
     }
 
@@ -134,6 +134,26 @@ impl Packet for Xdp {
         // SAFETY: the helper writes exactly `size_of::<T>()` bytes or fails; `T` is plain bytes.
         unsafe { bpf_xdp_load_bytes(self.0, offset, from_mut(to).cast(), size_of::<T>() as u32) == 0 }
     }
+}
+
+/// Largest offset that [`bounded`] gives.
+pub const BOUND: u32 = 511;
+
+/// An offset cut to [`BOUND`], in a way that no compiler removes: it may know the offset's range from
+/// another function, the verifier does not.
+#[inline(always)]
+pub fn bounded(offset: u32) -> usize {
+    let mut offset = offset as u64;
+    #[cfg(target_arch = "bpf")]
+    // SAFETY: one arithmetic instruction on one register.
+    unsafe {
+        core::arch::asm!("{0} &= 511", inout(reg) offset, options(pure, nomem, nostack));
+    }
+    #[cfg(not(target_arch = "bpf"))]
+    {
+        offset &= BOUND as u64;
+    }
+    offset as usize
 }
 
 /// `T` inside the directly readable part; `None` if the packet ends before.

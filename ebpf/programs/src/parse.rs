@@ -6,7 +6,7 @@
 use crate::{
     cause,
     flow::{Flow, Step, kind},
-    packet::{Packet, at},
+    packet::{Packet, at, bounded},
 };
 use cilium_abi::{Address, Be16, event, proto};
 
@@ -160,7 +160,10 @@ impl Family for V4 {
 
     #[inline(always)]
     fn network<P: Packet, L: Link>(packet: P, flow: &mut Flow) -> Step<(u8, usize)> {
-        let ip = at::<Ipv4, P>(packet, L::HEADER).ok_or(cause!(INVALID_PACKET))?;
+        let Some(ip) = at::<Ipv4, P>(packet, L::HEADER) else {
+            flow.forget();
+            return Err(cause!(INVALID_PACKET));
+        };
         // SAFETY: `at` proved the header lies inside the packet.
         let ip = unsafe { &*ip };
         flow.tuple.src = Address::v4(ip.src);
@@ -173,7 +176,7 @@ impl Family for V4 {
         }
         // Zero is how very large segments (BIG TCP) say it.
         let total = u16::from_be(ip.total) as u32;
-        if total != 0 && (total < header as u32 || total + L::HEADER as u32 > packet.len()) {
+        if total != 0 && (total < header as u32 || total + L::HEADER as u32 > packet.length()) {
             return Err(cause!(INVALID_PACKET));
         }
         if ip.fragment & 0x3fffu16.to_be() != 0 {
@@ -213,11 +216,16 @@ impl Family for V6 {
 
     #[inline(always)]
     fn network<P: Packet, L: Link>(packet: P, flow: &mut Flow) -> Step<(u8, usize)> {
-        let ip = at::<Ipv6, P>(packet, L::HEADER).ok_or(cause!(INVALID_PACKET))?;
+        let Some(ip) = at::<Ipv6, P>(packet, L::HEADER) else {
+            flow.forget();
+            return Err(cause!(INVALID_PACKET));
+        };
         // SAFETY: `at` proved the header lies inside the packet.
         let ip = unsafe { &*ip };
-        flow.tuple.src = Address { words: ip.src };
-        flow.tuple.dst = Address { words: ip.dst };
+        // Word by word: a copy of the whole becomes a call.
+        let ([a, b, c, d], [e, f, g, h]) = (ip.src, ip.dst);
+        flow.tuple.src.words = [a, b, c, d];
+        flow.tuple.dst.words = [e, f, g, h];
         flow.tuple.proto = ip.next;
         flow.ttl = ip.hops;
         flow.flags |= event::EVENT_IPV6;
@@ -226,7 +234,7 @@ impl Family for V6 {
             return Err(cause!(INVALID_PACKET));
         }
         let payload = u16::from_be(ip.payload) as u32;
-        if payload != 0 && payload + (L::HEADER + 40) as u32 > packet.len() {
+        if payload != 0 && payload + (L::HEADER + 40) as u32 > packet.length() {
             return Err(cause!(INVALID_PACKET));
         }
         if matches!(ip.next, proto::TCP | proto::UDP | proto::ICMPV6 | proto::SCTP) {
@@ -238,12 +246,12 @@ impl Family for V6 {
         }
         let proto = found as u8;
         flow.tuple.proto = proto;
-        Ok((proto, (found >> 8) as usize & 0x1ff))
+        Ok((proto, (found >> 8) as usize))
     }
 
     #[inline(always)]
     fn is_error(kind: u8) -> bool {
-        kind >= 1 && kind < 128
+        (1..128).contains(&kind)
     }
 
     #[inline(always)]
@@ -295,6 +303,7 @@ fn extensions<P: Packet>(packet: P, first: u8, start: u32) -> u32 {
 #[inline(always)]
 pub fn parse<F: Family, L: Link, P: Packet>(packet: P, flow: &mut Flow) -> Step<()> {
     let (proto, l4) = F::network::<P, L>(packet, flow)?;
+    let l4 = bounded(l4 as u32);
     flow.l4 = l4 as u32;
     if proto == proto::TCP {
         let tcp = at::<Tcp, P>(packet, l4).ok_or(cause!(CT_INVALID_HEADER))?;
@@ -344,7 +353,7 @@ pub fn parse<F: Family, L: Link, P: Packet>(packet: P, flow: &mut Flow) -> Step<
 /// Reads the packet that an ICMP error is about into [`Flow::inner`].
 #[inline(never)]
 fn embedded<F: Family, P: Packet>(packet: P, flow: &mut Flow) -> bool {
-    let Some((proto, l4)) = F::embedded(packet, (flow.l4 & 0x1ff) + 8, flow) else { return false };
+    let Some((proto, l4)) = F::embedded(packet, bounded(flow.l4) as u32 + 8, flow) else { return false };
     flow.inner.proto = proto;
     flow.inner_l4 = l4;
     flow.inner.src_port = Be16(0);

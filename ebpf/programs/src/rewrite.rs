@@ -4,7 +4,7 @@
 use crate::{
     cause,
     flow::{Flow, Step, kind},
-    packet::{Packet, Skb, at},
+    packet::{Packet, Skb, at, bounded},
     parse::{Family, Ipv4, Ipv6, L2, Link, V4, V6},
 };
 use aya_ebpf::{
@@ -163,7 +163,7 @@ rewriters! {
 
 #[inline(always)]
 fn rewrite<F: Family, E: End>(skb: Skb, flow: &mut Flow, addr: &Address, port: u16) -> u32 {
-    let l4 = flow.l4 & 0x1ff;
+    let l4 = bounded(flow.l4) as u32;
     let proto = flow.tuple.proto;
     let is_icmp = flow.kind != kind::PORTS;
     // Where the layer 4 checksum stands, whether it covers the addresses, and what it may not become.
@@ -265,9 +265,9 @@ pub fn embedded<F: Family, E: End>(skb: Skb, flow: &mut Flow, addr: &Address, po
 /// The embedded layer 4 checksum is left: it is often cut off, and nobody may rely on it.
 #[inline(always)]
 fn rewrite_embedded<F: Family, E: End>(skb: Skb, flow: &mut Flow, addr: &Address, port: u16) -> u32 {
-    let sum_at = (flow.l4 & 0x1ff) + 2;
-    let inner = (flow.l4 & 0x1ff) + 8;
-    let inner_l4 = flow.inner_l4 & 0x3ff;
+    let sum_at = bounded(flow.l4) as u32 + 2;
+    let inner = bounded(flow.l4) as u32 + 8;
+    let inner_l4 = bounded(flow.inner_l4) as u32;
     let is_echo = flow.inner.proto == F::ICMP;
     let mut failed = 0;
     let (old_addr, old_port) = E::embedded(flow);

@@ -21,25 +21,22 @@ use cilium_abi::{
 /// Slots tried before a service counts as without backend: a list is read while it is replaced.
 const TRIES: u32 = 4;
 
-/// Translates a packet to a frontend; leaves any other alone.
+/// Translates a packet to a frontend and says so; leaves any other alone.
 #[inline(always)]
-pub fn translate<F: Family>(skb: Skb, flow: &mut Flow) -> Step<()> {
-    if flow.kind != kind::PORTS {
-        return Ok(());
-    }
+pub fn translate<F: Family>(skb: Skb, flow: &mut Flow) -> Step<bool> {
     let key =
         FrontendKey { addr: flow.tuple.dst, port: flow.tuple.dst_port, proto: flow.tuple.proto, scope: SCOPE_EXTERNAL };
     // SAFETY: the row is read field by field; user space replaces rows whole.
-    let Some(frontend) = (unsafe { FRONTEND.get(&key) }) else { return Ok(()) };
+    let Some(frontend) = (unsafe { FRONTEND.get(key) }) else { return Ok(false) };
     // SAFETY: this CPU's flow.
     let backend = unsafe { service_choose(flow, frontend.list, frontend.count as u32, frontend.rev_nat as u32) };
     // SAFETY: as above.
     let Some(backend) = (unsafe { BACKEND.get(backend) }) else { return Err(cause!(NO_SERVICE_BACKEND)) };
-    flow.original = flow.tuple.dst;
-    flow.original_port = flow.tuple.dst_port;
+    flow.keep(flow.tuple.dst);
     flow.rev_nat = frontend.rev_nat;
     flow.policy_port = backend.port;
-    rewrite::end::<F, Destination>(skb, flow, &backend.addr, backend.port)
+    rewrite::end::<F, Destination>(skb, flow, &backend.addr, backend.port)?;
+    Ok(true)
 }
 
 /// The backend's number: the one the connection has, or one by chance; 0 if there is none.
@@ -80,7 +77,7 @@ unsafe extern "C" fn service_choose(flow: *mut Flow, list: u32, count: u32, rev_
         // SAFETY: a helper without arguments.
         let slot = unsafe { bpf_get_prandom_u32() } % count;
         // SAFETY: one word, read at once.
-        let Some(number) = (unsafe { SLOT.get(&SlotKey { list, slot }) }).copied() else { continue };
+        let Some(number) = (unsafe { SLOT.get(SlotKey { list, slot }) }).copied() else { continue };
         if backend(number).is_none() {
             continue;
         }
@@ -115,7 +112,6 @@ pub fn restore<F: Family>(skb: Skb, flow: &mut Flow, rev_nat: u16) -> Step<()> {
             Ok(())
         };
     }
-    flow.original = flow.tuple.src;
-    flow.original_port = flow.tuple.src_port;
+    flow.keep(flow.tuple.src);
     rewrite::end::<F, Source>(skb, flow, &row.addr, row.port)
 }

@@ -77,7 +77,7 @@ fn refresh(key: &SnatKey, row: &mut SnatRow, now: u32) {
     let other = mirror(key, &row.addr, row.port, dir);
     let half = SnatRow { addr, port, flags: 0, created: now, used: now };
     // Present already is as good as written.
-    let _present = SNAT.insert(&other, &half, BPF_NOEXIST as u64);
+    let _present = SNAT.insert(other, half, BPF_NOEXIST as u64);
 }
 
 /// Finds a port of `addr` for the flow and writes both rows: the port in network order, or
@@ -96,10 +96,10 @@ unsafe extern "C" fn snat_allocate(flow: *mut Flow, addr: *const Address) -> u32
     let (first, last) = (node!(snat_port_min) as u32, node!(snat_port_max) as u32);
     let span = if last >= first { last - first + 1 } else { 1 };
     for _ in 0..=TRIES {
-        if SNAT.insert(&back, &half, BPF_NOEXIST as u64).is_ok() {
+        if SNAT.insert(back, half, BPF_NOEXIST as u64).is_ok() {
             half.addr = *addr;
             half.port = back.dst_port;
-            return match SNAT.insert(&out, &half, 0) {
+            return match SNAT.insert(out, half, 0) {
                 Ok(()) => back.dst_port.0 as u32,
                 Err(_) => NO_PORT,
             };
@@ -136,7 +136,7 @@ pub fn outgoing<F: Family>(skb: Skb, flow: &mut Flow, sender: &EndpointRow) -> S
         refresh(&out, row, flow.now);
         return rewrite::end::<F, Source>(skb, flow, &row.addr, row.port);
     }
-    if stays::<F>(flow) {
+    if stays(flow) {
         return Ok(());
     }
     if flow.kind == kind::ICMP_OTHER || flow.tuple.proto == proto::SCTP {
@@ -180,7 +180,7 @@ fn is_native<F: Family>(addr: &Address) -> bool {
 
 /// Whether a flow without rows keeps its source: within the cluster, or opened from outside.
 #[inline(always)]
-fn stays<F: Family>(flow: &Flow) -> bool {
+fn stays(flow: &Flow) -> bool {
     if let Some(found) = ipcache::exact(&flow.tuple.dst).or_else(|| ipcache::prefix(&flow.tuple.dst))
         && found.flags & FLAG_IN_CLUSTER != 0
     {
@@ -222,7 +222,7 @@ fn hold<F: Family>(skb: Skb, flow: &mut Flow, addr: &Address) -> Step<()> {
     }
     let half = SnatRow { addr: out.src, port: out.src_port, flags: SNAT_HOST, created: flow.now, used: flow.now };
     // Lost to another CPU in this moment: the next packet of the flow sees who won.
-    let _won = SNAT.insert(&back, &half, BPF_NOEXIST as u64);
+    let _won = SNAT.insert(back, half, BPF_NOEXIST as u64);
     Ok(())
 }
 

@@ -12,8 +12,8 @@ use crate::order::{Gate, Stage};
 use crate::plan::{Phase, Plan, StepList, Steps, Verb, Withheld};
 use crate::realise::still_needs;
 use crate::state::{
-    CoverageOf, Covered, DesiredState, Kind, ObservedState, OriginId, Policy, Resource, RowId, Source, SourceSet,
-    Table, TableOf,
+    CoverageOf, Covered, DesiredState, Kind, ObservedState, OriginId, Policy, PolicyKey, Resource, RowId,
+    Source, SourceSet, Table, TableOf,
 };
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -24,10 +24,17 @@ pub(crate) struct Difference<'a, R: Resource> {
     pub(crate) ensures: Vec<(Step<R>, OriginId)>,
     /// Removals.
     pub(crate) removes: Vec<Step<R>>,
-    /// Rows that stay although they are not wanted as they are: key, row, row wanted.
-    kept: Vec<(&'a R::Key, &'a R::Row, Option<&'a R::Row>)>,
+    /// Rows that stay although they are not wanted as they are.
+    kept: Vec<Kept<'a, R>>,
     /// Rows that must wait.
-    withheld: Vec<Withheld>,
+    withheld: Vec<(R::Key, Withheld)>,
+}
+
+/// A row that stays although it is not wanted as it is.
+struct Kept<'a, R: Resource> {
+    key: &'a R::Key,
+    seen: &'a R::Row,
+    want: Option<&'a R::Row>,
 }
 
 impl<R: Resource> Difference<'_, R> {
@@ -98,7 +105,7 @@ impl<'a, R: Resource> Difference<'a, R> {
                 } else {
                     self.withhold(&step, unsynced(&missing));
                     if let Some(seen) = seen {
-                        self.kept.push((key, seen, Some(want)));
+                        self.kept.push(Kept { key, seen, want: Some(want) });
                     }
                 }
             }
@@ -109,7 +116,7 @@ impl<'a, R: Resource> Difference<'a, R> {
                     self.removes.push(step);
                 } else {
                     self.withhold(&step, unsynced(&missing));
-                    self.kept.push((key, seen, None));
+                    self.kept.push(Kept { key, seen, want: None });
                 }
             }
             (None, None) => {}
@@ -117,7 +124,8 @@ impl<'a, R: Resource> Difference<'a, R> {
     }
 
     fn withhold(&mut self, step: &Step<R>, because: String) {
-        self.withheld.push(Withheld { id: R::id(step.key()), verb: step.verb(), because });
+        let row = Withheld { id: R::id(step.key()), verb: step.verb(), because };
+        self.withheld.push((step.key().clone(), row));
     }
 }
 
@@ -160,8 +168,8 @@ impl Holds {
             return;
         }
         if !R::NEEDS.is_empty() {
-            for (key, seen, want) in &d.kept {
-                self.need::<R>(key, seen, *want);
+            for row in &d.kept {
+                self.need::<R>(row.key, row.seen, row.want);
             }
         }
         if self.kinds.is_empty() && self.rows.is_empty() {
@@ -188,7 +196,8 @@ struct Blocks {
 
 impl Blocks {
     fn apply<R: Resource>(&mut self, d: &mut Difference<'_, R>) {
-        self.rows.extend(d.withheld.iter().filter(|w| w.verb != Verb::Remove).map(|w| w.id.clone()));
+        let waiting = d.withheld.iter().filter(|(_, w)| w.verb != Verb::Remove);
+        self.rows.extend(waiting.map(|(_, w)| w.id.clone()));
         let unread = R::NEEDS.iter().any(|kind| self.unread.contains(kind));
         if R::NEEDS.is_empty() || (!unread && self.rows.is_empty()) {
             return;
@@ -223,6 +232,7 @@ fn stages<R: Resource>(d: Difference<'_, R>, plan: &mut Plan)
 where
     Steps: From<StepList<R>>,
 {
+    plan.withheld.extend(d.withheld.into_iter().map(|(_, row)| row));
     let mut phase = |stage, list: StepList<R>| {
         if !list.steps.is_empty() {
             plan.phases.push(Phase { stage, gate: Gate::Open, steps: list.into() });
@@ -263,9 +273,8 @@ macro_rules! diff {
                 $(blocks.apply(&mut self.$field);)*
             }
 
-            fn into_plan(mut self) -> Plan {
+            fn into_plan(self) -> Plan {
                 let mut plan = Plan::default();
-                $(plan.withheld.append(&mut self.$field.withheld);)*
                 $(stages(self.$field, &mut plan);)*
                 plan
             }
@@ -295,11 +304,11 @@ pub fn diff(desired: &DesiredState, observed: &ObservedState) -> Plan {
         }
     }
     let mut blocks = Blocks { unread: unread.iter().map(|(kind, _)| *kind).collect(), ..Blocks::default() };
-    blocks.rows.extend(unclean(&differences.policies, desired, observed));
+    blocks.rows.extend(unclean(&differences.policies.withheld, desired, observed));
     differences.block(&mut blocks);
 
     let policies = std::mem::replace(&mut differences.policies, Difference::none());
-    let withheld = policies.withheld;
+    let withheld = policies.withheld.into_iter().map(|(_, row)| row);
     let edits = ladder::phases(policies.ensures, policies.removes, desired, observed);
     let mut plan = differences.into_plan();
     plan.withheld.extend(withheld);
@@ -314,20 +323,12 @@ pub fn diff(desired: &DesiredState, observed: &ObservedState) -> Plan {
 
 /// Policies wanted but not yet in force that hold rows which cannot be removed now: nothing may switch
 /// to them.
-fn unclean(policies: &Difference<'_, Policy>, desired: &DesiredState, observed: &ObservedState) -> HashSet<RowId> {
-    let kept = policies.kept.iter().map(|(key, ..)| key.policy);
-    let ids: BTreeSet<_> = kept.chain(policies.withheld_removes(observed)).collect();
+fn unclean(
+    withheld: &[(PolicyKey, Withheld)],
+    desired: &DesiredState,
+    observed: &ObservedState,
+) -> BTreeSet<RowId> {
+    let stale = withheld.iter().filter(|(_, w)| w.verb == Verb::Remove).map(|(key, _)| key.policy);
+    let ids: BTreeSet<_> = stale.collect();
     ids.into_iter().filter(|id| ladder::pending(*id, desired, observed)).map(Policy::rows_of).collect()
-}
-
-impl Difference<'_, Policy> {
-    /// Policies of which a removal waits. Removals are withheld by name; the few that are get matched
-    /// against the rows seen.
-    fn withheld_removes(&self, observed: &ObservedState) -> BTreeSet<crate::state::PolicyId> {
-        let names: HashSet<&RowId> = self.withheld.iter().filter(|w| w.verb == Verb::Remove).map(|w| &w.id).collect();
-        if names.is_empty() {
-            return BTreeSet::new();
-        }
-        observed.state.policies.keys().filter(|key| names.contains(&Policy::id(key))).map(|key| key.policy).collect()
-    }
 }

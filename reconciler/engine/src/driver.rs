@@ -84,10 +84,13 @@ impl fmt::Display for DriverError {
 
 impl std::error::Error for DriverError {}
 
+/// Rows with their keys.
+pub type Rows<R> = Vec<(<R as Resource>::Key, <R as Resource>::Row)>;
+
 /// Reads and writes rows of one kind.
 pub trait Driver<R: Resource> {
     /// The rows that are ours within the scope. An error leaves the kind unread: it gets no steps.
-    fn observe(&mut self, scope: &Scope<R::Key>) -> Result<Vec<(R::Key, R::Row)>, DriverError>;
+    fn observe(&mut self, scope: &Scope<R::Key>) -> Result<Rows<R>, DriverError>;
 
     /// Carries out the steps in order, as many at once as the kernel can take; one result per step.
     fn apply(&mut self, steps: &[Step<R>]) -> Vec<Result<(), DriverError>>;

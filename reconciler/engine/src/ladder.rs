@@ -30,8 +30,8 @@ use crate::driver::Step;
 use crate::order::{Gate, Stage};
 use crate::plan::{Phase, StepList};
 use crate::state::{
-    DesiredState, Direction, IdentityId, Kind, ObservedState, OriginId, Policy, PolicyId, PolicyKey, PolicyRow,
-    Protocol, Table,
+    DesiredState, Direction, IdentityId, Kind, ObservedState, OriginId, Policy, PolicyId, PolicyKey,
+    PolicyRow, Protocol, Table,
 };
 use cilium_abi::policy::{ALLOW, DENY};
 use std::collections::{BTreeMap, BTreeSet};
@@ -56,9 +56,12 @@ impl Place {
     fn stage(self) -> Stage {
         let rank = self as u8;
         match self {
-            Self::Prepare | Self::Tighten | Self::TightenL3 | Self::Switch | Self::LoosenL3 | Self::Loosen => {
-                Stage::ensure(Kind::Policy).rank(rank)
-            }
+            Self::Prepare
+            | Self::Tighten
+            | Self::TightenL3
+            | Self::Switch
+            | Self::LoosenL3
+            | Self::Loosen => Stage::ensure(Kind::Policy).rank(rank),
             Self::Close => Stage::before(Kind::EndpointConfig),
             Self::Open | Self::Clean | Self::Discard => Stage::remove(Kind::Policy).rank(rank),
         }
@@ -143,8 +146,11 @@ pub(crate) fn phases(
         let edits = ladders.entry(ladder_of(edit.0.key())).or_default();
         if is_l3(edit.0.key()) { edits.l3 = Some(edit) } else { edits.below.push(edit) }
     }
-    let general: BTreeSet<(PolicyId, Direction)> =
-        ladders.keys().filter(|(.., peer)| peer.0 == 0).map(|(policy, direction, _)| (*policy, *direction)).collect();
+    let general: BTreeSet<(PolicyId, Direction)> = ladders
+        .keys()
+        .filter(|(.., peer)| peer.0 == 0)
+        .map(|(policy, direction, _)| (*policy, *direction))
+        .collect();
 
     let mut places: BTreeMap<Place, StepList<Policy>> = BTreeMap::new();
     for ((policy, direction, peer), edits) in ladders {
@@ -188,7 +194,8 @@ impl Ladder<'_> {
         };
         let (old, new) = (seen.map_or(0, |row| row.lengths), after.map_or(0, |row| row.lengths));
         if let Some((step, origin)) = edits.l3 {
-            let effect = Effect::of(seen, step.want()).and(self.exposed(new & !old)).and(self.hidden(old & !new));
+            let effect =
+                Effect::of(seen, step.want()).and(self.exposed(new & !old)).and(self.hidden(old & !new));
             put(self.l3_place(&step, effect), (step, origin));
         }
         for (step, origin) in edits.below {
@@ -237,7 +244,8 @@ impl Ladder<'_> {
 
     /// What rows do that come into sight with these lengths.
     fn exposed(&self, lengths: u32) -> Effect {
-        self.below(self.want, lengths).fold(Effect::default(), |sum, row| sum.and(Effect::of(None, Some(row))))
+        self.below(self.want, lengths)
+            .fold(Effect::default(), |sum, row| sum.and(Effect::of(None, Some(row))))
     }
 
     /// What rows do that go out of sight with these lengths. An allow among them has gone before, if it

@@ -5,15 +5,22 @@
 //! [`compile::compile`], which leads from one to the other; [`diff::diff`] makes the plan.
 #![forbid(unsafe_code)]
 
+mod again;
+pub mod check;
+pub mod compile;
 pub mod config;
-pub mod driver;
-pub mod problem;
-pub mod state;
-pub mod world;
 pub mod diff;
+pub mod driver;
+#[cfg(any(test, feature = "fake"))]
+pub mod fake;
+pub mod history;
 mod ladder;
-pub mod order;
-pub mod plan;
 pub mod lines;
+pub mod order;
+pub mod pace;
+pub mod plan;
+pub mod problem;
 pub mod realise;
 pub mod scope;
+pub mod state;
+pub mod world;

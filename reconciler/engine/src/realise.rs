@@ -174,7 +174,9 @@ impl<'a> Run<'a> {
                     let outcome = match results.next() {
                         Some(Ok(())) => Outcome::Done,
                         Some(Err(error)) => Outcome::Failed(error),
-                        None => Outcome::Failed(DriverError::new(format!("no result for {}", R::id(step.key())))),
+                        None => {
+                            Outcome::Failed(DriverError::new(format!("no result for {}", R::id(step.key()))))
+                        }
                     };
                     self.note(step, outcome);
                 }

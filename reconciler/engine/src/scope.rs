@@ -68,9 +68,13 @@ macro_rules! scopes {
                 scopes
             }
 
-            /// Looks at a whole kind too.
+            /// Looks at a whole kind too, and at the kinds whose rows may need its rows: a row goes only
+            /// when those that might need it have been looked at.
             pub fn add(&mut self, kind: Kind) {
                 match kind { $(Kind::$resource => self.$field = Scope::All,)* }
+                $(if crate::state::$resource::NEEDS.contains(&kind) {
+                    self.add(Kind::$resource);
+                })*
             }
 
             /// Looks at what another scope looks at too.
@@ -91,7 +95,8 @@ impl Scopes {
     /// Edits of a policy are ordered by what stands beside them: the rows of their ladder, the L3 row for
     /// every peer, and the policy's digest.
     fn whole_ladders(&mut self, before: &State, now: &State) {
-        let (Scope::Keys(policies), Scope::Keys(digests)) = (&mut self.policies, &mut self.policy_digests) else {
+        let (Scope::Keys(policies), Scope::Keys(digests)) = (&mut self.policies, &mut self.policy_digests)
+        else {
             return;
         };
         let l3 = |key: &PolicyKey| PolicyKey { proto: Protocol(0), port: 0, port_len: 0, ..*key };

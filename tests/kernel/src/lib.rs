@@ -4,6 +4,7 @@
 //! fails. Root is needed.
 
 pub mod cluster;
+pub mod l1;
 pub mod netns;
 pub mod probe;
 

@@ -1,6 +1,7 @@
 //! The agent's socket: status, views, events, and CNI requests.
 
 use super::shared::{CniCall, Shared};
+use anyhow::{Context, Result};
 use axum::body::{Body, Bytes};
 use axum::extract::{DefaultBodyLimit, State};
 use axum::http::{StatusCode, header};
@@ -9,7 +10,43 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use cilium_cni::error::{CniError, DECODING_FAILURE, NOT_AVAILABLE};
 use cilium_cni::wire::{Answer, MAX_MESSAGE, PATH, Request};
+use cilium_engine::config::Config;
+use std::future::{Future, IntoFuture};
 use std::sync::Arc;
+use tokio::net::{TcpListener, UnixListener};
+use tokio::task::JoinHandle;
+
+/// Binds `cilium.sock` and the metrics address, and serves both until the process ends.
+///
+/// # Errors
+/// An address cannot be bound.
+pub async fn listen(config: &Config, shared: Arc<Shared>) -> Result<Vec<JoinHandle<()>>> {
+    let socket = config.paths.run_dir.join(cilium_cni::wire::SOCKET);
+    // The writer lock is held: a socket that is there is a dead agent's.
+    match std::fs::remove_file(&socket) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+            return Err(e).with_context(|| format!("remove the old {}", socket.display()));
+        }
+        _ => {}
+    }
+    let unix = UnixListener::bind(&socket).with_context(|| format!("listen on {}", socket.display()))?;
+    std::fs::set_permissions(&socket, std::os::unix::fs::PermissionsExt::from_mode(0o660))
+        .with_context(|| format!("set the mode of {}", socket.display()))?;
+    let mut servers = vec![serve("socket", axum::serve(unix, router(shared.clone())).into_future())];
+    if let Some(listen) = &config.metrics.listen {
+        let tcp = TcpListener::bind(listen).await.with_context(|| format!("listen on {listen} ([metrics] listen)"))?;
+        servers.push(serve("metrics", axum::serve(tcp, metrics_router(shared)).into_future()));
+    }
+    Ok(servers)
+}
+
+fn serve(name: &'static str, server: impl Future<Output = std::io::Result<()>> + Send + 'static) -> JoinHandle<()> {
+    tokio::spawn(async move {
+        if let Err(e) = server.await {
+            tracing::error!("{name} server ended: {e}");
+        }
+    })
+}
 
 /// Routes on `cilium.sock`.
 pub fn router(shared: Arc<Shared>) -> Router {
@@ -40,7 +77,7 @@ async fn status(State(shared): State<Arc<Shared>>) -> Response {
 }
 
 async fn view(State(shared): State<Arc<Shared>>) -> Response {
-    ([(header::CONTENT_TYPE, "application/json")], shared.view_json()).into_response()
+    ([(header::CONTENT_TYPE, "application/json")], shared.view_json().to_string()).into_response()
 }
 
 async fn metrics(State(shared): State<Arc<Shared>>) -> Response {

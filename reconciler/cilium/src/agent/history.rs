@@ -1,7 +1,7 @@
 //! Past plans: one JSON line each in `state_dir/history/plans.jsonl`, the last thousand kept.
 
 use anyhow::{Context, Result};
-use serde::{Deserialize, Serialize};
+use cilium_engine::history::Record;
 use std::fs::{self, OpenOptions};
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
@@ -10,44 +10,6 @@ use std::path::{Path, PathBuf};
 const KEEP: usize = 1000;
 /// Lines are cut from the file when it holds this many.
 const ROTATE_AT: usize = 2 * KEEP;
-/// Steps recorded of one plan; the rest is counted.
-const MAX_STEPS: usize = 200;
-
-/// One plan that was carried out.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Record {
-    /// Seconds since the epoch.
-    pub time: u64,
-    /// What woke the pass.
-    pub woken_by: Vec<String>,
-    /// Steps as the plan prints them, with their outcome.
-    pub steps: Vec<RecordedStep>,
-    /// Steps beyond those listed.
-    #[serde(default)]
-    pub more: usize,
-}
-
-/// A step and what became of it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RecordedStep {
-    /// As the plan prints it.
-    pub step: String,
-    /// `done`, or why not.
-    pub outcome: String,
-}
-
-impl Record {
-    /// Cut to what is worth keeping.
-    #[must_use]
-    pub fn bounded(mut self) -> Self {
-        if self.steps.len() > MAX_STEPS {
-            self.more += self.steps.len() - MAX_STEPS;
-            self.steps.truncate(MAX_STEPS);
-        }
-        self
-    }
-}
-
 /// The file.
 #[derive(Debug)]
 pub struct History {
@@ -121,18 +83,30 @@ pub fn read(state_dir: &Path, last: usize) -> Result<Vec<Record>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use cilium_engine::plan::Totals;
 
     #[test]
     fn keeps_the_last_thousand_and_survives_a_torn_line() {
         let dir = tempfile::tempdir().unwrap();
         let mut history = History::open(dir.path());
-        for time in 0..2100 {
-            history.append(&Record { time, woken_by: vec![], steps: vec![], more: 0 }).unwrap();
+        for at_ms in 0..2100 {
+            let record = Record {
+                at_ms,
+                took_us: 0,
+                woken_by: vec![],
+                config: String::new(),
+                totals: Totals::default(),
+                failed: 0,
+                skipped: 0,
+                steps: vec![],
+                left_out: 0,
+            };
+            history.append(&record).unwrap();
         }
         let mut file = OpenOptions::new().append(true).open(dir.path().join("history/plans.jsonl")).unwrap();
-        file.write_all(b"{\"time\":").unwrap();
+        file.write_all(b"{\"at_ms\":").unwrap();
         let records = read(dir.path(), 50).unwrap();
-        assert_eq!(records.last().unwrap().time, 2099);
+        assert_eq!(records.last().unwrap().at_ms, 2099);
         assert_eq!(records.len(), 49);
         assert!(History::open(dir.path()).lines < 2000);
     }

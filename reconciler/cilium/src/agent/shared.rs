@@ -2,6 +2,7 @@
 
 use super::metrics::AgentMetrics;
 use super::status::Status;
+use cilium_engine::compile::View;
 use cilium_cni::wire::{Answer, Request};
 use std::sync::mpsc::{SendError, Sender};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -13,8 +14,8 @@ use tokio::sync::{broadcast, oneshot};
 pub enum Wake {
     /// Something in the manifest folder.
     Manifests,
-    /// Something the kernel told by netlink.
-    Kernel,
+    /// Something the kernel told by netlink: kinds to look at.
+    Kernel(Vec<cilium_engine::state::Kind>),
     /// A container runtime.
     Cni(CniCall),
     /// End after the current pass.
@@ -36,7 +37,8 @@ pub type EventLine = Arc<str>;
 /// Shared between the loop and the servers. The loop writes, once a pass; the servers read.
 pub struct Shared {
     status: RwLock<Arc<Status>>,
-    view: RwLock<Arc<cilium_engine::compile::View>>,
+    view: RwLock<Arc<View>>,
+    view_json: RwLock<Arc<str>>,
     wake: Mutex<Sender<Wake>>,
     /// Metrics of loop and datapath.
     pub metrics: AgentMetrics,
@@ -53,6 +55,7 @@ impl Shared {
         Self {
             status: RwLock::default(),
             view: RwLock::default(),
+            view_json: RwLock::new("{}".into()),
             wake: Mutex::new(wake),
             metrics,
             events: broadcast::channel(EVENT_BACKLOG).0,
@@ -65,19 +68,20 @@ impl Shared {
     }
 
     /// The view after the last pass.
-    pub fn view(&self) -> Arc<cilium_engine::compile::View> {
+    pub fn view(&self) -> Arc<View> {
         self.view.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// The view as JSON.
-    pub fn view_json(&self) -> String {
-        serde_json::to_string(&*self.view()).unwrap_or_else(|e| format!("{{\"error\":\"{e}\"}}"))
+    pub fn view_json(&self) -> Arc<str> {
+        self.view_json.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Publishes what a pass found.
-    pub fn publish(&self, status: Status, view: Arc<cilium_engine::compile::View>) {
+    pub fn publish(&self, status: Status, view: Arc<View>, view_json: String) {
         *self.status.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(status);
         *self.view.write().unwrap_or_else(PoisonError::into_inner) = view;
+        *self.view_json.write().unwrap_or_else(PoisonError::into_inner) = view_json.into();
     }
 
     /// Wakes the loop.

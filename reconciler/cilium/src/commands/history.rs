@@ -14,13 +14,13 @@ pub(super) fn run(loaded: &Loaded, args: &HistoryArgs) -> Result<ExitCode> {
     print(args.form, &records, || {
         let mut text = String::new();
         for record in &records {
-            let _ = writeln!(text, "{} woken by {}", utc(record.time), record.woken_by.join(", "));
-            for step in &record.steps {
-                let outcome = if step.outcome == "done" { String::new() } else { format!("  [{}]", step.outcome) };
-                let _ = writeln!(text, "  {}{outcome}", step.step);
+            let woken = record.woken_by.join(", ");
+            let _ = writeln!(text, "{} woken by {woken}, {} µs", utc(record.at_ms / 1000), record.took_us);
+            for entry in &record.steps {
+                let _ = writeln!(text, "  {entry}");
             }
-            if record.more > 0 {
-                let _ = writeln!(text, "  … and {} more", record.more);
+            if record.left_out > 0 {
+                let _ = writeln!(text, "  and {} more", record.left_out);
             }
         }
         text

@@ -9,7 +9,7 @@ use super::site::{Family, Site};
 use crate::state::{
     Endpoint, EndpointConfig, EndpointConfigRow, EndpointId, EndpointKey, EndpointRow, LINK_ALIAS_PREFIX, Link,
     LinkKind, LinkName, LinkRow, LinkUp, Origin, POD_LINK_PREFIX, PodInterface, PodInterfaceRow, PolicyId, Present,
-    SetId, Source, SourceSet,
+    SetId,
 };
 use crate::world::{EndpointRecord, World};
 use ipnet::IpNet;
@@ -66,34 +66,25 @@ pub(super) fn compile(
     enforced: &BTreeMap<u16, Enforced>,
     rows: &mut Rows,
 ) {
-    let synced = |sources: &[Source]| world.synced.contains(SourceSet::of(sources));
     for (record, ipv4, ipv6) in records(world, site, rows) {
         let why = rows.why(&record.origin());
         let link = LinkName(record.link.clone());
         let (identity, _) = identities.endpoints[&record.id];
         rows.put::<Link>(link.clone(), link_row(record, site), why);
         rows.put::<LinkUp>(link.clone(), Present, why);
-        // Gateways and programs depend on what the node is; until that is known, what stands, stays.
-        if synced(&[Source::Nodes]) {
-            rows.put::<PodInterface>(link.clone(), interface_row(record, ipv4, ipv6, site), why);
-            attach(&link, &Hooked::POD, set, why, rows);
+        rows.put::<PodInterface>(link.clone(), interface_row(record, ipv4, ipv6, site), why);
+        attach(&link, &Hooked::POD, set, why, rows);
+        for addr in ipv4.into_iter().chain(ipv6) {
+            let row = EndpointRow::Pod {
+                link: link.clone(),
+                endpoint: EndpointId(record.id),
+                identity,
+                mac: record.mac,
+                node_mac: record.node_mac,
+            };
+            rows.put::<Endpoint>(EndpointKey(addr), row, why);
         }
-        // The same for who it is, and what it may do.
-        if synced(&[Source::Policies]) {
-            for addr in ipv4.into_iter().chain(ipv6) {
-                let row = EndpointRow::Pod {
-                    link: link.clone(),
-                    endpoint: EndpointId(record.id),
-                    identity,
-                    mac: record.mac,
-                    node_mac: record.node_mac,
-                };
-                rows.put::<Endpoint>(EndpointKey(addr), row, why);
-            }
-        }
-        if synced(&[Source::Policies, Source::Identities])
-            && let Some(enforced) = enforced.get(&record.id)
-        {
+        if let Some(enforced) = enforced.get(&record.id) {
             let row = EndpointConfigRow {
                 endpoint: EndpointId(record.id),
                 identity,

@@ -25,9 +25,16 @@ fn mac(site: &Site, link: &str) -> Mac {
     Mac([a & 0xfc | 0x02, b, c, d, e, f])
 }
 
-/// Rows that need only the configuration and the host.
-pub(super) fn links(site: &Site, config: &Config, rows: &mut Rows) {
+/// Writes the rows.
+pub(super) fn compile(site: &Site, config: &Config, rows: &mut Rows) {
     sysctls(site, rows);
+    links(site, config, rows);
+    addresses(site, rows);
+    devices(site, rows);
+    routes(site, config, rows);
+}
+
+fn links(site: &Site, config: &Config, rows: &mut Rows) {
     let why = rows.why(&config_origin("routing"));
     let mut link = |name: &str, kind: LinkKind, mac: Option<Mac>| {
         let row = LinkRow { kind, mac, mtu: site.mtu, alias: format!("{LINK_ALIAS_PREFIX}{name}") };
@@ -47,10 +54,7 @@ pub(super) fn links(site: &Site, config: &Config, rows: &mut Rows) {
     rows.put::<Runtime>(Only, runtime, why);
 }
 
-/// Rows that need to know the nodes.
-pub(super) fn places(site: &Site, config: &Config, rows: &mut Rows) {
-    addresses(site, rows);
-    devices(site, rows);
+fn routes(site: &Site, config: &Config, rows: &mut Rows) {
     let why = rows.why(&site.origin);
     for cidr in &site.pod_cidrs {
         // On link: whoever asks for a pod on cilium_host is answered by the program there.

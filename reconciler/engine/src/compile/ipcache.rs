@@ -5,7 +5,7 @@
 use super::identity::Identities;
 use super::rows::Rows;
 use super::site::{Family, Site};
-use crate::state::{IdentityId, Ipcache, IpcacheKey, IpcacheRow, Origin, Source};
+use crate::state::{IdentityId, Ipcache, IpcacheKey, IpcacheRow, Origin};
 use crate::world::World;
 use cilium_abi::identity;
 use cilium_abi::ipcache::FLAG_IN_CLUSTER;
@@ -46,12 +46,9 @@ pub(super) fn compile(world: &World, site: &Site, identities: &Identities, rows:
     for addr in &site.own {
         addresses.claim(*addr, identity::HOST, None, &site.origin);
     }
-    // Without the pods' objects their identities are not known: rows that stand, stay.
-    if world.synced.contains(crate::state::SourceSet::of(&[Source::Policies])) {
-        for (id, record) in &world.endpoints {
-            for addr in record.ipv4.iter().chain(&record.ipv6) {
-                addresses.claim(*addr, identities.endpoints[id].0.0, None, &record.origin());
-            }
+    for (id, record) in &world.endpoints {
+        for addr in record.ipv4.iter().chain(&record.ipv6) {
+            addresses.claim(*addr, identities.endpoints[id].0.0, None, &record.origin());
         }
     }
     for node in &site.neighbours {

@@ -50,6 +50,10 @@ impl Resource for Ipcache {
     fn requires(_: &IpcacheKey, row: &IpcacheRow) -> Vec<RowId> {
         vec![Policy::rows_about(row.identity)]
     }
+    /// An identity is made of the pod's and the namespace's labels.
+    fn settled_by(_: &IpcacheKey, _: &IpcacheRow) -> SourceSet {
+        SourceSet::of(&[Source::Nodes, Source::Policies])
+    }
     fn sources(_: &IpcacheKey, _: &IpcacheRow) -> SourceSet {
         SourceSet::of(&[Source::Endpoints, Source::Nodes, Source::Policies, Source::Identities])
     }
@@ -114,10 +118,17 @@ impl Resource for Endpoint {
             EndpointRow::Pod { link, .. } => vec![super::Link::id(link)],
         }
     }
+    fn settled_by(_: &EndpointKey, row: &EndpointRow) -> SourceSet {
+        match row {
+            EndpointRow::Host { .. } => SourceSet::default(),
+            EndpointRow::Pod { .. } => SourceSet::of(&[Source::Policies]),
+        }
+    }
     fn sources(_: &EndpointKey, row: &EndpointRow) -> SourceSet {
         match row {
             EndpointRow::Host { .. } => SourceSet::of(&[Source::Config, Source::Nodes]),
-            EndpointRow::Pod { .. } => SourceSet::of(&[Source::Endpoints]),
+            // Its identity is made of the pod's and the namespace's labels.
+            EndpointRow::Pod { .. } => SourceSet::of(&[Source::Endpoints, Source::Policies]),
         }
     }
 }
@@ -182,7 +193,8 @@ impl Resource for EndpointConfig {
         let open = cilium_abi::endpoint::CONFIG_OPEN_INGRESS | cilium_abi::endpoint::CONFIG_OPEN_EGRESS;
         if row.policy.0 == 0 && row.flags & open == 0 { SourceSet::default() } else { POLICY_SOURCES }
     }
+    /// Which policy it names depends on all that policies depend on.
     fn sources(_: &LinkName, _: &EndpointConfigRow) -> SourceSet {
-        SourceSet::of(&[Source::Endpoints])
+        SourceSet::of(&[Source::Endpoints, Source::Policies, Source::Identities])
     }
 }

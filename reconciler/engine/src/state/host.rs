@@ -200,8 +200,12 @@ impl Resource for PodInterface {
     fn requires(key: &LinkName, _: &PodInterfaceRow) -> Vec<RowId> {
         vec![Link::id(key)]
     }
+    /// The gateways are the router's addresses, which the node's object may give.
+    fn settled_by(_: &LinkName, _: &PodInterfaceRow) -> SourceSet {
+        SourceSet::of(&[Source::Nodes])
+    }
     fn sources(_: &LinkName, _: &PodInterfaceRow) -> SourceSet {
-        SourceSet::of(&[Source::Endpoints])
+        SourceSet::of(&[Source::Endpoints, Source::Nodes])
     }
 }
 
@@ -241,6 +245,9 @@ impl Resource for Address {
     type Row = Present;
     fn requires(key: &AddressKey, _: &Present) -> Vec<RowId> {
         vec![Link::id(&key.link)]
+    }
+    fn settled_by(_: &AddressKey, _: &Present) -> SourceSet {
+        SourceSet::of(&[Source::Nodes])
     }
     fn sources(_: &AddressKey, _: &Present) -> SourceSet {
         SourceSet::of(&[Source::Config, Source::Nodes])
@@ -365,7 +372,11 @@ impl Resource for File {
     const KIND: Kind = Kind::File;
     type Key = FileKey;
     type Row = FileRow;
+    /// Others act on what stands in it.
+    fn settled_by(_: &FileKey, _: &FileRow) -> SourceSet {
+        SourceSet::of(&[Source::Nodes, Source::Policies])
+    }
     fn sources(_: &FileKey, _: &FileRow) -> SourceSet {
-        SourceSet::of(&[Source::Config, Source::Endpoints, Source::Nodes])
+        SourceSet::of(&[Source::Config, Source::Endpoints, Source::Nodes, Source::Policies, Source::Identities])
     }
 }

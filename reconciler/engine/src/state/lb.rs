@@ -4,6 +4,9 @@ use super::{BackendId, Kind, ListId, Protocol, Resource, RevNatId, RowId, Source
 use std::fmt;
 use std::net::IpAddr;
 
+/// Backends of Services without EndpointSlices are pods, here and elsewhere.
+const LB_SOURCES: SourceSet = SourceSet::of(&[Source::Services, Source::Endpoints, Source::Identities]);
+
 /// A backend of services.
 #[derive(Clone, Debug)]
 pub struct Backend;
@@ -33,7 +36,7 @@ impl Resource for Backend {
     type Key = BackendId;
     type Row = BackendRow;
     fn sources(_: &BackendId, _: &BackendRow) -> SourceSet {
-        SourceSet::of(&[Source::Services])
+        LB_SOURCES
     }
 }
 
@@ -61,7 +64,7 @@ impl Resource for RevNat {
     type Key = RevNatId;
     type Row = RevNatRow;
     fn sources(_: &RevNatId, _: &RevNatRow) -> SourceSet {
-        SourceSet::of(&[Source::Services])
+        LB_SOURCES
     }
 }
 
@@ -93,7 +96,7 @@ impl Resource for Slot {
         vec![Backend::id(row)]
     }
     fn sources(_: &SlotKey, _: &BackendId) -> SourceSet {
-        SourceSet::of(&[Source::Services])
+        LB_SOURCES
     }
 }
 
@@ -151,9 +154,9 @@ impl Resource for Frontend {
         needs
     }
     fn settled_by(_: &FrontendKey, _: &FrontendRow) -> SourceSet {
-        SourceSet::of(&[Source::Services])
+        LB_SOURCES
     }
     fn sources(_: &FrontendKey, _: &FrontendRow) -> SourceSet {
-        SourceSet::of(&[Source::Services])
+        LB_SOURCES
     }
 }

@@ -92,8 +92,12 @@ impl Resource for ProgramSet {
     fn satisfied(_: &ProgramSetRow, seen: &ProgramSetRow) -> bool {
         !matches!(seen, ProgramSetRow::Broken)
     }
+    /// The constants name the router, which the node's object may give.
+    fn settled_by(_: &SetId, _: &ProgramSetRow) -> SourceSet {
+        SourceSet::of(&[Source::Nodes])
+    }
     fn sources(_: &SetId, _: &ProgramSetRow) -> SourceSet {
-        SourceSet::of(&[Source::Config])
+        SourceSet::of(&[Source::Config, Source::Nodes])
     }
 }
 
@@ -178,11 +182,14 @@ impl Resource for Attachment {
         }
         needs
     }
+    fn settled_by(_: &AttachmentKey, _: &AttachmentRow) -> SourceSet {
+        SourceSet::of(&[Source::Nodes])
+    }
     fn sources(key: &AttachmentKey, _: &AttachmentRow) -> SourceSet {
         if key.link.0.starts_with(super::POD_LINK_PREFIX) {
-            SourceSet::of(&[Source::Endpoints])
+            SourceSet::of(&[Source::Endpoints, Source::Nodes])
         } else {
-            SourceSet::of(&[Source::Config])
+            SourceSet::of(&[Source::Config, Source::Nodes])
         }
     }
 }
@@ -267,6 +274,6 @@ impl Resource for Device {
     type Key = LinkName;
     type Row = DeviceRow;
     fn sources(_: &LinkName, _: &DeviceRow) -> SourceSet {
-        SourceSet::of(&[Source::Config])
+        SourceSet::of(&[Source::Config, Source::Nodes])
     }
 }

@@ -8,10 +8,13 @@
 //! reading only, without an agent: [`dump`], [`counters`], [`programs`], [`events`]; [`gc`] sweeps
 //! what the programs themselves write.
 
+mod attach;
 mod fault;
 mod ifname;
+mod object;
 mod pins;
 mod rows;
+mod set;
 mod shape;
 mod sys;
 mod table;
@@ -21,6 +24,7 @@ use cilium_abi::maps;
 use cilium_engine::driver::{Driver, DriverError, Scope, Step};
 use cilium_engine::state;
 use fault::fault;
+pub use object::object_digest;
 use pins::Pins;
 use std::path::Path;
 use table::Table;
@@ -29,8 +33,9 @@ use table::Table;
 #[derive(Debug)]
 pub struct Bpf {
     pins: Pins,
-    #[expect(dead_code, reason = "x")]
     mode: AttachMode,
+    /// This kernel has TCX.
+    tcx: bool,
 }
 
 impl Bpf {
@@ -45,7 +50,7 @@ impl Bpf {
             return Err(DriverError::new(format!("{} is not on a mounted bpffs", bpf_dir.display()))
                 .hint("mount -t bpf bpf /sys/fs/bpf, or set paths.bpf_dir to a directory on one"));
         }
-        Ok(Self { pins: Pins { root: bpf_dir.to_path_buf() }, mode })
+        Ok(Self { pins: Pins { root: bpf_dir.to_path_buf() }, mode, tcx: attach::has_tcx() })
     }
 
     /// To be called once when an agent starts, before its first pass: identities that connections
@@ -96,14 +101,14 @@ macro_rules! in_kernel {
                 scope: &Scope<<state::$resource as state::Resource>::Key>,
             ) -> Result<Vec<(<state::$resource as state::Resource>::Key, <state::$resource as state::Resource>::Row)>, DriverError>
             {
-                self.bpf.observe(scope)
+                Driver::<state::$resource>::observe(&mut self.bpf, scope)
             }
             fn apply(&mut self, steps: &[Step<state::$resource>]) -> Vec<Result<(), DriverError>> {
-                self.bpf.apply(steps)
+                Driver::<state::$resource>::apply(&mut self.bpf, steps)
             }
         }
     )*};
 }
 in_kernel!(
-    BpfMap, Runtime, Device, Backend, RevNat, Slot, Frontend, IdentityDigest, Policy, PolicyDigest, Ipcache, Endpoint, EndpointConfig,
+    BpfMap, ProgramSet, Runtime, Device, Attachment, Backend, RevNat, Slot, Frontend, IdentityDigest, Policy, PolicyDigest, Ipcache, Endpoint, EndpointConfig,
 );

@@ -56,7 +56,9 @@ impl NetlinkError {
         let error = DriverError::new(format!("{operation}: {self}"));
         match self.errno() {
             Some(libc::EPERM | libc::EACCES) => error.hint("needs root, or CAP_NET_ADMIN"),
-            Some(libc::EOPNOTSUPP) => error.hint("this kernel lacks the feature; see the kernel configuration"),
+            Some(libc::EOPNOTSUPP) => {
+                error.hint("this kernel lacks the feature; see the kernel configuration")
+            }
             _ => error,
         }
     }

@@ -2,10 +2,10 @@
 
 #![forbid(unsafe_code)]
 
-use super::message::{MAIN_TABLE, RouteFilter, address, ask_address, ask_route, route_outputs};
-use super::ownership::{NameOf, is_ours, name_of};
-use super::socket::ENTRIES;
 use super::Net;
+use super::message::{MAIN_TABLE, RouteFilter, address, ask_address, ask_route, route_outputs};
+use super::ownership::is_ours;
+use super::socket::ENTRIES;
 use cilium_engine::driver::DriverError;
 use cilium_engine::state::Mac;
 use cilium_engine::world::{HostDevice, HostFacts};
@@ -17,6 +17,8 @@ use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 
+/// What the names of the node's own links begin with, those of other versions too.
+const OUR_PREFIX: &str = "cilium_";
 /// Changes with every boot.
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
@@ -38,7 +40,7 @@ impl Net {
         let defaults = self.default_outputs()?;
         let mut devices = Vec::new();
         for link in self.all_links()? {
-            let ours = name_of(&link.name) == NameOf::Node || is_ours(&link);
+            let ours = link.name.0.starts_with(OUR_PREFIX) || is_ours(&link);
             let Some(addresses) = addresses.remove(&link.index) else { continue };
             if ours || link.flags.contains(LinkFlags::Loopback) {
                 continue;
@@ -52,8 +54,9 @@ impl Net {
             });
         }
         devices.sort_by(|a, b| a.name.cmp(&b.name));
-        let boot_id = fs::read_to_string(BOOT_ID)
-            .map_err(|error| DriverError::new(format!("read {BOOT_ID}: {error}")).hint("is /proc mounted?"))?;
+        let boot_id = fs::read_to_string(BOOT_ID).map_err(|error| {
+            DriverError::new(format!("read {BOOT_ID}: {error}")).hint("is /proc mounted?")
+        })?;
         Ok(HostFacts { devices, object_digest: String::new(), boot_id: boot_id.trim().to_owned() })
     }
 
@@ -62,7 +65,8 @@ impl Net {
         let mut outputs = BTreeSet::new();
         for family in [AddressFamily::Inet, AddressFamily::Inet6] {
             let question = RouteNetlinkMessage::GetRoute(ask_route(family, RouteFilter::Main));
-            let routes = self.netlink.dump(&question, ENTRIES).map_err(|error| error.during("read routes"))?;
+            let routes =
+                self.netlink.dump(&question, ENTRIES).map_err(|error| error.during("read routes"))?;
             for message in &routes {
                 let RouteNetlinkMessage::NewRoute(route) = message else { continue };
                 let table = route.attributes.iter().find_map(|attribute| match attribute {

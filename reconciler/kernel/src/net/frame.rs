@@ -54,7 +54,9 @@ impl Frame<'_> {
             let echoed = match done {
                 Ending::Dump => 0,
                 Ending::Request if self.flags & NLM_F_CAPPED != 0 => HEADER,
-                Ending::Request => word(self.body, 4).and_then(|n| usize::try_from(n).ok()).map_or(HEADER, align),
+                Ending::Request => {
+                    word(self.body, 4).and_then(|n| usize::try_from(n).ok()).map_or(HEADER, align)
+                }
             };
             words = self.body.get(4 + echoed..).map(text).unwrap_or_default();
         }

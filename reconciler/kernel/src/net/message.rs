@@ -9,7 +9,8 @@ use netlink_packet_route::address::{
     AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, AddressScope,
 };
 use netlink_packet_route::link::{
-    InfoData, InfoKind, InfoVxlan, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkLayerType, LinkMessage,
+    InfoData, InfoKind, InfoVxlan, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkLayerType,
+    LinkMessage,
 };
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteMetric, RouteProtocol, RouteScope, RouteType,
@@ -127,7 +128,8 @@ pub(super) fn link(message: RouteNetlinkMessage) -> Option<SeenLink> {
 }
 
 fn external_port(data: &[InfoVxlan]) -> Option<u16> {
-    let external = data.contains(&InfoVxlan::CollectMetadata(true)) && !data.contains(&InfoVxlan::Learning(true));
+    let external =
+        data.contains(&InfoVxlan::CollectMetadata(true)) && !data.contains(&InfoVxlan::Learning(true));
     data.iter().find_map(|info| match info {
         InfoVxlan::Port(port) if external => Some(*port),
         _ => None,
@@ -174,7 +176,9 @@ pub(super) fn route(message: RouteNetlinkMessage) -> Option<SeenRoute> {
     for attribute in message.attributes {
         match attribute {
             RouteAttribute::Table(table) => seen.table = table,
-            RouteAttribute::Destination(dst) => seen.dst = IpNet::new(ip(dst)?, header.destination_prefix_length).ok()?,
+            RouteAttribute::Destination(dst) => {
+                seen.dst = IpNet::new(ip(dst)?, header.destination_prefix_length).ok()?
+            }
             RouteAttribute::Oif(index) => seen.link = index,
             RouteAttribute::Gateway(via) => seen.via = ip(via),
             RouteAttribute::PrefSource(src) => seen.src = ip(src),
@@ -314,7 +318,11 @@ pub(super) fn route_message(route: &SeenRoute, next_hop: NextHop) -> RouteMessag
     header.table = u8::try_from(route.table).unwrap_or(252);
     header.protocol = RouteProtocol::from(route.protocol);
     header.kind = RouteType::Unicast;
-    header.scope = if route.via.is_none() && route.dst.addr().is_ipv4() { RouteScope::Link } else { RouteScope::Universe };
+    header.scope = if route.via.is_none() && route.dst.addr().is_ipv4() {
+        RouteScope::Link
+    } else {
+        RouteScope::Universe
+    };
     if route.via.is_some() && next_hop == NextHop::OnLink {
         header.flags = RouteFlags::Onlink;
     }

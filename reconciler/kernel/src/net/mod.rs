@@ -42,6 +42,7 @@ use std::path::PathBuf;
 pub struct Net {
     netlink: Netlink,
     places: Places,
+    sysctls: sysctl::Watched,
 }
 
 impl Net {
@@ -51,7 +52,7 @@ impl Net {
     /// The socket could not be opened.
     pub fn open() -> Result<Self, DriverError> {
         let netlink = Netlink::open().map_err(|error| error.during("open a netlink socket"))?;
-        Ok(Self { netlink, places: Places::default() })
+        Ok(Self { netlink, places: Places::default(), sysctls: sysctl::Watched::default() })
     }
 
     /// Says where pods' network namespaces are, by the name of their link on the host. Only a hint where to

@@ -25,7 +25,10 @@ impl Driver<Route> for Net {
             let key = RouteKey { table: seen.table, dst: seen.dst };
             let Some(link) = links.name(seen.link) else { continue };
             if within(scope, &key) {
-                rows.push((key, RouteRow { link: link.clone(), via: seen.via, src: seen.src, mtu: seen.mtu }));
+                rows.push((
+                    key,
+                    RouteRow { link: link.clone(), via: seen.via, src: seen.src, mtu: seen.mtu },
+                ));
             }
         }
         Ok(rows)
@@ -106,7 +109,10 @@ impl Net {
 }
 
 fn message(key: &RouteKey, row: &RouteRow, links: &LinkTable) -> Option<RouteNetlinkMessage> {
-    Some(RouteNetlinkMessage::NewRoute(route_message(&seen(key, row, links.index(&row.link)?), next_hop(&row.link))))
+    Some(RouteNetlinkMessage::NewRoute(route_message(
+        &seen(key, row, links.index(&row.link)?),
+        next_hop(&row.link),
+    )))
 }
 
 /// Our own links have host prefixes only: there a next hop is on the link by definition.

@@ -10,8 +10,8 @@ use super::error::NetlinkError;
 use super::frame::{Ending, Frame, frames};
 use super::sys;
 use netlink_packet_core::{
-    NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkDeserializable, NetlinkHeader, NetlinkMessage,
-    NetlinkPayload,
+    NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkDeserializable, NetlinkHeader,
+    NetlinkMessage, NetlinkPayload,
 };
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
@@ -136,7 +136,9 @@ impl Netlink {
                 if frame.kind == NLMSG_ERROR {
                     return match ended(&frame, Ending::Request) {
                         Ok(()) => Ok(found),
-                        Err(error) if matches!(error.errno(), Some(libc::ENODEV | libc::ENOENT | libc::ESRCH)) => {
+                        Err(error)
+                            if matches!(error.errno(), Some(libc::ENODEV | libc::ENOENT | libc::ESRCH)) =>
+                        {
                             Ok(None)
                         }
                         Err(error) => Err(error),
@@ -158,8 +160,17 @@ impl Netlink {
             match self.dump_once(message.clone(), limit) {
                 Ok(Some(entries)) => return Ok(entries),
                 Ok(None) => last = NetlinkError::Restless(REPEATS),
-                Err(NetlinkError::Overrun) => last = NetlinkError::Overrun,
-                Err(error) => return Err(error),
+                // A routing table that nobody has used yet.
+                Err(error) if error.errno() == Some(libc::ENOENT) => return Ok(Vec::new()),
+                Err(NetlinkError::Overrun) => {
+                    self.abandon()?;
+                    last = NetlinkError::Overrun;
+                }
+                Err(error @ NetlinkError::Refused { .. }) => return Err(error),
+                Err(error) => {
+                    self.abandon()?;
+                    return Err(error);
+                }
             }
         }
         Err(last)
@@ -177,6 +188,7 @@ impl Netlink {
         let deadline = Instant::now() + DEADLINE;
         let mut entries = Vec::new();
         let mut interrupted = false;
+        let mut too_many = false;
         loop {
             self.receive(deadline)?;
             for frame in frames(&self.buffer) {
@@ -195,27 +207,22 @@ impl Netlink {
                         ended(&frame, Ending::Request)?;
                         return Err(NetlinkError::Malformed);
                     }
-                    _ if entries.len() >= limit => {
-                        self.abandon()?;
-                        return Err(NetlinkError::TooMany(limit));
-                    }
+                    _ if entries.len() >= limit => too_many = true,
                     _ => entries.extend(decode(&frame)),
                 }
+            }
+            if too_many {
+                return Err(NetlinkError::TooMany(limit));
             }
         }
     }
 
     /// Leaves a dump in the middle: the rest of it would stand in the way of the next one (`EBUSY`).
     fn abandon(&mut self) -> Result<(), NetlinkError> {
-        *self = Self::open_like(self)?;
+        let sequence = self.sequence;
+        *self = Self::open()?;
+        self.sequence = sequence;
         Ok(())
-    }
-
-    /// A fresh socket in this thread's namespace, counting on from where the old one was.
-    fn open_like(old: &Self) -> Result<Self, NetlinkError> {
-        let mut fresh = Self::open()?;
-        fresh.sequence = old.sequence;
-        Ok(fresh)
     }
 
     fn write(&mut self, out: &mut Vec<u8>, message: RouteNetlinkMessage, flags: u16) {
@@ -252,7 +259,9 @@ impl Netlink {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     return Err(NetlinkError::Silent(PATIENCE.as_secs()));
                 }
-                Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => return Err(NetlinkError::Overrun),
+                Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {
+                    return Err(NetlinkError::Overrun);
+                }
                 Err(error) => return Err(error.into()),
             }
         }

@@ -2,34 +2,59 @@
 
 #![forbid(unsafe_code)]
 
-use super::ownership::{NameOf, is_ours, name_of};
 use super::{Net, each};
+use crate::file;
 use cilium_engine::driver::{Driver, DriverError, Scope, Step};
-use cilium_engine::state::{Sysctl, SysctlKey};
+use cilium_engine::state::{FileRow, Sysctl, SysctlKey};
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{self, Read};
 use std::path::{Component, Path, PathBuf};
 
-/// Every parameter this project sets; `*` stands for each of the node's own links.
+/// Every parameter this project sets.
 pub const SYSCTLS: &[&str] = &[
-    "net.ipv4.conf.all.forwarding",
-    "net.ipv6.conf.all.forwarding",
+    "net.ipv4.ip_forward",
     "net.ipv4.conf.all.rp_filter",
-    "net.ipv4.conf.*.forwarding",
-    "net.ipv4.conf.*.rp_filter",
-    "net.ipv4.conf.*.accept_local",
-    "net.ipv4.conf.*.send_redirects",
-    "net.ipv6.conf.*.forwarding",
+    "net.ipv4.conf.default.rp_filter",
+    "net.ipv6.conf.all.forwarding",
 ];
 
 /// Longest value read, in bytes.
 const LONGEST: u64 = 4096;
+/// Longest record read, in bytes.
+const LONGEST_RECORD: u64 = 1 << 16;
+
+/// Which parameters are looked at, and where is written what they were before.
+#[derive(Debug)]
+pub(super) struct Watched {
+    keys: BTreeSet<SysctlKey>,
+    record: Option<PathBuf>,
+}
+
+impl Default for Watched {
+    fn default() -> Self {
+        Self { keys: SYSCTLS.iter().map(|key| SysctlKey((*key).to_owned())).collect(), record: None }
+    }
+}
+
+impl Net {
+    /// Says which parameters a whole read returns, besides those in the record, and where the record is.
+    ///
+    /// A parameter exists whether anybody wants it or not, so "all that are ours" needs telling: those wanted
+    /// now, and those that were changed by us once and not given back. Without a call: [`SYSCTLS`], and
+    /// nothing can be given back.
+    pub fn watch_sysctls(&mut self, keys: BTreeSet<SysctlKey>, record: PathBuf) {
+        self.sysctls = Watched { keys, record: Some(record) };
+    }
+}
 
 impl Driver<Sysctl> for Net {
     fn observe(&mut self, scope: &Scope<SysctlKey>) -> Result<Vec<(SysctlKey, String)>, DriverError> {
-        let keys: Vec<SysctlKey> = match scope {
-            Scope::Keys(keys) => keys.iter().cloned().collect(),
-            Scope::All => self.listed()?,
+        let keys: BTreeSet<SysctlKey> = match scope {
+            Scope::Keys(keys) => keys.clone(),
+            Scope::All => {
+                self.sysctls.recorded()?.into_keys().chain(self.sysctls.keys.iter().cloned()).collect()
+            }
         };
         let mut rows = Vec::with_capacity(keys.len());
         for key in keys {
@@ -42,31 +67,58 @@ impl Driver<Sysctl> for Net {
         Ok(rows)
     }
 
-    /// A parameter cannot be removed: what it was before is not known here.
+    /// To remove a parameter is to give back what it was before us; without a record: to leave it.
     fn apply(&mut self, steps: &[Step<Sysctl>]) -> Vec<Result<(), DriverError>> {
         each(steps, |step| match step {
-            Step::Create { key, row } | Step::Update { key, row, .. } => write(key, row),
-            Step::Remove { .. } => Ok(()),
+            Step::Create { key, row } | Step::Update { key, row, .. } => {
+                self.sysctls.remember(key)?;
+                write(key, row)
+            }
+            Step::Remove { key, .. } => self.sysctls.give_back(key),
         })
     }
 }
 
-impl Net {
-    fn listed(&mut self) -> Result<Vec<SysctlKey>, DriverError> {
-        let mut links = self.all_links()?;
-        links.retain(|link| name_of(&link.name) == NameOf::Node && is_ours(link));
-        let mut keys = Vec::new();
-        for pattern in SYSCTLS {
-            match pattern.split_once('*') {
-                None => keys.push(SysctlKey((*pattern).to_owned())),
-                Some((before, after)) => {
-                    keys.extend(links.iter().map(|link| {
-                        SysctlKey(format!("{before}{}{after}", link.name.0.replace('.', "/")))
-                    }));
-                }
-            }
+impl Watched {
+    /// Values before us, as `key = value` lines; others are passed over.
+    fn recorded(&self) -> Result<BTreeMap<SysctlKey, String>, DriverError> {
+        let Some(record) = &self.record else { return Ok(BTreeMap::new()) };
+        let mut text = String::new();
+        match fs::File::open(record).and_then(|file| file.take(LONGEST_RECORD).read_to_string(&mut text)) {
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(DriverError::new(format!("read {}: {error}", record.display()))),
         }
-        Ok(keys)
+        let lines = text.lines().filter_map(|line| line.split_once(" = "));
+        Ok(lines.map(|(key, value)| (SysctlKey(key.to_owned()), value.to_owned())).collect())
+    }
+
+    fn save(&self, recorded: &BTreeMap<SysctlKey, String>) -> Result<(), DriverError> {
+        let Some(record) = &self.record else { return Ok(()) };
+        let content = recorded.iter().map(|(key, value)| format!("{key} = {value}\n")).collect();
+        file::write(record, &FileRow { content, mode: 0o600 })
+            .map_err(|error| DriverError::new(format!("write {}: {error}", record.display())))
+    }
+
+    /// Before the first change of ours. The first value recorded stays.
+    fn remember(&self, key: &SysctlKey) -> Result<(), DriverError> {
+        let mut recorded = self.recorded()?;
+        if self.record.is_none() || recorded.contains_key(key) {
+            return Ok(());
+        }
+        // A parameter that cannot be read cannot be written either: that error is the one to report.
+        let Ok(value) = read(&path(key)?) else { return Ok(()) };
+        recorded.insert(key.clone(), value);
+        self.save(&recorded)
+    }
+
+    fn give_back(&self, key: &SysctlKey) -> Result<(), DriverError> {
+        let mut recorded = self.recorded()?;
+        let Some(value) = recorded.remove(key) else { return Ok(()) };
+        if path(key)?.exists() {
+            write(key, &value)?;
+        }
+        self.save(&recorded)
     }
 }
 
@@ -75,7 +127,9 @@ fn write(key: &SysctlKey, value: &str) -> Result<(), DriverError> {
     fs::write(&path, value).map_err(|error| {
         let failed = DriverError::new(format!("set sysctl {key} to {value}: {error}"));
         match error.kind() {
-            io::ErrorKind::NotFound => failed.hint("the interface does not exist, or this kernel lacks the parameter"),
+            io::ErrorKind::NotFound => {
+                failed.hint("the interface does not exist, or this kernel lacks the parameter")
+            }
             io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
                 failed.hint("/proc/sys must be writable; in a container: mount it so")
             }

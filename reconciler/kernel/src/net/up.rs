@@ -25,7 +25,9 @@ impl Driver<LinkUp> for Net {
             };
             let Some(link) = self.link_named(name)? else {
                 return match admin {
-                    Admin::Up => Err(DriverError::new(format!("bring up {name}: there is no such interface"))),
+                    Admin::Up => {
+                        Err(DriverError::new(format!("bring up {name}: there is no such interface")))
+                    }
                     Admin::Down => Ok(()),
                 };
             };

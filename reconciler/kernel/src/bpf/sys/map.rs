@@ -114,10 +114,6 @@ impl MapFd {
         &self.fd
     }
 
-    pub(crate) fn into_fd(self) -> OwnedFd {
-        self.fd
-    }
-
     pub(crate) fn key_size(&self) -> usize {
         self.info.key_size as usize
     }

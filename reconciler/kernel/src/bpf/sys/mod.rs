@@ -12,7 +12,7 @@ mod object;
 
 pub(crate) use interface::{index_of, interfaces, name_of};
 pub(crate) use link::{AttachType, Attached, Linked, load_drop_guard};
-pub(crate) use map::{BatchEnd, Cursor, MapFd, Shape};
+pub(crate) use map::{BatchEnd, ENOTSUPP, MapFd, Shape};
 pub(crate) use object::{LinkInfo, MapInfo, ObjectKind, ProgInfo, Pinned, ProgFd, is_bpffs, open_pin, pin};
 
 use std::io;

@@ -1,0 +1,124 @@
+//! The reader of the ring buffer: names every event with the view and hands it to the monitors.
+
+use super::shared::Shared;
+use cilium_engine::compile::View;
+use cilium_engine::config::Config;
+use cilium_engine::state::{Cookie, IdentityId};
+use cilium_flows::Names;
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// How long to wait for the ring buffer to appear, and for events to come.
+const PATIENCE: Duration = Duration::from_millis(500);
+
+/// Starts the reader; it ends with the process.
+pub fn start(config: &Config, shared: &Arc<Shared>) {
+    let (bpf_dir, shared) = (config.paths.bpf_dir.to_path_buf(), shared.clone());
+    let started = std::thread::Builder::new().name("events".into()).spawn(move || read(&bpf_dir, &shared));
+    if let Err(e) = started {
+        tracing::error!("no events will be shown: {e}");
+    }
+}
+
+fn read(bpf_dir: &PathBuf, shared: &Shared) {
+    let mut warned = false;
+    loop {
+        match cilium_kernel::bpf::events::Events::open(bpf_dir) {
+            Ok(mut events) => {
+                // The map may be replaced (another size): open it anew now and then.
+                for _ in 0..60 {
+                    let names = Named::new(shared.view());
+                    let boot = boot_time();
+                    events.wait(PATIENCE);
+                    events.drain(|event| {
+                        if shared.events.receiver_count() == 0 {
+                            return;
+                        }
+                        if let Some(named) = cilium_flows::name(&event, &names, boot)
+                            && let Ok(json) = serde_json::to_string(&named)
+                        {
+                            // No receiver any more: that is nobody's loss.
+                            let _ = shared.events.send((json + "\n").into());
+                        }
+                    });
+                }
+            }
+            Err(e) => {
+                if !warned {
+                    tracing::debug!("ring buffer: {e}");
+                    warned = true;
+                }
+                std::thread::sleep(PATIENCE);
+            }
+        }
+    }
+}
+
+/// When this host booted, nanoseconds since the epoch: what monotonic event times count from.
+fn boot_time() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let mut up = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the pointer is valid for the one struct that the call writes.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut up) };
+    let up = Duration::new(u64::try_from(up.tv_sec).unwrap_or(0), u32::try_from(up.tv_nsec).unwrap_or(0));
+    u64::try_from(now.saturating_sub(up).as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// The view, indexed by address.
+struct Named {
+    view: Arc<View>,
+    by_address: HashMap<IpAddr, String>,
+}
+
+impl Named {
+    fn new(view: Arc<View>) -> Self {
+        let mut by_address = HashMap::new();
+        for (net, address) in &view.addresses {
+            if net.prefix_len() == net.max_prefix_len()
+                && let Some(("Pod" | "CiliumEndpoint", name)) = address.origin.object.split_once(' ')
+            {
+                by_address.insert(net.addr(), name.to_owned());
+            }
+        }
+        for endpoint in view.endpoints.values() {
+            let name = endpoint.pod.as_ref().map_or_else(|| endpoint.container_id.clone(), ToString::to_string);
+            for ip in endpoint.ipv4.iter().chain(&endpoint.ipv6) {
+                by_address.insert(*ip, name.clone());
+            }
+        }
+        for node in &view.nodes {
+            for ip in node.addresses.iter().chain(&node.routers) {
+                by_address.entry(*ip).or_insert_with(|| node.name.clone());
+            }
+        }
+        Self { view, by_address }
+    }
+}
+
+impl Names for Named {
+    fn name_of(&self, addr: IpAddr) -> Option<String> {
+        self.by_address.get(&addr).cloned()
+    }
+
+    fn labels_of(&self, identity: u32) -> Option<String> {
+        self.view.identities.get(&IdentityId(identity)).map(|i| i.labels.to_string())
+    }
+
+    fn rule_of(&self, cookie: u32) -> Option<String> {
+        self.view.rules.get(&Cookie(cookie)).map(|rule| rule.origin.to_string())
+    }
+
+    fn interface_of(&self, ifindex: u32) -> Option<String> {
+        let mut name = [0; libc::IF_NAMESIZE];
+        // SAFETY: the buffer has the size the call demands.
+        let found = unsafe { libc::if_indextoname(ifindex, name.as_mut_ptr()) };
+        if found.is_null() {
+            return None;
+        }
+        let bytes: Vec<u8> = name.iter().take_while(|b| **b != 0).map(|b| *b as u8).collect();
+        String::from_utf8(bytes).ok()
+    }
+}

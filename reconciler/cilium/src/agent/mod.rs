@@ -1,0 +1,27 @@
+//! The agent: the loop on a thread of its own, servers and wakers around it.
+//!
+//! ```text
+//! inotify ─┐                       ┌─▶ status, view, metrics ─▶ cilium.sock, [metrics] listen
+//! netlink ─┼─ Wake ─▶ loop thread ─┤
+//! CNI ─────┘        (Reconciler)   └─▶ Kernel (drivers)
+//! ring buffer ─▶ events thread ─▶ named with the view ─▶ monitors
+//! ```
+
+mod api;
+mod attachments;
+mod events;
+mod gc;
+pub mod history;
+mod lock;
+mod metrics;
+mod originals;
+pub mod pass;
+mod run;
+mod shared;
+pub mod status;
+mod view;
+mod wakers;
+
+pub use lock::WriterLock;
+pub use originals::Originals;
+pub use run::run;

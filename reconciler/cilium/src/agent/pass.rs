@@ -1,0 +1,444 @@
+//! One pass: read the sources, compile, read the host, compare, write, look again.
+//!
+//! Used by the agent's loop and, once, by `apply`, `plan` and `destroy`. Owned by one thread; no lock is
+//! held across a pass. Everything in [`Memo`] may be dropped between two passes: it only says where to look.
+
+use super::history::History;
+use super::originals::Originals;
+use super::status::{FailedRow, PassSummary, StageTimes};
+use anyhow::{Context, Result};
+use cilium_engine::compile::{Compiled, IdBook, View, compile};
+use cilium_engine::config::{Attach, Config};
+use cilium_engine::diff::diff;
+use cilium_engine::driver::Scope;
+use cilium_engine::history::{Circumstances, Record};
+use cilium_engine::pace::Pace;
+use cilium_engine::plan::Plan;
+use cilium_engine::problem::Problem;
+use cilium_engine::realise::{Outcome, Report, observe, realise};
+use cilium_engine::scope::Scopes;
+use cilium_engine::state::{DesiredState, Kind, ObservedState, RowId, Source, SourceSet, State};
+use cilium_engine::world::World;
+use cilium_kernel::{AttachMode, Kernel, KernelPaths};
+use cilium_sources::config::Loaded;
+use cilium_sources::folder::ManifestFolder;
+use cilium_sources::records::Records;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+/// How much of the host a pass reads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Looking {
+    /// All rows of all kinds.
+    AtEverything,
+    /// Rows whose wish changed, rows that failed, and these kinds.
+    AtChanges(BTreeSet<Kind>),
+}
+
+/// What the last pass left for the next: hints only.
+#[derive(Default)]
+struct Memo {
+    wanted: Option<State>,
+    book: Option<IdBook>,
+}
+
+/// What a pass would do.
+pub struct Thought {
+    /// The rows wanted.
+    pub desired: DesiredState,
+    /// The rows seen.
+    pub observed: ObservedState,
+    /// The difference.
+    pub plan: Plan,
+    /// What is wrong with objects.
+    pub problems: Vec<Problem>,
+    book: IdBook,
+    view: View,
+    rows_read: usize,
+    micros: StageTimes,
+}
+
+/// What a pass did.
+pub struct Done {
+    /// What was to be done.
+    pub plan: Plan,
+    /// Steps carried out.
+    pub done: usize,
+    /// Rows not as wanted, with the reason.
+    pub failures: Vec<(RowId, String)>,
+    /// What is wrong with objects.
+    pub problems: Vec<Problem>,
+    /// Kinds that could not be read.
+    pub unread: Vec<FailedRow>,
+    /// What people are shown.
+    pub view: View,
+    /// Rows wanted, by kind.
+    pub wanted: Vec<(Kind, usize)>,
+    /// Steps that repaired what others had changed: found and repaired, by kind.
+    pub drift: BTreeMap<Kind, (u64, u64)>,
+    /// All sources have synced.
+    pub synced: bool,
+    /// Nothing was left to do when the pass looked again.
+    pub in_sync: bool,
+    /// In short.
+    pub summary: PassSummary,
+    /// Every step with its outcome.
+    pub report: Report,
+}
+
+/// Sources and host of one node.
+pub struct Reconciler {
+    /// The configuration in force.
+    pub loaded: Loaded,
+    /// The host.
+    pub kernel: Kernel,
+    /// This node's CNI attachments.
+    pub records: Records,
+    folder: ManifestFolder,
+    originals: Originals,
+    history: History,
+    memo: Memo,
+    pace: Pace,
+    began: Instant,
+}
+
+impl Reconciler {
+    /// Opens sources and host; changes nothing.
+    ///
+    /// # Errors
+    /// The host cannot be read at all, or the records cannot.
+    pub fn open(loaded: Loaded) -> Result<Self> {
+        Self::open_with_manifests(loaded, None)
+    }
+
+    /// The same, with the manifests from another folder.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn open_with_manifests(loaded: Loaded, manifests: Option<&Path>) -> Result<Self> {
+        let config = &loaded.config;
+        let kernel = Kernel::open(
+            KernelPaths {
+                bpf_dir: config.paths.bpf_dir.to_path_buf(),
+                publish_dir: config.source.manifests.publish.as_ref().map(|p| p.to_path_buf()),
+                cni_conf_dir: config.paths.cni_conf_dir.as_ref().map(|p| p.to_path_buf()),
+                node_name: config.node.name.clone(),
+            },
+            match config.datapath.attach {
+                Attach::Auto => AttachMode::Auto,
+                Attach::Tcx => AttachMode::Tcx,
+                Attach::Clsact => AttachMode::Clsact,
+            },
+        )
+        .context("open the host's drivers")?;
+        let folder = open_folder(config, manifests);
+        let records = Records::open(&config.paths.run_dir, &config.paths.state_dir, &cilium_kernel::boot_id());
+        Ok(Self {
+            originals: Originals::open(&config.paths.state_dir)?,
+            history: History::open(&config.paths.state_dir),
+            memo: Memo::default(),
+            pace: Pace::default(),
+            began: Instant::now(),
+            folder,
+            records,
+            kernel,
+            loaded,
+        })
+    }
+
+    /// What the next pass would do, reading everything.
+    ///
+    /// # Errors
+    /// The host's facts cannot be read.
+    pub fn think(&mut self) -> Result<Thought> {
+        self.look(&Looking::AtEverything)
+    }
+
+    fn look(&mut self, looking: &Looking) -> Result<Thought> {
+        let mut micros = StageTimes::default();
+        let mut clock = Stopwatch::start();
+        let world = self.world()?;
+        micros.sources = clock.lap();
+        let whole = *looking == Looking::AtEverything || self.memo.wanted.is_none() || self.memo.book.is_none();
+        let config = &self.loaded.config;
+        let (compiled, observed);
+        if whole {
+            let mut scopes = Scopes::all();
+            // Sysctls are looked at by name: those nobody wants are not ours to judge.
+            scopes.sysctls = Scope::Keys(BTreeSet::new());
+            let mut seen = observe(&mut self.kernel, &scopes);
+            micros.observe = clock.lap();
+            compiled = compile(&world, config, &IdBook::adopt(&seen.state));
+            micros.compile = clock.lap();
+            let mut sysctls = Scopes::none();
+            sysctls.sysctls = Scope::Keys(compiled.desired.state.sysctls.keys().cloned().collect());
+            let more = observe(&mut self.kernel, &sysctls);
+            seen.state.sysctls = more.state.sysctls;
+            seen.coverage.sysctls = more.coverage.sysctls;
+            observed = seen;
+            micros.observe += clock.lap();
+        } else {
+            let book = self.memo.book.take().unwrap_or_default();
+            compiled = compile(&world, config, &book);
+            micros.compile = clock.lap();
+            let before = self.memo.wanted.take().unwrap_or_default();
+            let mut scopes = Scopes::between(&before, &compiled.desired.state);
+            self.memo.wanted = Some(before);
+            if let Looking::AtChanges(kinds) = looking {
+                kinds.iter().for_each(|kind| scopes.add(*kind));
+            }
+            self.pace.later(Duration::ZERO).iter().for_each(|row| scopes.add(row.kind));
+            scopes.sysctls = Scope::Keys(compiled.desired.state.sysctls.keys().cloned().collect());
+            observed = observe(&mut self.kernel, &scopes);
+            micros.observe = clock.lap();
+        }
+        let plan = diff(&compiled.desired, &observed);
+        micros.diff = clock.lap();
+        let Compiled { desired, problems, book, view } = compiled;
+        Ok(Thought { rows_read: observed.state.len(), desired, observed, plan, problems, book, view, micros })
+    }
+
+    fn world(&mut self) -> Result<World> {
+        let mut facts = self.kernel.facts().context("read the host's devices")?;
+        facts.boot_id = cilium_kernel::boot_id();
+        let snapshot = self.folder.scan(self.began.elapsed());
+        let places = self.records.all().map(|r| (r.link.as_str().into(), r.netns.clone())).collect();
+        self.kernel.net.place(places);
+        Ok(cilium_sources::world::assemble(&snapshot, &self.records, facts, &self.loaded.config))
+    }
+
+    /// One pass.
+    ///
+    /// # Errors
+    /// The host's facts cannot be read; nothing was written.
+    pub fn pass(&mut self, woken_by: &[String], looking: Looking) -> Result<Done> {
+        let clock = Instant::now();
+        let started = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
+        let thought = self.look(&looking)?;
+        self.originals.remember(&thought.desired.state, &thought.observed)?;
+        let full = looking == Looking::AtEverything || self.memo.wanted.is_none();
+        let drifted = self.drifted(&thought);
+        let now = self.began.elapsed();
+        let later = self.pace.later(now);
+        let mut stage = Stopwatch::start();
+        let report = realise(&thought.plan, &mut self.kernel, &later, &mut |progress| {
+            tracing::trace!(?progress, "apply");
+            ControlFlow::Continue(())
+        });
+        let mut micros = thought.micros;
+        micros.apply = stage.lap();
+        self.pace.learn(&report, now, chance);
+        let in_sync = self.settled_after(&thought, &report);
+        micros.total = u64::try_from(clock.elapsed().as_micros()).unwrap_or(u64::MAX);
+        let failures = failures(&report);
+        let mut drift: BTreeMap<Kind, (u64, u64)> = BTreeMap::new();
+        for id in &drifted {
+            let counts = drift.entry(id.kind).or_default();
+            counts.0 += 1;
+            counts.1 += u64::from(report.outcomes.get(id) == Some(&Outcome::Done));
+        }
+        let summary = PassSummary {
+            woken_by: woken_by.to_vec(),
+            started,
+            micros,
+            rows_read: thought.rows_read,
+            rows_wanted: thought.desired.state.len(),
+            steps: thought.plan.len(),
+            failed: failures.len(),
+            drift: drifted.len(),
+            full,
+        };
+        self.record(&thought.plan, &report, &summary);
+        let unread = thought.plan.unread.iter();
+        let done = Done {
+            done: report.done(),
+            failures,
+            unread: unread.map(|(kind, e)| FailedRow { row: kind.to_string(), reason: e.to_string() }).collect(),
+            wanted: Kind::ALL.iter().map(|kind| (*kind, thought.desired.state.count(*kind))).collect(),
+            synced: thought.desired.synced.contains(SourceSet::ALL),
+            in_sync,
+            drift,
+            summary,
+            report,
+            plan: thought.plan,
+            problems: thought.problems,
+            view: thought.view,
+        };
+        self.memo = Memo { wanted: Some(thought.desired.state), book: Some(thought.book) };
+        Ok(done)
+    }
+
+    /// Forgets what the last pass left; the next one reads everything.
+    pub fn forget(&mut self) {
+        self.memo = Memo::default();
+    }
+
+    /// When the next try of a failed row is due.
+    pub fn next_try(&self) -> Option<Duration> {
+        self.pace.next(self.began.elapsed())
+    }
+
+    /// Rows in the plan though nobody's wish for them changed since the last pass.
+    fn drifted(&self, thought: &Thought) -> Vec<RowId> {
+        let Some(before) = &self.memo.wanted else { return Vec::new() };
+        let changed = Scopes::between(before, &thought.desired.state);
+        let failing = self.pace.later(Duration::ZERO);
+        thought.plan.changed_by_others(&changed).into_iter().filter(|id| !failing.contains(id)).collect()
+    }
+
+    /// Looks again at what was written; whether nothing is left to do.
+    fn settled_after(&mut self, thought: &Thought, report: &Report) -> bool {
+        if thought.plan.is_empty() {
+            return thought.plan.is_settled();
+        }
+        if !report.is_clean() {
+            return false;
+        }
+        let again = observe(&mut self.kernel, &thought.plan.scopes());
+        diff(&thought.desired, &again).is_empty() && thought.plan.unread.is_empty()
+    }
+
+    fn record(&mut self, plan: &Plan, report: &Report, summary: &PassSummary) {
+        let circumstances = Circumstances {
+            at_ms: summary.started * 1000,
+            took_us: summary.micros.apply,
+            woken_by: summary.woken_by.clone(),
+            config: self.loaded.config.hash().to_string(),
+        };
+        if let Some(record) = Record::of(plan, report, circumstances)
+            && let Err(e) = self.history.append(&record)
+        {
+            tracing::warn!("history: {e:#}");
+        }
+    }
+
+    /// How many pods are attached.
+    pub fn attached_pods(&self) -> usize {
+        self.records.all().count()
+    }
+
+    /// What [`Self::destroy`] would do.
+    ///
+    /// # Errors
+    /// The host cannot be read.
+    pub fn plan_destruction(&mut self) -> Result<Plan> {
+        Ok(self.destruction().1)
+    }
+
+    fn destruction(&mut self) -> (DesiredState, Plan) {
+        let mut desired = DesiredState { synced: SourceSet::ALL, ..DesiredState::default() };
+        for (key, value) in self.originals.rows() {
+            desired.state.sysctls.insert(key, value, cilium_engine::state::OriginId::default());
+        }
+        let mut scopes = Scopes::all();
+        scopes.sysctls = Scope::Keys(desired.state.sysctls.keys().cloned().collect());
+        let places = self.records.all().map(|r| (r.link.as_str().into(), r.netns.clone())).collect();
+        self.kernel.net.place(places);
+        let observed = observe(&mut self.kernel, &scopes);
+        let plan = diff(&desired, &observed);
+        (desired, plan)
+    }
+
+    /// Removes everything of ours, in passes, until nothing is left or nothing moves.
+    ///
+    /// # Errors
+    /// The record of sysctls cannot be removed.
+    pub fn destroy(mut self) -> Result<Destroyed> {
+        let mut first = None;
+        let mut failures = Vec::new();
+        for _ in 0..5 {
+            let (_, plan) = self.destruction();
+            if plan.is_empty() {
+                failures.clear();
+                break;
+            }
+            let report = realise(&plan, &mut self.kernel, &BTreeSet::new(), &mut |_| ControlFlow::Continue(()));
+            failures = self::failures(&report);
+            first.get_or_insert(plan);
+        }
+        self.kernel.bpf.remove_directories();
+        self.records.forget_all()?;
+        if failures.is_empty() {
+            self.originals.forget()?;
+        }
+        Ok(Destroyed { plan: first.unwrap_or_default(), failures })
+    }
+}
+
+/// What `destroy` did.
+pub struct Destroyed {
+    /// What was to be removed.
+    pub plan: Plan,
+    /// What could not be.
+    pub failures: Vec<(RowId, String)>,
+}
+
+/// Sources without a host: what `plan --against` and `--observed none` compile.
+pub struct Offline {
+    loaded: Loaded,
+    folder: ManifestFolder,
+}
+
+impl Offline {
+    /// Opens the sources; needs neither root nor a kernel.
+    ///
+    /// # Errors
+    /// None today; the folder is read when compiling.
+    pub fn open(loaded: &Loaded, manifests: Option<&Path>) -> Result<Self> {
+        Ok(Self { folder: open_folder(&loaded.config, manifests), loaded: loaded.clone() })
+    }
+
+    /// Compiles what the folder says. This host's devices and attachments are not looked at.
+    ///
+    /// # Errors
+    /// None today.
+    pub fn compile(&mut self) -> Result<Compiled> {
+        let snapshot = self.folder.scan(Duration::ZERO);
+        let config = &self.loaded.config;
+        let facts = cilium_engine::world::HostFacts {
+            object_digest: cilium_kernel::object_digest(),
+            ..cilium_engine::world::HostFacts::default()
+        };
+        let mut world = cilium_sources::world::assemble(&snapshot, &Records::empty(), facts, config);
+        world.synced = world.synced.with(Source::Endpoints).with(Source::Config);
+        Ok(compile(&world, config, &IdBook::default()))
+    }
+}
+
+fn open_folder(config: &Config, manifests: Option<&Path>) -> ManifestFolder {
+    let path = manifests.unwrap_or(&config.source.manifests.path);
+    ManifestFolder::open(path, &config.paths.state_dir, config)
+}
+
+fn failures(report: &Report) -> Vec<(RowId, String)> {
+    let rows = report.outcomes.iter();
+    rows.filter_map(|(id, outcome)| match outcome {
+        Outcome::Done => None,
+        Outcome::Failed(e) => Some((id.clone(), e.to_string())),
+        Outcome::Skipped { because } => Some((id.clone(), because.clone())),
+    })
+    .collect()
+}
+
+/// Jitter for retries, from 0 to 1; nothing depends on its quality.
+fn chance() -> f64 {
+    use std::hash::{BuildHasher, RandomState};
+    f64::from(RandomState::new().hash_one(0) as u32) / f64::from(u32::MAX)
+}
+
+struct Stopwatch(Instant);
+
+impl Stopwatch {
+    fn start() -> Self {
+        Self(Instant::now())
+    }
+    /// Microseconds since the last lap.
+    fn lap(&mut self) -> u64 {
+        let now = Instant::now();
+        let lap = now.duration_since(self.0);
+        self.0 = now;
+        u64::try_from(lap.as_micros()).unwrap_or(u64::MAX)
+    }
+}

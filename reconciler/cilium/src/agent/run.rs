@@ -1,0 +1,314 @@
+//! The agent's life: open, loop, servers, end. The datapath stays when it ends.
+
+use super::attachments::Attachments;
+use super::metrics::{AgentMetrics, KindLabel, SeverityLabel, StageLabel, StepLabel, TriggerLabel};
+use super::pass::{Done, Looking, Reconciler};
+use super::shared::{Shared, Wake};
+use super::status::{FailedRow, KindStatus, Status};
+use super::{WriterLock, api, events, gc, view, wakers};
+use anyhow::{Context, Result};
+use cilium_engine::plan::Verb;
+use cilium_engine::problem::Severity;
+use cilium_engine::realise::Outcome;
+use cilium_engine::state::Kind;
+use cilium_sources::config::{Loaded, file_digest};
+use std::collections::{BTreeMap, BTreeSet};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::time::{Duration, Instant};
+
+/// `cilium agent`.
+///
+/// # Errors
+/// The lock is held by another, or the host or the sockets cannot be opened.
+pub fn run(loaded: Loaded) -> Result<ExitCode> {
+    init_log();
+    let lock = WriterLock::take(&loaded.config.paths.run_dir)?;
+    let (wake, woken) = channel();
+    let shared = Arc::new(Shared::new(wake, AgentMetrics::default()));
+    let reconciler = Reconciler::open(loaded)?;
+    let config = reconciler.loaded.config.clone();
+    tracing::info!(node = %config.node.name, digest = %config.hash(), "cilium agent starts");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("start the runtime")?;
+    let servers = runtime.block_on(api::listen(&config, shared.clone()))?;
+    let _wakers = wakers::start(&config, &shared)?;
+    events::start(&config, &shared);
+    let looping = std::thread::Builder::new()
+        .name("reconciler".into())
+        .spawn({
+            let shared = shared.clone();
+            move || Loop::new(reconciler, shared).run(&woken)
+        })
+        .context("start the loop")?;
+    runtime.block_on(async {
+        wakers::terminated().await?;
+        tracing::info!("cilium agent ends; the datapath stays");
+        anyhow::Ok(())
+    })?;
+    // The loop ends after the pass it is in; if it is gone already, there is nothing to tell.
+    let _ = shared.wake(Wake::Stop);
+    let ended = looping.join();
+    drop(servers);
+    drop(lock);
+    ended.map_err(|_| anyhow::anyhow!("the loop panicked"))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn init_log() {
+    use tracing_subscriber::EnvFilter;
+    let filter = EnvFilter::try_from_env("CILIUM_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let colours = std::io::IsTerminal::is_terminal(&std::io::stderr());
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours).init();
+}
+
+/// What woke a pass, taken together.
+#[derive(Default)]
+struct Woken {
+    by: BTreeSet<&'static str>,
+    kinds: BTreeSet<Kind>,
+    cni: Vec<super::shared::CniCall>,
+    stop: bool,
+}
+
+impl Woken {
+    fn add(&mut self, wake: Wake) {
+        match wake {
+            Wake::Manifests => {
+                self.by.insert("manifests");
+            }
+            Wake::Kernel(kinds) => {
+                self.by.insert("netlink");
+                self.kinds.extend(kinds);
+            }
+            Wake::Cni(call) => {
+                self.by.insert("cni");
+                self.cni.push(call);
+            }
+            Wake::Stop => self.stop = true,
+        }
+    }
+
+    /// A container runtime waits, or the end does: no time to gather more.
+    fn urgent(&self) -> bool {
+        !self.cni.is_empty() || self.stop
+    }
+}
+
+struct Loop {
+    reconciler: Reconciler,
+    shared: Arc<Shared>,
+    attachments: Attachments,
+    collector: gc::Collector,
+    drift: BTreeMap<Kind, (u64, u64)>,
+    passes: u64,
+    next_full: Instant,
+    in_sync: bool,
+}
+
+/// A full read costs its period at least this many times its own duration.
+const FULL_READ_SHARE: u32 = 200;
+/// How soon a pass that ended with work left is followed by another.
+const AGAIN: Duration = Duration::from_millis(50);
+
+impl Loop {
+    fn new(reconciler: Reconciler, shared: Arc<Shared>) -> Self {
+        let collector = gc::Collector::new(reconciler.loaded.config.bpf.ct_gc_interval.duration());
+        Self {
+            attachments: Attachments::default(),
+            collector,
+            drift: BTreeMap::new(),
+            passes: 0,
+            next_full: Instant::now(),
+            in_sync: false,
+            reconciler,
+            shared,
+        }
+    }
+
+    fn run(mut self, woken: &Receiver<Wake>) {
+        self.attachments.bury(&mut self.reconciler.records, &self.reconciler.loaded.config);
+        self.pass(Woken { by: ["start"].into(), ..Woken::default() });
+        loop {
+            let Some(wakes) = self.wait(woken) else { return };
+            if wakes.stop {
+                return;
+            }
+            self.pass(wakes);
+            self.collector.run_if_due(&mut self.reconciler.kernel, &self.shared.metrics);
+        }
+    }
+
+    /// Waits for a reason to look; gathers what comes within the debounce time.
+    fn wait(&mut self, woken: &Receiver<Wake>) -> Option<Woken> {
+        let mut wakes = Woken::default();
+        let mut patience = self.next_full.saturating_duration_since(Instant::now());
+        let mut reason = "period";
+        let retry = self.reconciler.next_try().or((!self.in_sync).then_some(AGAIN));
+        if let Some(retry) = retry.filter(|retry| *retry < patience) {
+            (patience, reason) = (retry, "retry");
+        }
+        match woken.recv_timeout(patience) {
+            Ok(wake) => wakes.add(wake),
+            Err(RecvTimeoutError::Timeout) => {
+                wakes.by.insert(reason);
+                return Some(wakes);
+            }
+            Err(RecvTimeoutError::Disconnected) => return None,
+        }
+        let debounce = self.reconciler.loaded.config.reconciler.debounce.duration();
+        let until = Instant::now() + debounce;
+        while !wakes.urgent() {
+            match woken.recv_timeout(until.saturating_duration_since(Instant::now())) {
+                Ok(wake) => wakes.add(wake),
+                Err(_) => break,
+            }
+        }
+        while let Ok(wake) = woken.try_recv() {
+            wakes.add(wake);
+        }
+        Some(wakes)
+    }
+
+    fn pass(&mut self, wakes: Woken) {
+        let waiting =
+            self.attachments.change_records(wakes.cni, &mut self.reconciler.records, &self.reconciler.loaded.config);
+        let full = Instant::now() >= self.next_full || self.passes == 0;
+        let looking = if full { Looking::AtEverything } else { Looking::AtChanges(wakes.kinds) };
+        let by: Vec<String> = wakes.by.iter().map(|&by| by.to_owned()).collect();
+        let done = match self.reconciler.pass(&by, looking) {
+            Ok(done) => done,
+            Err(e) => {
+                tracing::error!("pass failed, nothing was changed: {e:#}");
+                self.in_sync = false;
+                self.reconciler.forget();
+                self.attachments.answer_failed(waiting, &format!("{e:#}"));
+                return;
+            }
+        };
+        if full {
+            let took = Duration::from_micros(done.summary.micros.total);
+            let period = self.reconciler.loaded.config.reconciler.full_read.duration();
+            self.next_full = Instant::now() + period.max(took * FULL_READ_SHARE);
+        }
+        if !done.unread.is_empty() {
+            // A kind that could not be read: look at everything soon, not at the next period.
+            self.next_full = self.next_full.min(Instant::now() + Duration::from_secs(1));
+        }
+        self.passes += 1;
+        self.in_sync = done.in_sync;
+        self.tell(&done);
+        let undone = self.attachments.answer(waiting, &done, &mut self.reconciler.records, &self.reconciler.loaded.config);
+        if undone {
+            self.in_sync = false;
+        }
+    }
+
+    /// Log, metrics, status and view of a pass.
+    fn tell(&mut self, done: &Done) {
+        let s = &done.summary;
+        if s.steps > 0 || !done.failures.is_empty() {
+            tracing::info!(
+                woken_by = %s.woken_by.join(","), steps = s.steps, failed = s.failed, drift = s.drift,
+                read = s.rows_read, micros = s.micros.total, in_sync = done.in_sync, "pass"
+            );
+        } else {
+            tracing::debug!(woken_by = %s.woken_by.join(","), read = s.rows_read, micros = s.micros.total, "pass");
+        }
+        for (row, reason) in done.failures.iter().take(20) {
+            tracing::warn!("{row}: {reason}");
+        }
+        let metrics = &self.shared.metrics;
+        for by in &s.woken_by {
+            metrics.passes.get_or_create(&TriggerLabel { trigger: by.clone() }).inc();
+        }
+        let m = s.micros;
+        for (stage, micros) in [
+            ("sources", m.sources),
+            ("compile", m.compile),
+            ("observe", m.observe),
+            ("diff", m.diff),
+            ("apply", m.apply),
+            ("total", m.total),
+        ] {
+            metrics.stage_seconds.get_or_create(&StageLabel { stage }).observe(micros as f64 / 1e6);
+        }
+        for line in done.plan.lines() {
+            let verb = match line.verb {
+                Verb::Create => "create",
+                Verb::Update => "update",
+                Verb::Remove => "remove",
+            };
+            let outcome = match done.report.outcomes.get(&line.id()) {
+                Some(Outcome::Done) => "done",
+                Some(Outcome::Failed(_)) => "failed",
+                Some(Outcome::Skipped { .. }) | None => "skipped",
+            };
+            metrics.steps.get_or_create(&StepLabel { kind: line.kind.name(), verb, outcome }).inc();
+        }
+        for (kind, (found, repaired)) in &done.drift {
+            metrics.drift_found.get_or_create(&KindLabel { kind: kind.name() }).inc_by(*found);
+            metrics.drift_repaired.get_or_create(&KindLabel { kind: kind.name() }).inc_by(*repaired);
+            let sums = self.drift.entry(*kind).or_default();
+            sums.0 += found;
+            sums.1 += repaired;
+            tracing::warn!(kind = kind.name(), found, repaired, "rows were changed by others");
+        }
+        for (kind, rows) in &done.wanted {
+            metrics.set_rows(*kind, *rows);
+        }
+        for (severity, name) in [(Severity::Warning, "warning"), (Severity::Error, "error")] {
+            let n = done.problems.iter().filter(|p| p.severity == severity).count();
+            metrics.problems.get_or_create(&SeverityLabel { severity: name }).set(n as i64);
+        }
+        metrics.endpoints.set(done.view.endpoints.len() as i64);
+        metrics.in_sync.set(i64::from(done.in_sync));
+        let before = self.shared.status();
+        for problem in done.problems.iter().filter(|p| !before.problems.contains(p)) {
+            tracing::warn!("{problem}");
+        }
+        self.publish(done);
+    }
+
+    fn publish(&self, done: &Done) {
+        let loaded = &self.reconciler.loaded;
+        let changed = match (&loaded.file, &loaded.file_hash) {
+            (Some(file), Some(hash)) => file_digest(file).map_or(true, |now| now != *hash),
+            _ => false,
+        };
+        self.shared.metrics.config_changed.set(i64::from(changed));
+        let failing: BTreeSet<String> = done
+            .failures
+            .iter()
+            .filter_map(|(id, _)| id.key.split(' ').next().map(str::to_owned))
+            .collect();
+        let status = Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            node: loaded.config.node.name.clone(),
+            in_sync: done.in_sync,
+            synced: done.synced,
+            config_digest: loaded.config.hash().to_string(),
+            config_changed_on_disk: changed,
+            last_pass: done.summary.clone(),
+            passes: self.passes,
+            kinds: done
+                .wanted
+                .iter()
+                .map(|(kind, wanted)| {
+                    let (drift_found, drift_repaired) = self.drift.get(kind).copied().unwrap_or_default();
+                    KindStatus { kind: kind.to_string(), wanted: *wanted, drift_found, drift_repaired }
+                })
+                .collect(),
+            failed: done
+                .failures
+                .iter()
+                .take(100)
+                .map(|(id, reason)| FailedRow { row: id.to_string(), reason: reason.clone() })
+                .collect(),
+            unread: done.unread.clone(),
+            problems: done.problems.clone(),
+        };
+        let json = view::render(&done.view, &failing).to_string();
+        self.shared.publish(status, Arc::new(done.view.clone()), json);
+    }
+}

@@ -1,0 +1,115 @@
+//! The view as JSON, with the field names that tools for Cilium read.
+
+use cilium_engine::compile::{EndpointView, ServiceView, View, ViewWay};
+use serde_json::{Value, json};
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+/// Everything, one array per list. Endpoints with a row among `failing` (interface names) are not ready.
+pub fn render(view: &View, failing: &BTreeSet<String>) -> Value {
+    json!({
+        "node": view.node,
+        "endpoints": view.endpoints.values().map(|e| endpoint(view, e, failing)).collect::<Vec<_>>(),
+        "identities": view.identities.iter().map(|(id, identity)| json!({
+            "id": id.0,
+            "labels": identity.labels.sorted_lines(),
+        })).collect::<Vec<_>>(),
+        "addresses": view.addresses.iter().map(|(net, address)| json!({
+            "cidr": net.to_string(),
+            "identity": address.identity.0,
+            "hostIP": address.tunnel.map(|ip| ip.to_string()).unwrap_or_default(),
+            "metadata": {"source": address.origin.to_string()},
+        })).collect::<Vec<_>>(),
+        "nodes": view.nodes.iter().map(node).collect::<Vec<_>>(),
+        "services": view.services.iter().map(service).collect::<Vec<_>>(),
+    })
+}
+
+fn text(ip: Option<IpAddr>) -> String {
+    ip.map(|ip| ip.to_string()).unwrap_or_default()
+}
+
+fn way(way: ViewWay) -> &'static str {
+    match way {
+        ViewWay::Open => "disabled",
+        ViewWay::DenyRulesOnly => "deny-rules",
+        ViewWay::DefaultDeny => "enabled",
+    }
+}
+
+fn endpoint(view: &View, e: &EndpointView, failing: &BTreeSet<String>) -> Value {
+    let rules: Vec<String> = e
+        .policy
+        .and_then(|id| view.policies.get(&id))
+        .map(|p| p.rules.iter().filter_map(|c| view.rules.get(c)).map(|r| r.origin.to_string()).collect())
+        .unwrap_or_default();
+    let enforcing = match (e.ingress, e.egress) {
+        (ViewWay::Open, ViewWay::Open) => "none",
+        (_, ViewWay::Open) => "ingress",
+        (ViewWay::Open, _) => "egress",
+        _ => "both",
+    };
+    json!({
+        "id": e.id.0,
+        "status": {
+            "state": if failing.contains(&e.link.0) { "not-ready" } else { "ready" },
+            "identity": {"id": e.identity.0, "labels": e.labels.sorted_lines()},
+            "external-identifiers": {
+                "container-id": e.container_id,
+                "pod-name": e.pod.as_ref().map(ToString::to_string).unwrap_or_default(),
+                "k8s-namespace": e.pod.as_ref().map(|p| p.namespace.clone()).unwrap_or_default(),
+                "k8s-pod-name": e.pod.as_ref().map(|p| p.name.clone()).unwrap_or_default(),
+            },
+            "networking": {
+                "addressing": [{"ipv4": text(e.ipv4), "ipv6": text(e.ipv6)}],
+                "interface-name": e.link.to_string(),
+            },
+            "policy": {
+                "realized": {
+                    "id": e.policy.map_or(0, |p| p.0),
+                    "policy-enabled": enforcing,
+                    "ingress": way(e.ingress),
+                    "egress": way(e.egress),
+                    "rules": rules,
+                },
+            },
+        },
+    })
+}
+
+fn node(node: &cilium_engine::compile::NodeView) -> Value {
+    let of = |v6: bool| {
+        let address = node.addresses.iter().find(|ip| ip.is_ipv6() == v6).copied();
+        let range = node.pod_cidrs.iter().find(|c| c.addr().is_ipv6() == v6);
+        json!({"ip": text(address), "alloc-range": range.map(ToString::to_string).unwrap_or_default()})
+    };
+    json!({
+        "name": node.name,
+        "primary-address": {"ipv4": of(false), "ipv6": of(true)},
+        "routers": node.routers.iter().map(ToString::to_string).collect::<Vec<_>>(),
+    })
+}
+
+fn service(s: &ServiceView) -> Value {
+    let backends: Vec<Value> = s
+        .backends
+        .iter()
+        .map(|b| {
+            json!({
+                "ip": b.addr.to_string(),
+                "port": b.port,
+                "protocol": s.proto.to_string(),
+                "state": if b.terminating { "terminating" } else { "active" },
+            })
+        })
+        .collect();
+    let spec = json!({
+        "id": s.rev_nat.0,
+        "flags": {"name": s.service.name, "namespace": s.service.namespace, "type": "ClusterIP"},
+        "frontend-address": {
+            "ip": s.addr.to_string(), "port": s.port, "protocol": s.proto.to_string(), "scope": "external",
+        },
+        "backend-addresses": backends,
+    });
+    json!({"spec": spec.clone(), "status": {"realized": spec}})
+}

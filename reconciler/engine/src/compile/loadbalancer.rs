@@ -1,0 +1,246 @@
+//! ClusterIP Services: frontends, the lists they lead to, backends, and the way back.
+//!
+//! Every number is made of what it stands for, and a list's of its whole content: a changed list is
+//! another list beside the old one, and the frontend row flips from one to the other.
+
+use super::backends::{Backends, Directory, Fitness};
+use super::book::IdBook;
+use super::number::{ContentHash, probe};
+use super::rows::{Rows, config_origin};
+use super::site::{Family, Site};
+use super::view::{BackendView, ServiceView};
+use crate::config::Config;
+use crate::state::{
+    Backend, BackendId, BackendRow, Frontend, FrontendKey, FrontendRow, ListId, Origin, OriginId, Protocol, RevNat,
+    RevNatId, RevNatRow, Slot, SlotKey,
+};
+use crate::world::{ObjectName, Service, World};
+use cilium_abi::lb::{BACKEND_TERMINATING, FRONTEND_CLUSTER_IP, SCOPE_EXTERNAL};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+/// A frontend before it has numbers.
+struct Wanted<'w> {
+    service: &'w ObjectName,
+    origin: Origin,
+    port_name: &'w str,
+    backends: Backends,
+}
+
+/// Which backend.
+type BackendKey = (IpAddr, u16, Protocol);
+
+fn origin(name: &ObjectName, service: &Service) -> Origin {
+    Origin { object: format!("Service {name}"), place: service.place.to_string(), rule: String::new() }
+}
+
+/// Writes the rows.
+pub(super) fn compile(
+    world: &World,
+    config: &Config,
+    site: &Site,
+    book: &IdBook,
+    rows: &mut Rows,
+) -> Vec<ServiceView> {
+    let frontends = frontends(world, site, rows);
+    if frontends.len() > config.bpf.lb_max as usize {
+        rows.error(
+            &config_origin("bpf.lb_max"),
+            format!("{} frontends are wanted, and there is room for {}", frontends.len(), config.bpf.lb_max),
+            "raise it",
+        );
+    }
+    let backends = number_backends(&frontends, book, rows);
+    let rev_nats = number_ways_back(&frontends, book, rows);
+    let mut lists = Lists { book, taken: BTreeSet::new() };
+    let mut views = Vec::new();
+    for (key, wanted) in &frontends {
+        let Some(rev_nat) = rev_nats.get(&(key.addr, key.port)) else { continue };
+        let why = rows.why(&wanted.origin);
+        let number = |(addr, port): &(IpAddr, u16)| backends[&(*addr, *port, key.proto)];
+        let chosen = |fitness| wanted.backends.iter().filter(move |(_, f)| **f == fitness).map(|(at, _)| at);
+        let mut slots: Vec<BackendId> = chosen(Fitness::Ready).map(number).collect();
+        if slots.is_empty() {
+            slots.extend(chosen(Fitness::Terminating).map(number));
+        }
+        let list = lists.write(key, &slots, why, rows);
+        let count = u16::try_from(slots.len()).unwrap_or(u16::MAX);
+        let row = FrontendRow { list, count, rev_nat: *rev_nat, flags: FRONTEND_CLUSTER_IP };
+        rows.put::<Frontend>(key.clone(), row, why);
+        rows.put::<RevNat>(*rev_nat, RevNatRow { addr: key.addr, port: key.port }, why);
+        let backend = |fitness| {
+            chosen(fitness).map(move |at| BackendView {
+                id: number(at),
+                addr: at.0,
+                port: at.1,
+                terminating: fitness == Fitness::Terminating,
+            })
+        };
+        views.push(ServiceView {
+            service: wanted.service.clone(),
+            port_name: wanted.port_name.to_owned(),
+            addr: key.addr,
+            port: key.port,
+            proto: key.proto,
+            rev_nat: *rev_nat,
+            list,
+            backends: backend(Fitness::Ready).chain(backend(Fitness::Terminating)).collect(),
+        });
+    }
+    views
+}
+
+/// Every frontend with its backends; one that two Services want belongs to the first by name.
+fn frontends<'w>(world: &'w World, site: &Site, rows: &mut Rows) -> BTreeMap<FrontendKey, Wanted<'w>> {
+    let directory = Directory::new(world);
+    let mut frontends: BTreeMap<FrontendKey, Wanted<'w>> = BTreeMap::new();
+    for (name, service) in &world.services {
+        let origin = origin(name, service);
+        for addr in service.cluster_ips.iter().filter(|a| site.enabled(Family::of(**a))) {
+            for port in &service.ports {
+                let key = FrontendKey { addr: *addr, port: port.port, proto: port.proto, scope: SCOPE_EXTERNAL };
+                if let Some(first) = frontends.get(&key).map(|wanted| wanted.origin.clone()) {
+                    let hint = "one Service per address, port and protocol";
+                    rows.error(&origin, format!("{key} already belongs to {first}"), hint);
+                    rows.warning(&first, format!("{key} is also wanted by {origin}"), hint);
+                    continue;
+                }
+                let (mut backends, portless) = directory.backends(name, service, port, Family::of(*addr));
+                if let Some(pod) = portless.first() {
+                    rows.warning(
+                        &origin,
+                        format!(
+                            "port {} leads to a named port that {} of the selected pods do not have, as Pod {pod}",
+                            port.port,
+                            portless.len()
+                        ),
+                        "name the port in the containers' ports",
+                    );
+                }
+                while backends.len() > usize::from(u16::MAX) {
+                    backends.pop_last();
+                }
+                let wanted = Wanted { service: name, origin: origin.clone(), port_name: &port.name, backends };
+                frontends.insert(key, wanted);
+            }
+        }
+    }
+    frontends
+}
+
+/// Numbers and rows of all backends. One that terminates for every Service is marked; it stays while it
+/// serves, for the connections it has.
+fn number_backends(
+    frontends: &BTreeMap<FrontendKey, Wanted<'_>>,
+    book: &IdBook,
+    rows: &mut Rows,
+) -> BTreeMap<BackendKey, BackendId> {
+    let mut wanted: BTreeMap<BackendKey, (Fitness, &Origin)> = BTreeMap::new();
+    for (key, frontend) in frontends {
+        for ((addr, port), fitness) in &frontend.backends {
+            let held = wanted.entry((*addr, *port, key.proto)).or_insert((*fitness, &frontend.origin));
+            *held = (held.0.max(*fitness), held.1.min(&frontend.origin));
+        }
+    }
+    let kept: BTreeMap<&BackendKey, BackendId> = book.backends.iter().map(|(id, key)| (key, *id)).collect();
+    let mut numbers: BTreeMap<BackendKey, BackendId> = BTreeMap::new();
+    let mut taken: BTreeMap<BackendId, BackendKey> = BTreeMap::new();
+    for key in wanted.keys().filter(|key| kept.contains_key(key)) {
+        taken.insert(kept[key], *key);
+        numbers.insert(*key, kept[key]);
+    }
+    let mut fresh: Vec<(ContentHash, BackendKey)> = wanted
+        .keys()
+        .filter(|key| !kept.contains_key(key))
+        .map(|key| (ContentHash::of([key.0.to_string(), key.1.to_string(), key.2.0.to_string()]), *key))
+        .collect();
+    fresh.sort_unstable();
+    for (hash, key) in fresh {
+        let free = |n: u32| !book.backends.contains_key(&BackendId(n)) && !taken.contains_key(&BackendId(n));
+        let id = BackendId(probe(&hash, 1, u32::MAX, free).expect("fewer backends than 2^32 - 1 fit in memory"));
+        taken.insert(id, key);
+        numbers.insert(key, id);
+    }
+    for ((addr, port, proto), (fitness, origin)) in wanted {
+        let flags = match fitness {
+            Fitness::Ready => 0,
+            Fitness::Terminating => BACKEND_TERMINATING,
+        };
+        let why = rows.why(origin);
+        rows.put::<Backend>(numbers[&(addr, port, proto)], BackendRow { addr, port, proto, flags }, why);
+    }
+    numbers
+}
+
+/// Numbers of the ways back: one per address and port, whatever the protocol.
+fn number_ways_back(
+    frontends: &BTreeMap<FrontendKey, Wanted<'_>>,
+    book: &IdBook,
+    rows: &mut Rows,
+) -> BTreeMap<(IpAddr, u16), RevNatId> {
+    let kept: BTreeMap<&(IpAddr, u16), RevNatId> = book.rev_nats.iter().map(|(id, at)| (at, *id)).collect();
+    let mut numbers = BTreeMap::new();
+    let mut taken: BTreeSet<RevNatId> = BTreeSet::new();
+    let mut fresh = Vec::new();
+    for key in frontends.keys() {
+        let at = (key.addr, key.port);
+        if numbers.contains_key(&at) {
+            continue;
+        }
+        match kept.get(&at) {
+            Some(id) => {
+                taken.insert(*id);
+                numbers.insert(at, *id);
+            }
+            None => fresh.push((ContentHash::of([at.0.to_string(), at.1.to_string()]), at, key)),
+        }
+    }
+    fresh.sort_unstable_by_key(|(hash, at, _)| (*hash, *at));
+    for (hash, at, key) in fresh {
+        if numbers.contains_key(&at) {
+            continue;
+        }
+        let id = |n: u32| u16::try_from(n).map(RevNatId).expect("probing ends at 65 535");
+        let free = |n: u32| !book.rev_nats.contains_key(&id(n)) && !taken.contains(&id(n));
+        match probe(&hash, 1, u32::from(u16::MAX), free) {
+            Some(n) => {
+                taken.insert(id(n));
+                numbers.insert(at, id(n));
+            }
+            None => rows.error(
+                &frontends[key].origin,
+                format!("{key} is not served: all 65535 ways back for replies are taken"),
+                "fewer Services",
+            ),
+        }
+    }
+    numbers
+}
+
+/// Lists of backends.
+struct Lists<'b> {
+    book: &'b IdBook,
+    taken: BTreeSet<ListId>,
+}
+
+impl Lists<'_> {
+    /// The number of the list with this content, and its slots.
+    fn write(&mut self, key: &FrontendKey, slots: &[BackendId], why: OriginId, rows: &mut Rows) -> ListId {
+        if slots.is_empty() {
+            return ListId(0);
+        }
+        let parts = std::iter::once(key.to_string()).chain(slots.iter().map(BackendId::to_string));
+        let hash = ContentHash::of(parts);
+        // Part of a list is as good as all of it: the rest was being written, or is being removed.
+        let same = |content: &Vec<BackendId>| content.iter().zip(slots).all(|(a, b)| a == b);
+        let free = |n: u32| {
+            self.book.lists.get(&ListId(n)).is_none_or(same) && !self.taken.contains(&ListId(n))
+        };
+        let list = ListId(probe(&hash, 1, u32::MAX, free).expect("fewer lists than 2^32 - 1 fit in memory"));
+        for (slot, id) in (0..).zip(slots) {
+            rows.put::<Slot>(SlotKey { list, slot }, *id, why);
+        }
+        self.taken.insert(list);
+        list
+    }
+}

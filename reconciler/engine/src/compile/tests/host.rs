@@ -1,0 +1,194 @@
+//! The node itself, its endpoints, the ipcache, files.
+
+use super::*;
+use crate::config::RoutingMode;
+use crate::state::{
+    AttachmentKey, EndpointKey, EndpointRow, FileKey, Hook, IpcacheKey, LinkKind, MapKey, ProgramSetRow, RouteKey,
+    SysctlKey,
+};
+use cilium_abi::Address;
+
+fn route<'c>(compiled: &'c Compiled, dst: &str) -> &'c crate::state::RouteRow {
+    compiled.desired.state.routes.find(&RouteKey { table: 254, dst: net(dst) }).expect(dst)
+}
+
+#[test]
+fn a_node_in_tunnel_mode() {
+    let mut world = world();
+    add_local(&mut world, 7, "web", &[("app", "web")]);
+    add_remote(&mut world, "db", 4000, "10.2.0.5", &[("app", "db")]);
+    let compiled = whole(&world, &config());
+    assert_eq!(errors(&compiled), Vec::<String>::new());
+    let state = &compiled.desired.state;
+
+    let host = &state.links.find(&"cilium_host".into()).unwrap();
+    assert_eq!(host.kind, LinkKind::HostVeth { peer: "cilium_net".into() });
+    assert_eq!(host.mac.unwrap().0[0] & 3, 2, "locally administered, unicast");
+    assert_eq!(state.links.find(&"lxc7".into()).unwrap().mtu, 1450);
+    assert_eq!(state.links.find(&"lxc7".into()).unwrap().alias, "cilium:endpoint:7");
+
+    let pod = state.pod_interfaces.find(&"lxc7".into()).unwrap();
+    assert_eq!(pod.gateways, [ip("10.1.0.1"), ip("fd00:1::1")]);
+    assert_eq!(pod.addresses, [net("10.1.0.7/32"), net("fd00:1::7/128")]);
+    assert_eq!((pod.mtu, pod.route_mtu), (1450, 0));
+
+    assert_eq!(route(&compiled, "10.1.0.0/24").src, Some(ip("10.1.0.1")));
+    let there = route(&compiled, "10.2.0.0/24");
+    assert_eq!((there.link.0.as_str(), there.via, there.mtu), ("cilium_host", None, 1450));
+
+    let cached = |text: &str| *state.ipcache.find(&IpcacheKey(net(text))).expect(text);
+    assert_eq!(cached("192.168.0.1/32").identity.0, 1);
+    assert_eq!(cached("10.1.0.1/32").identity.0, 1);
+    assert_eq!((cached("192.168.0.2/32").identity.0, cached("192.168.0.2/32").tunnel), (6, None));
+    assert_eq!((cached("10.2.0.5/32").identity.0, cached("10.2.0.5/32").tunnel), (4000, Some(ip("192.168.0.2"))));
+    assert_eq!((cached("10.2.0.0/24").identity.0, cached("10.2.0.0/24").tunnel), (3, Some(ip("192.168.0.2"))));
+    assert!(state.ipcache.iter().all(|(_, e)| e.row.flags == 1));
+
+    match state.endpoints.find(&EndpointKey(ip("10.1.0.1"))).unwrap() {
+        EndpointRow::Host { identity } => assert_eq!(identity.0, 1),
+        EndpointRow::Pod { .. } => panic!("the router is the host"),
+    }
+    for (link, hook, program) in [
+        ("lxc7", Hook::Ingress, "cil_from_container"),
+        ("lxc7", Hook::Egress, "cil_to_container"),
+        ("cilium_host", Hook::Egress, "cil_from_host"),
+        ("cilium_host", Hook::Ingress, "cil_to_host"),
+        ("cilium_net", Hook::Ingress, "cil_to_host"),
+        ("cilium_vxlan", Hook::Ingress, "cil_from_overlay"),
+        ("cilium_vxlan", Hook::Egress, "cil_to_overlay"),
+        ("eth0", Hook::Ingress, "cil_from_netdev"),
+        ("eth0", Hook::Egress, "cil_to_netdev"),
+    ] {
+        let row = state.attachments.find(&AttachmentKey { link: link.into(), hook }).expect(link);
+        assert_eq!(row.program, program);
+    }
+    assert_eq!(state.sysctls.find(&SysctlKey("net.ipv4.ip_forward".into())).unwrap(), "1");
+    let device = state.devices.find(&"eth0".into()).unwrap();
+    assert_eq!((device.ipv4, device.ipv6), (Some(ip("192.168.0.1")), Some(ip("fd11::1"))));
+    assert_eq!(state.maps.len(), cilium_abi::maps::ALL.len() + 1);
+    assert!(state.maps.find(&MapKey("cilium_ipcache_v1".into())).is_some());
+}
+
+#[test]
+fn constants_say_what_the_configuration_says() {
+    let mut config = config();
+    config.routing.ipv4_native_cidr = Some("10.0.0.0/8".parse().unwrap());
+    let compiled = whole(&world(), &config);
+    let (set, entry) = compiled.desired.state.program_sets.iter().next().unwrap();
+    let ProgramSetRow::Constants(node) = &entry.row else { panic!("wanted with constants") };
+    assert_eq!((node.world_ipv4, node.world_ipv6), (9, 10));
+    assert_eq!(node.router_ipv4, Address::from(ip("10.1.0.1")));
+    assert_eq!((node.native_ipv4_len, node.native_ipv6_len), (104, 0));
+    assert_eq!(node.tunnel_port.host(), 8472);
+    config.monitor.trace = false;
+    let other = whole(&world(), &config);
+    assert_ne!(other.desired.state.program_sets.keys().next(), Some(set));
+}
+
+#[test]
+fn native_routes_go_through_the_nodes() {
+    let mut config = config();
+    config.routing.mode = RoutingMode::Native;
+    config.routing.auto_direct_node_routes = true;
+    let mut world = world();
+    world.nodes.insert("n3".into(), node(&["172.16.0.3"], &["10.3.0.0/24"]));
+    add_remote(&mut world, "db", 4000, "10.2.0.5", &[]);
+    let compiled = whole(&world, &config);
+    let there = route(&compiled, "10.2.0.0/24");
+    assert_eq!((there.link.0.as_str(), there.via), ("eth0", Some(ip("192.168.0.2"))));
+    assert_eq!(route(&compiled, "fd00:2::/64").via, Some(ip("fd11::2")));
+    let state = &compiled.desired.state;
+    assert!(state.links.find(&"cilium_vxlan".into()).is_none());
+    assert_eq!(state.ipcache.find(&IpcacheKey(net("10.2.0.5/32"))).unwrap().tunnel, None);
+    assert_eq!(state.links.find(&"cilium_host".into()).unwrap().mtu, 1500);
+    let errors = errors(&compiled);
+    assert!(errors.len() == 1 && errors[0].contains("10.3.0.0/24"), "{errors:?}");
+}
+
+#[test]
+fn an_ipv6_underlay_costs_more() {
+    let mut world = world();
+    world.host.devices[0].addresses.remove(0);
+    for node in world.nodes.values_mut() {
+        node.addresses.remove(0);
+    }
+    let compiled = whole(&world, &config());
+    let row = compiled.desired.state.ipcache.find(&IpcacheKey(net("10.2.0.0/24"))).unwrap();
+    assert_eq!(row.tunnel, Some(ip("fd11::2")));
+    assert_eq!(route(&compiled, "10.2.0.0/24").mtu, 1430);
+}
+
+#[test]
+fn the_router_given_wins() {
+    let mut world = world();
+    let router = NodeAddress { kind: NodeAddressKind::CiliumInternalIp, ip: ip("10.1.0.99") };
+    world.nodes.get_mut("n1").unwrap().addresses.push(router);
+    let compiled = whole(&world, &config());
+    assert_eq!(route(&compiled, "10.1.0.0/24").src, Some(ip("10.1.0.99")));
+    assert_eq!(crate::compile::router_addresses(&world, &config()), [ip("10.1.0.99"), ip("fd00:1::1")]);
+}
+
+#[test]
+fn pod_cidrs_that_lead_astray_are_not_routed() {
+    for (cidr, why) in [
+        ("10.1.0.128/25", "overlaps 10.1.0.0/24 of node n1"),
+        ("192.168.0.0/16", "the address of a node"),
+        ("0.0.0.0/0", "overlaps"),
+    ] {
+        let mut world = world();
+        world.nodes.insert("n3".into(), node(&["192.168.0.3"], &[cidr]));
+        let compiled = whole(&world, &config());
+        let errors = errors(&compiled);
+        assert!(errors.len() == 1 && errors[0].contains(why), "{errors:?}");
+        assert!(compiled.desired.state.routes.find(&RouteKey { table: 254, dst: net(cidr) }).is_none());
+    }
+}
+
+#[test]
+fn an_address_claimed_twice_keeps_its_first_owner() {
+    let mut world = world();
+    add_local(&mut world, 7, "web", &[("app", "web")]);
+    add_remote(&mut world, "thief", 4000, "10.1.0.7", &[("app", "thief")]);
+    add_remote(&mut world, "router-thief", 4001, "10.1.0.1", &[("app", "thief2")]);
+    let compiled = whole(&world, &config());
+    let owner = |text: &str| compiled.desired.state.ipcache.find(&IpcacheKey(net(text))).unwrap().identity;
+    assert_eq!(owner("10.1.0.7/32"), compiled.view.endpoints[&7].identity);
+    assert_eq!(owner("10.1.0.1/32").0, 1);
+    assert_eq!(errors(&compiled).len(), 2);
+
+    let mut other = record(8, None);
+    other.ipv4 = Some(ip("10.1.0.7"));
+    world.endpoints.insert(8, other);
+    let compiled = whole(&world, &config());
+    assert!(errors(&compiled).iter().any(|e| e.contains("already belongs to Pod shop/web")));
+    match compiled.desired.state.endpoints.find(&EndpointKey(ip("10.1.0.7"))).unwrap() {
+        EndpointRow::Pod { endpoint, .. } => assert_eq!(endpoint.0, 7),
+        EndpointRow::Host { .. } => panic!("a pod's"),
+    }
+}
+
+#[test]
+fn what_is_published_is_yaml_and_names_its_node() {
+    let mut config = config();
+    config.source.manifests.publish = Some("/shared/n1".parse().unwrap());
+    let mut world = world();
+    add_local(&mut world, 7, "web", &[("app", "web"), ("odd", "a\"b: c\nd")]);
+    world.endpoints.insert(8, record(8, None));
+    let compiled = whole(&world, &config);
+    let files = &compiled.desired.state.files;
+    let read = |name: &str| &files.find(&FileKey(format!("/shared/n1/{name}").into())).expect(name).content;
+    for (key, entry) in files.iter().filter(|(key, _)| key.0.extension().is_some_and(|e| e == "yaml")) {
+        assert!(entry.row.content.contains("cilium.io/published-by: \"n1\""), "{key}");
+    }
+    assert!(read("n1.ciliumnode.yaml").contains("- type: CiliumInternalIP\n    ip: \"10.1.0.1\""));
+    let endpoint = read("n1.ciliumendpoint.shop.web.yaml");
+    let identity = compiled.view.endpoints[&7].identity;
+    assert!(endpoint.contains(&format!("    id: {identity}\n")), "{endpoint}");
+    assert!(endpoint.contains(r#"- "k8s:odd=a\"b: c\nd""#), "{endpoint}");
+    assert!(endpoint.contains("    - ipv4: \"10.1.0.7\"\n      ipv6: \"fd00:1::7\"\n"), "{endpoint}");
+    assert!(read(&format!("n1.ciliumidentity.{identity}.yaml")).contains("  \"k8s:app\": \"web\"\n"));
+    read("n1.ciliumendpoint.default.container-container8-cilium.yaml");
+    let conflist = &files.find(&FileKey("/etc/cni/net.d/05-cilium.conflist".into())).unwrap().content;
+    let conflist: serde_json::Value = serde_json::from_str(conflist).unwrap();
+    assert_eq!(conflist["plugins"][0]["run_dir"], "/var/run/cilium");
+}

@@ -1,0 +1,90 @@
+//! The same input gives the same output, in whatever order it comes; and what the kernel holds is kept.
+
+use super::policy::{ingress, rule};
+use super::*;
+use crate::world::{Entity, Peer, RuleVerdict, Service, ServicePort, TargetPort};
+use crate::state::Protocol;
+use proptest::prelude::*;
+
+/// A world of many parts, from a few small numbers.
+fn build(pods: &[(u8, u8)], rules: &[(u8, u8, bool)], services: u8) -> World {
+    let mut world = world();
+    for (id, (app, extra)) in (1..).zip(pods) {
+        let (app, extra) = (app.to_string(), extra.to_string());
+        if id % 3 == 0 {
+            add_remote(&mut world, &format!("r{id}"), 3000 + u32::from(id), &format!("10.2.0.{id}"), &[("app", &app)]);
+        } else {
+            add_local(&mut world, id, &format!("p{id}"), &[("app", &app), ("extra", &extra)]);
+        }
+    }
+    for (n, (subject, peer, deny)) in rules.iter().enumerate() {
+        let verdict = if *deny { RuleVerdict::Deny } else { RuleVerdict::Allow };
+        let peers = vec![
+            Peer::Endpoints(having("app", &peer.to_string())),
+            Peer::Cidr { net: net(&format!("8.{peer}.0.0/16")), except: vec![net(&format!("8.{peer}.1.0/24"))] },
+            Peer::Entity(Entity::Host),
+        ];
+        let clause = ingress(verdict, peers, Some(u16::from(*peer) + 1));
+        world.rules.push(rule(&format!("policy {n}"), having("app", &subject.to_string()), vec![clause]));
+    }
+    for n in 0..services {
+        let service = Service {
+            cluster_ips: vec![ip(&format!("10.96.0.{n}")), ip(&format!("fd96::{n:x}"))],
+            ports: vec![ServicePort {
+                name: String::new(),
+                port: 80,
+                proto: Protocol::TCP,
+                target: TargetPort::Number(8080),
+            }],
+            selector: Some(strings(&[("app", &n.to_string())])),
+            ..Service::default()
+        };
+        world.services.insert(ObjectName::new("shop", &format!("s{n}")), service);
+    }
+    world
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn order_does_not_count(
+        pods in prop::collection::vec((0..4u8, 0..2u8), 0..8),
+        rules in prop::collection::vec((0..4u8, 0..4u8, any::<bool>()), 0..8),
+        services in 0..4u8,
+    ) {
+        let world = build(&pods, &rules, services);
+        let first = whole(&world, &config());
+        let mut shuffled = world;
+        shuffled.rules.reverse();
+        shuffled.claims.reverse();
+        prop_assert_eq!(first, compile(&shuffled, &config(), &IdBook::default()));
+    }
+
+    #[test]
+    fn a_change_keeps_what_it_does_not_touch_and_comes_to_rest(
+        pods in prop::collection::vec((0..4u8, 0..2u8), 0..8),
+        more in prop::collection::vec((0..4u8, 0..2u8), 0..8),
+        rules in prop::collection::vec((0..4u8, 0..4u8, any::<bool>()), 0..8),
+        services in 0..4u8,
+    ) {
+        let before = whole(&build(&pods, &rules, services), &config());
+        let world = build(&more, &rules, services);
+        let after = compile(&world, &config(), &before.book);
+        let again = compile(&world, &config(), &after.book);
+        prop_assert_eq!(&after, &again);
+        // A number stands for one thing, before and after.
+        for (id, digest) in &after.book.policies {
+            prop_assert!(before.book.policies.get(id).is_none_or(|d| d == digest));
+        }
+        for (id, digest) in &after.book.identities {
+            prop_assert!(before.book.identities.get(id).is_none_or(|d| d == digest));
+        }
+        for (id, key) in &after.book.backends {
+            prop_assert!(before.book.backends.get(id).is_none_or(|k| k == key));
+        }
+        for (id, list) in &after.book.lists {
+            prop_assert!(before.book.lists.get(id).is_none_or(|l| l == list));
+        }
+    }
+}

@@ -1,0 +1,161 @@
+//! What people are shown: the compiled state by name. Built beside the rows, from the same values;
+//! nothing reads it to decide.
+
+use super::identity::Identity;
+use super::policy::clause_origin;
+use crate::state::{
+    BackendId, Cookie, Digest, Direction, EndpointId, IdentityId, LinkName, ListId, Origin, PolicyId, Protocol,
+    RevNatId,
+};
+use crate::world::{Clause, Labels, ObjectName, PolicyRule, RuleVerdict};
+use ipnet::IpNet;
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+/// Everything named.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct View {
+    /// Name of this node.
+    pub node: String,
+    /// Endpoints of this node, by number.
+    pub endpoints: BTreeMap<u16, EndpointView>,
+    /// Identities that selectors see.
+    pub identities: BTreeMap<IdentityId, Identity>,
+    /// Numbers claimed for two label sets, which select nothing.
+    pub clashed: Vec<IdentityId>,
+    /// Addresses and prefixes with their identities, as in the ipcache.
+    pub addresses: BTreeMap<IpNet, AddressView>,
+    /// Nodes, this one first.
+    pub nodes: Vec<NodeView>,
+    /// Frontends.
+    pub services: Vec<ServiceView>,
+    /// Rules by the number their rows carry.
+    pub rules: BTreeMap<Cookie, RuleView>,
+    /// Policies in use.
+    pub policies: BTreeMap<PolicyId, PolicyView>,
+}
+
+/// An endpoint.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EndpointView {
+    /// Its number.
+    pub id: EndpointId,
+    /// The pod, if it is one.
+    pub pod: Option<ObjectName>,
+    /// Container id of its attachment.
+    pub container_id: String,
+    /// Its identity's number.
+    pub identity: IdentityId,
+    /// Its identity's labels.
+    pub labels: Arc<Labels>,
+    /// Host-side interface.
+    pub link: LinkName,
+    /// IPv4 address.
+    pub ipv4: Option<IpAddr>,
+    /// IPv6 address.
+    pub ipv6: Option<IpAddr>,
+    /// Whose rows apply to it.
+    pub policy: Option<PolicyId>,
+    /// Ingress.
+    pub ingress: ViewWay,
+    /// Egress.
+    pub egress: ViewWay,
+}
+
+/// How a direction is subject to policy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ViewWay {
+    /// Not at all.
+    Open,
+    /// Only deny rules are about it.
+    DenyRulesOnly,
+    /// What no rule allows is denied.
+    DefaultDeny,
+}
+
+/// An address or prefix.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AddressView {
+    /// Its identity.
+    pub identity: IdentityId,
+    /// Node to encapsulate to.
+    pub tunnel: Option<IpAddr>,
+    /// Whose it is.
+    pub origin: Origin,
+}
+
+/// A node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeView {
+    /// Its name.
+    pub name: String,
+    /// Its addresses on the underlay.
+    pub addresses: Vec<IpAddr>,
+    /// Its router addresses.
+    pub routers: Vec<IpAddr>,
+    /// Its pod CIDRs.
+    pub pod_cidrs: Vec<IpNet>,
+}
+
+/// A frontend of a Service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServiceView {
+    /// The Service.
+    pub service: ObjectName,
+    /// Name of its port, empty if it has none.
+    pub port_name: String,
+    /// Address.
+    pub addr: IpAddr,
+    /// Port.
+    pub port: u16,
+    /// Protocol.
+    pub proto: Protocol,
+    /// Number by which replies find it.
+    pub rev_nat: RevNatId,
+    /// Its list.
+    pub list: ListId,
+    /// Backends, terminating ones last.
+    pub backends: Vec<BackendView>,
+}
+
+/// A backend of a frontend.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BackendView {
+    /// Its number.
+    pub id: BackendId,
+    /// Address.
+    pub addr: IpAddr,
+    /// Port.
+    pub port: u16,
+    /// Gets no new connections.
+    pub terminating: bool,
+}
+
+/// A clause of a policy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RuleView {
+    /// The policy, where it is written, and which clause of it.
+    pub origin: Origin,
+    /// Direction.
+    pub direction: Direction,
+    /// Verdict.
+    pub verdict: RuleVerdict,
+}
+
+impl RuleView {
+    pub(super) fn of(rule: &PolicyRule, clause: &Clause) -> Self {
+        Self { origin: clause_origin(rule, clause), direction: clause.direction, verdict: clause.verdict }
+    }
+}
+
+/// A policy in use.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PolicyView {
+    /// Its content.
+    pub digest: Digest,
+    /// Its clauses.
+    pub rules: Vec<Cookie>,
+    /// Endpoints it applies to.
+    pub endpoints: Vec<u16>,
+}

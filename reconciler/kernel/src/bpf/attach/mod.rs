@@ -1,0 +1,292 @@
+//! Where programs run: which of ours is at which hook of which interface, and putting it there.
+//!
+//! TCX links, pinned, first in order; clsact filters where the kernel has no TCX or the operator asks
+//! for them; XDP links. A hook always keeps a program of ours while it is moved or replaced. Others'
+//! programs are never touched. What is recognised as ours: a pinned link, a program of a pinned set,
+//! a filter of our name at our place.
+
+mod clsact;
+mod tcx;
+mod xdp;
+
+use super::Bpf;
+use super::fault::fault;
+use super::object::whole_name;
+use super::pins::{self, Pins};
+use super::set::{open_program, read_sets};
+use super::sys::{self, AttachType, LinkInfo, Linked, ObjectKind, ProgFd};
+use crate::AttachMode;
+use clsact::Tc;
+use cilium_engine::driver::{Driver, DriverError, Scope, Step};
+use cilium_engine::state::{Attachment, AttachmentKey, AttachmentRow, Hook, LinkName, Position, SetId};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+
+/// Programs of the pinned sets by their number.
+struct Known(BTreeMap<u32, (SetId, String)>);
+
+impl Known {
+    fn read(pins: &Pins) -> Result<Self, DriverError> {
+        let sets = read_sets(pins)?;
+        Ok(Self(
+            sets.into_iter()
+                .flat_map(|set| set.programs.into_iter().map(move |(name, info)| (info.id, (set.id.clone(), name))))
+                .collect(),
+        ))
+    }
+
+    fn is_ours(&self, prog_id: u32) -> bool {
+        self.0.contains_key(&prog_id)
+    }
+
+    /// Set and name of a program; of one that is of no pinned set the name the kernel keeps.
+    fn describe(&self, prog_id: u32) -> (SetId, String) {
+        self.0.get(&prog_id).cloned().unwrap_or_else(|| {
+            let kept = ProgFd::by_id(prog_id).and_then(|prog| prog.info()).map(|info| info.name);
+            (SetId(String::new()), kept.map(|name| whole_name(&name)).unwrap_or_default())
+        })
+    }
+}
+
+/// A pinned link and what it is attached to.
+struct PinnedLink {
+    link: Linked,
+    info: LinkInfo,
+}
+
+/// The pin of a link. bpffs reserves dots, which interface names may have; colons they may not.
+fn pin_path(pins: &Pins, key: &AttachmentKey) -> PathBuf {
+    pins.links().join(format!("{}_{}", key.link.0.replace('.', ":"), hook_name(key.hook)))
+}
+
+fn hook_name(hook: Hook) -> &'static str {
+    match hook {
+        Hook::Ingress => "ingress",
+        Hook::Egress => "egress",
+        Hook::Xdp => "xdp",
+    }
+}
+
+fn key_of(name: &str) -> Option<AttachmentKey> {
+    let (link, hook) = name.rsplit_once('_')?;
+    let hook = [Hook::Ingress, Hook::Egress, Hook::Xdp].into_iter().find(|h| hook_name(*h) == hook)?;
+    Some(AttachmentKey { link: LinkName(link.replace(':', ".")), hook })
+}
+
+fn open_link(pins: &Pins, key: &AttachmentKey) -> Result<Option<PinnedLink>, DriverError> {
+    let path = pin_path(pins, key);
+    let Some(fd) = pins::open_as(&path, ObjectKind::Link)? else { return Ok(None) };
+    let info = LinkInfo::read(&fd).map_err(|e| fault(&e, format!("look at link {}", path.display())))?;
+    Ok(Some(PinnedLink { link: Linked(fd), info }))
+}
+
+fn tcx_hook(hook: Hook) -> Option<AttachType> {
+    match hook {
+        Hook::Ingress => Some(AttachType::TcxIngress),
+        Hook::Egress => Some(AttachType::TcxEgress),
+        Hook::Xdp => None,
+    }
+}
+
+/// Whether this kernel has TCX (Linux 6.6).
+pub(super) fn has_tcx() -> bool {
+    /// Loopback has this number in every network namespace.
+    const LOOPBACK: u32 = 1;
+    !matches!(AttachType::TcxIngress.attached(LOOPBACK), Err(e) if e.raw_os_error() == Some(libc::EINVAL))
+}
+
+impl Bpf {
+    /// Whether classifiers are attached by TCX.
+    fn by_tcx(&self) -> Result<bool, DriverError> {
+        match (self.mode, self.tcx) {
+            (AttachMode::Clsact, _) | (AttachMode::Auto, false) => Ok(false),
+            (AttachMode::Auto | AttachMode::Tcx, true) => Ok(true),
+            (AttachMode::Tcx, false) => Err(DriverError::new("attach by TCX: this kernel has none")
+                .hint("Linux 6.6 or later has it; set datapath.attach = \"auto\"")),
+        }
+    }
+}
+
+impl Driver<Attachment> for Bpf {
+    fn observe(&mut self, scope: &Scope<AttachmentKey>) -> Result<Vec<(AttachmentKey, AttachmentRow)>, DriverError> {
+        let known = Known::read(&self.pins)?;
+        let mut tc = Tc::open()?;
+        let shown = |e: &std::io::Error| fault(e, "list interfaces");
+        let interfaces: BTreeMap<LinkName, u32> =
+            sys::interfaces().map_err(|e| shown(&e))?.into_iter().map(|(index, name)| (LinkName(name), index)).collect();
+        let keys: BTreeSet<AttachmentKey> = match scope {
+            Scope::Keys(keys) => keys.clone(),
+            Scope::All => {
+                let pinned = pins::names(&self.pins.links())?.into_iter().filter_map(|name| key_of(&name));
+                let hooks = interfaces.keys().flat_map(|link| {
+                    [Hook::Ingress, Hook::Egress].map(|hook| AttachmentKey { link: link.clone(), hook })
+                });
+                pinned.chain(hooks).collect()
+            }
+        };
+        let mut out = Vec::new();
+        for key in keys {
+            let ifindex = interfaces.get(&key.link).copied();
+            if let Some(row) = self.look(&known, &mut tc, &key, ifindex)? {
+                out.push((key, row));
+            }
+        }
+        Ok(out)
+    }
+
+    fn apply(&mut self, steps: &[Step<Attachment>]) -> Vec<Result<(), DriverError>> {
+        let opened = Known::read(&self.pins).and_then(|known| Ok((known, Tc::open()?)));
+        let (known, mut tc) = match opened {
+            Ok(opened) => opened,
+            Err(e) => return steps.iter().map(|_| Err(e.clone())).collect(),
+        };
+        steps
+            .iter()
+            .map(|step| match step {
+                Step::Create { key, row } | Step::Update { key, row, .. } => self.attach(&known, &mut tc, key, row),
+                Step::Remove { key, .. } => self.detach(&known, &mut tc, key),
+            })
+            .collect()
+    }
+}
+
+/// A row that no wanted row equals, so that what was found is put right or removed.
+fn wrong(known: &Known, prog_id: u32) -> AttachmentRow {
+    AttachmentRow { program: known.describe(prog_id).1, set: SetId(String::new()), first: Position::Behind }
+}
+
+impl Bpf {
+    /// What of ours is at a hook. `ifindex`: none if the interface is gone.
+    fn look(
+        &self,
+        known: &Known,
+        tc: &mut Tc,
+        key: &AttachmentKey,
+        ifindex: Option<u32>,
+    ) -> Result<Option<AttachmentRow>, DriverError> {
+        let pinned = open_link(&self.pins, key)?;
+        let Some(ifindex) = ifindex else {
+            return Ok(pinned.map(|pinned| wrong(known, pinned.info.prog_id)));
+        };
+        let Some(hook) = tcx_hook(key.hook) else {
+            return Ok(pinned.map(|pinned| xdp::look(known, &pinned, ifindex)));
+        };
+        let chain = self.tcx_chain(hook, ifindex)?;
+        let filters = tc.filters(ifindex, key.hook)?;
+        let by_link = tcx::look(known, pinned.as_ref(), hook, ifindex, &chain);
+        let by_filter = clsact::look(known, &filters);
+        let stray_link = pinned.as_ref().filter(|_| by_link.is_none());
+        let unpinned = |live: u32| chain.iter().find(|a| a.link_id != live && known.is_ours(a.prog_id));
+        let live = pinned.as_ref().filter(|_| by_link.is_some()).map_or(0, |pinned| pinned.info.id);
+        let by_tcx = self.by_tcx().unwrap_or(false);
+        Ok(match (by_tcx, by_link, by_filter) {
+            (true, Some(row), None) if unpinned(live).is_none() => Some(row),
+            (false, None, Some(row)) if stray_link.is_none() && unpinned(0).is_none() => Some(row),
+            // Attached twice, or in the way not asked for: put right by attaching anew.
+            (_, Some(row), _) | (_, None, Some(row)) => {
+                Some(AttachmentRow { set: SetId(String::new()), first: Position::Behind, ..row })
+            }
+            (_, None, None) => unpinned(0)
+                .map(|attached| attached.prog_id)
+                .or(stray_link.map(|pinned| pinned.info.prog_id))
+                .map(|prog_id| wrong(known, prog_id)),
+        })
+    }
+
+    fn tcx_chain(&self, hook: AttachType, ifindex: u32) -> Result<Vec<sys::Attached>, DriverError> {
+        if !self.tcx {
+            return Ok(Vec::new());
+        }
+        match hook.attached(ifindex) {
+            Ok(chain) => Ok(chain),
+            // The interface went away since it was listed.
+            Err(e) if e.raw_os_error() == Some(libc::ENODEV) => Ok(Vec::new()),
+            Err(e) => Err(fault(&e, format!("list the programs of interface {ifindex}"))),
+        }
+    }
+
+    /// Makes a program of ours run first at a hook, and no other of ours.
+    fn attach(
+        &self,
+        known: &Known,
+        tc: &mut Tc,
+        key: &AttachmentKey,
+        row: &AttachmentRow,
+    ) -> Result<(), DriverError> {
+        let ifindex = sys::index_of(&key.link.0).ok_or_else(|| {
+            DriverError::new(format!("attach {} to {key}: the interface does not exist", row.program))
+        })?;
+        let prog = open_program(&self.pins, &row.set, &row.program)?;
+        let pin = pin_path(&self.pins, key);
+        let pinned = open_link(&self.pins, key)?;
+        let doing = || format!("attach {} to {key}", row.program);
+        let Some(hook) = tcx_hook(key.hook) else {
+            return xdp::ensure(&prog, ifindex, pinned, &pin).map_err(|e| named(doing(), e));
+        };
+        if self.by_tcx()? {
+            tcx::ensure(known, &prog, hook, ifindex, pinned, &pin).map_err(|e| named(doing(), e))?;
+            clsact::remove(tc, ifindex, key.hook)
+        } else {
+            clsact::ensure(tc, &prog, &row.program, ifindex, key.hook).map_err(|e| named(doing(), e))?;
+            pins::remove(&pin)?;
+            drop(pinned);
+            self.detach_links(known, hook, ifindex)
+        }
+    }
+
+    /// Takes off what is ours at a hook.
+    fn detach(&self, known: &Known, tc: &mut Tc, key: &AttachmentKey) -> Result<(), DriverError> {
+        let pinned = open_link(&self.pins, key)?;
+        let ifindex = sys::index_of(&key.link.0);
+        pins::remove(&pin_path(&self.pins, key))?;
+        // A link that is elsewhere (the interface was renamed) may have been pinned again there.
+        if let Some(pinned) = pinned.filter(|pinned| Some(pinned.info.ifindex) == ifindex) {
+            pinned.link.detach().map_err(|e| fault(&e, format!("detach {key}")))?;
+        }
+        let (Some(ifindex), Some(hook)) = (ifindex, tcx_hook(key.hook)) else { return Ok(()) };
+        self.detach_links(known, hook, ifindex)?;
+        clsact::remove(tc, ifindex, key.hook)
+    }
+
+    /// Takes programs of ours off a TCX hook, however they are held.
+    fn detach_links(&self, known: &Known, hook: AttachType, ifindex: u32) -> Result<(), DriverError> {
+        for attached in self.tcx_chain(hook, ifindex)? {
+            if known.is_ours(attached.prog_id) {
+                tcx::take_off(hook, ifindex, attached).map_err(|e| named("detach a program".into(), e))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Puts what was being done before an error of the kernel.
+fn named(doing: String, error: std::io::Error) -> DriverError {
+    let shown = fault(&error, doing);
+    match error.raw_os_error() {
+        Some(libc::EBUSY) => shown.hint("another program holds the hook: `bpftool net show` names it"),
+        Some(libc::EINVAL) => shown.hint("a filter of another kind may hold priority 1: `tc filter show` names it"),
+        Some(libc::ERANGE) => shown.hint("64 programs are attached there already"),
+        _ => shown,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pin_names_survive_the_round_trip() {
+        let pins = Pins { root: "/b".into() };
+        for link in ["lxc12", "eth0.5", "a_b_ingress", "cilium_host"] {
+            for hook in [Hook::Ingress, Hook::Egress, Hook::Xdp] {
+                let key = AttachmentKey { link: link.into(), hook };
+                let path = pin_path(&pins, &key);
+                let name = path.file_name().unwrap().to_str().unwrap();
+                assert!(!name.contains('.'));
+                assert_eq!(key_of(name), Some(key));
+            }
+        }
+        assert_eq!(key_of("something"), None);
+        assert_eq!(key_of("eth0_sideways"), None);
+    }
+}

@@ -1,0 +1,298 @@
+//! Program sets and attachments on this kernel: load, attach, replace under traffic, drift, detach.
+//! Root; pins under /sys/fs/bpf/cilium-test-*, namespaces `kb-*`, both removed at the end.
+
+#[path = "bpf/bench.rs"]
+mod bench;
+
+use bench::{Dir, Namespace, map_steps, must, run, shape};
+use cilium_abi::maps;
+use cilium_abi::node::{NODE_IPV4, NodeConstants};
+use cilium_engine::driver::{Driver, Scope, Step};
+use cilium_engine::state::*;
+use cilium_kernel::AttachMode;
+use cilium_kernel::bpf::Bpf;
+use std::collections::BTreeSet;
+use std::time::Instant;
+
+fn constants(ct_any: u32) -> ProgramSetRow {
+    ProgramSetRow::Constants(Box::new(NodeConstants { flags: NODE_IPV4, ct_any, ..NodeConstants::default() }))
+}
+
+fn set(n: u32) -> SetId {
+    SetId(format!("{n:032x}"))
+}
+
+fn sets(bpf: &mut Bpf) -> Vec<(SetId, ProgramSetRow)> {
+    Driver::<ProgramSet>::observe(bpf, &Scope::All).unwrap()
+}
+
+fn load(bpf: &mut Bpf, n: u32) {
+    must(bpf, &[Step::<ProgramSet>::Create { key: set(n), row: constants(n) }]);
+}
+
+fn key(link: &str, hook: Hook) -> AttachmentKey {
+    AttachmentKey { link: link.into(), hook }
+}
+
+fn runs(program: &str, n: u32) -> AttachmentRow {
+    AttachmentRow { program: program.into(), set: set(n), first: Position::First }
+}
+
+fn attached(bpf: &mut Bpf) -> Vec<(AttachmentKey, AttachmentRow)> {
+    Driver::<Attachment>::observe(bpf, &Scope::All).unwrap()
+}
+
+fn attach(bpf: &mut Bpf, key: &AttachmentKey, row: &AttachmentRow) {
+    must(bpf, &[Step::<Attachment>::Create { key: key.clone(), row: row.clone() }]);
+}
+
+fn detach(bpf: &mut Bpf, key: &AttachmentKey, row: &AttachmentRow) {
+    must(bpf, &[Step::<Attachment>::Remove { key: key.clone(), seen: row.clone() }]);
+}
+
+fn veth() {
+    run("ip", &["link", "add", "kb-a", "type", "veth", "peer", "name", "kb-b"]);
+}
+
+#[test]
+fn a_set_is_whole_or_broken() {
+    root_or_skip!();
+    let dir = Dir::new();
+    let mut bpf = dir.bpf(AttachMode::Auto);
+    assert_eq!(sets(&mut bpf), vec![]);
+    let early = Driver::<ProgramSet>::apply(&mut bpf, &[Step::Create { key: set(1), row: constants(1) }]);
+    assert!(early[0].as_ref().unwrap_err().message.contains("is not there"), "{early:?}");
+    assert_eq!(sets(&mut bpf), vec![], "a failed load leaves nothing");
+    must(&mut bpf, &map_steps());
+    let begun = Instant::now();
+    load(&mut bpf, 1);
+    println!("set loaded and pinned in {:?}", begun.elapsed());
+    assert_eq!(sets(&mut bpf), vec![(set(1), ProgramSetRow::Complete)]);
+    let begun = Instant::now();
+    load(&mut bpf, 1);
+    println!("set found whole in {:?}", begun.elapsed());
+
+    std::fs::remove_file(dir.0.join("progs").join(set(1).0).join("cil_to_host")).unwrap();
+    assert_eq!(sets(&mut bpf), vec![(set(1), ProgramSetRow::Broken)]);
+    let repair = Step::Update { key: set(1), row: constants(1), seen: ProgramSetRow::Broken };
+    must::<ProgramSet>(&mut bpf, &[repair.clone()]);
+    assert_eq!(sets(&mut bpf), vec![(set(1), ProgramSetRow::Complete)]);
+
+    // A map of another generation: the set would serve rows that nobody writes.
+    let (map, old) = shape(&maps::POLICY, 1024);
+    let larger = MapRow { max_entries: 4096, ..old.clone() };
+    must(&mut bpf, &[Step::<BpfMap>::Update { key: map, row: larger, seen: old }]);
+    assert_eq!(sets(&mut bpf), vec![(set(1), ProgramSetRow::Broken)]);
+    must::<ProgramSet>(&mut bpf, &[repair]);
+    assert_eq!(sets(&mut bpf), vec![(set(1), ProgramSetRow::Complete)]);
+
+    // Left behind by a kill.
+    std::fs::create_dir(dir.0.join("progs/new-x")).unwrap();
+    let scope = Scope::Keys(BTreeSet::from([SetId("new-x".into()), set(1)]));
+    let seen = Driver::<ProgramSet>::observe(&mut bpf, &scope).unwrap();
+    assert_eq!(seen.len(), 2);
+    for _ in 0..2 {
+        for (key, row) in &seen {
+            must::<ProgramSet>(&mut bpf, &[Step::Remove { key: key.clone(), seen: row.clone() }]);
+        }
+    }
+    assert_eq!(sets(&mut bpf), vec![]);
+}
+
+#[test]
+fn programs_are_attached_replaced_and_taken_off() {
+    root_or_skip!();
+    let dir = Dir::new();
+    let _netns = Namespace::enter();
+    veth();
+    let mut bpf = dir.bpf(AttachMode::Auto);
+    must(&mut bpf, &map_steps());
+    load(&mut bpf, 1);
+    load(&mut bpf, 2);
+    let (ingress, egress, xdp) = (key("kb-a", Hook::Ingress), key("kb-a", Hook::Egress), key("kb-b", Hook::Xdp));
+    let absent = Driver::<Attachment>::apply(
+        &mut bpf,
+        &[Step::Create { key: key("kb-none", Hook::Ingress), row: runs("cil_to_host", 1) }],
+    );
+    assert!(absent[0].is_err());
+    for n in [1, 1, 2] {
+        let want = vec![
+            (ingress.clone(), runs("cil_from_container", n)),
+            (egress.clone(), runs("cil_to_container", n)),
+            (xdp.clone(), runs("cil_xdp_entry", n)),
+        ];
+        for (key, row) in &want {
+            attach(&mut bpf, key, row);
+        }
+        let begun = Instant::now();
+        assert_eq!(attached(&mut bpf), want);
+        println!("attachments read in {:?}", begun.elapsed());
+    }
+    // The old set may go: nothing runs it.
+    must::<ProgramSet>(&mut bpf, &[Step::Remove { key: set(1), seen: ProgramSetRow::Complete }]);
+    // A set taken away under its attachment: the program runs on, of no known set.
+    let scope = Scope::Keys(BTreeSet::from([ingress.clone()]));
+    must::<ProgramSet>(&mut bpf, &[Step::Remove { key: set(2), seen: ProgramSetRow::Complete }]);
+    let seen = Driver::<Attachment>::observe(&mut bpf, &scope).unwrap();
+    assert_eq!(seen[0].1, AttachmentRow { set: SetId(String::new()), ..runs("cil_from_container", 2) });
+    load(&mut bpf, 3);
+    for _ in 0..2 {
+        detach(&mut bpf, &ingress, &runs("cil_from_container", 2));
+        detach(&mut bpf, &egress, &runs("cil_to_container", 2));
+        detach(&mut bpf, &xdp, &runs("cil_xdp_entry", 2));
+    }
+    assert_eq!(attached(&mut bpf), vec![]);
+    assert!(!run("ip", &["-d", "link", "show", "kb-b"]).contains("xdp"), "the XDP program is off");
+}
+
+#[test]
+fn anothers_program_is_passed_and_left_alone() {
+    root_or_skip!();
+    let (dir, other) = (Dir::new(), Dir::new());
+    let _netns = Namespace::enter();
+    veth();
+    let (mut bpf, mut foreign) = (dir.bpf(AttachMode::Tcx), other.bpf(AttachMode::Tcx));
+    for bpf in [&mut bpf, &mut foreign] {
+        must(bpf, &map_steps());
+        load(bpf, 1);
+    }
+    let hook = key("kb-a", Hook::Ingress);
+    let row = runs("cil_to_host", 1);
+    attach(&mut bpf, &hook, &row);
+    attach(&mut foreign, &hook, &row);
+    let behind = AttachmentRow { first: Position::Behind, ..row.clone() };
+    assert_eq!(attached(&mut bpf), vec![(hook.clone(), behind.clone())]);
+    must::<Attachment>(&mut bpf, &[Step::Update { key: hook.clone(), row: row.clone(), seen: behind.clone() }]);
+    assert_eq!(attached(&mut bpf), vec![(hook.clone(), row.clone())]);
+    assert_eq!(attached(&mut foreign), vec![(hook.clone(), behind.clone())]);
+    detach(&mut bpf, &hook, &row);
+    assert_eq!(attached(&mut bpf), vec![]);
+    assert_eq!(attached(&mut foreign), vec![(hook, row)]);
+}
+
+#[test]
+fn a_lost_pin_a_lost_interface_and_a_new_name_are_put_right() {
+    root_or_skip!();
+    let dir = Dir::new();
+    let _netns = Namespace::enter();
+    veth();
+    let mut bpf = dir.bpf(AttachMode::Tcx);
+    must(&mut bpf, &map_steps());
+    load(&mut bpf, 1);
+    let hook = key("kb-a", Hook::Ingress);
+    let row = runs("cil_to_host", 1);
+    attach(&mut bpf, &hook, &row);
+    let pin = dir.0.join("links/kb-a_ingress");
+
+    // Somebody holds the link while its pin goes: the program runs, but not by our hand.
+    let held = aya::programs::links::PinnedLink::from_pin(&pin).unwrap();
+    std::fs::remove_file(&pin).unwrap();
+    let seen = attached(&mut bpf);
+    assert_eq!(seen[0].1.set, SetId(String::new()), "{seen:?}");
+    must::<Attachment>(&mut bpf, &[Step::Update { key: hook.clone(), row: row.clone(), seen: seen[0].1.clone() }]);
+    drop(held);
+    assert_eq!(attached(&mut bpf), vec![(hook.clone(), row.clone())]);
+
+    // Detached behind our back.
+    run("ip", &["link", "set", "kb-a", "name", "kb-c"]);
+    let renamed = key("kb-c", Hook::Ingress);
+    let seen = attached(&mut bpf);
+    assert_eq!(seen.iter().map(|(k, _)| k.clone()).collect::<Vec<_>>(), vec![hook.clone(), renamed.clone()]);
+    attach(&mut bpf, &renamed, &row);
+    detach(&mut bpf, &hook, &seen[0].1);
+    assert_eq!(attached(&mut bpf), vec![(renamed.clone(), row.clone())]);
+
+    run("ip", &["link", "del", "kb-c"]);
+    let seen = attached(&mut bpf);
+    assert_eq!(seen.len(), 1, "{seen:?}");
+    assert_eq!((&seen[0].0, &seen[0].1.set), (&renamed, &SetId(String::new())));
+    detach(&mut bpf, &renamed, &seen[0].1);
+    assert_eq!(attached(&mut bpf), vec![]);
+
+    // A device of the same name again: a pin of the old one is no attachment of the new one.
+    veth();
+    attach(&mut bpf, &hook, &row);
+    run("ip", &["link", "del", "kb-a"]);
+    veth();
+    let seen = attached(&mut bpf);
+    assert_eq!(seen[0].1.set, SetId(String::new()), "{seen:?}");
+    attach(&mut bpf, &hook, &row);
+    assert_eq!(attached(&mut bpf), vec![(hook, row)]);
+}
+
+#[test]
+fn clsact_and_tcx_follow_each_other_without_a_gap() {
+    root_or_skip!();
+    let dir = Dir::new();
+    let _netns = Namespace::enter();
+    veth();
+    let mut tcx = dir.bpf(AttachMode::Tcx);
+    let mut clsact = dir.bpf(AttachMode::Clsact);
+    must(&mut tcx, &map_steps());
+    load(&mut tcx, 1);
+    load(&mut tcx, 2);
+    for hook in [Hook::Ingress, Hook::Egress] {
+        let hook = key("kb-a", hook);
+        let row = runs("cil_from_netdev", 1);
+        for n in [1, 1, 2, 1] {
+            let row = runs("cil_from_netdev", n);
+            attach(&mut clsact, &hook, &row);
+            assert_eq!(attached(&mut clsact), vec![(hook.clone(), row)]);
+        }
+        let wrong_way = attached(&mut tcx);
+        assert!(wrong_way[0].1 != row, "{wrong_way:?}");
+        attach(&mut tcx, &hook, &row);
+        assert_eq!(attached(&mut tcx), vec![(hook.clone(), row.clone())]);
+        assert!(attached(&mut clsact)[0].1 != row);
+        attach(&mut clsact, &hook, &row);
+        assert_eq!(attached(&mut clsact), vec![(hook.clone(), row.clone())]);
+        // A filter of another at the same priority runs first, until ours is made anew.
+        let parent = if hook.hook == Hook::Ingress { "ingress" } else { "egress" };
+        let shown = run("tc", &["filter", "show", "dev", "kb-a", parent]);
+        assert!(shown.contains("cil_from_netdev") && shown.contains("direct-action"), "{shown}");
+        for _ in 0..2 {
+            detach(&mut clsact, &hook, &row);
+        }
+        assert_eq!(attached(&mut clsact), vec![]);
+        assert_eq!(run("tc", &["filter", "show", "dev", "kb-a", parent]), "");
+    }
+}
+
+#[test]
+fn no_packet_is_lost_while_programs_are_replaced() {
+    root_or_skip!();
+    let dir = Dir::new();
+    let far = Namespace::enter();
+    let _near = Namespace::enter();
+    run("ip", &["link", "add", "kb-a", "type", "veth", "peer", "name", "kb-b", "netns", &far.name]);
+    run("ip", &["addr", "add", "10.99.0.1/24", "dev", "kb-a"]);
+    run("ip", &["link", "set", "kb-a", "up"]);
+    run("ip", &["netns", "exec", &far.name, "ip", "addr", "add", "10.99.0.2/24", "dev", "kb-b"]);
+    run("ip", &["netns", "exec", &far.name, "ip", "link", "set", "kb-b", "up"]);
+    let mut bpf = dir.bpf(AttachMode::Auto);
+    must(&mut bpf, &map_steps());
+    load(&mut bpf, 1);
+    load(&mut bpf, 2);
+    let hooks = [key("kb-a", Hook::Ingress), key("kb-a", Hook::Egress)];
+    let swap = |bpf: &mut Bpf, n: u32| {
+        for hook in &hooks {
+            attach(bpf, hook, &runs("cil_to_host", n));
+        }
+    };
+    swap(&mut bpf, 1);
+    let mut ping = std::process::Command::new("ping")
+        .args(["-q", "-i", "0.002", "-c", "400", "-W", "2", "10.99.0.2"])
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut swaps = 0u32;
+    while ping.try_wait().unwrap().is_none() {
+        swaps += 1;
+        swap(&mut bpf, 1 + swaps % 2);
+    }
+    let out = ping.wait_with_output().unwrap();
+    let text = String::from_utf8_lossy(&out.stdout);
+    println!("{swaps} × 2 replacements: {}", text.lines().find(|l| l.contains("received")).unwrap_or(&text));
+    assert!(swaps > 5, "{swaps}");
+    assert!(text.contains("400 received"), "{text}");
+}
