@@ -44,7 +44,11 @@ impl Finding {
         };
         Problem {
             severity,
-            origin: Origin { object: object.to_owned(), place: format!("{file}:{}", self.at), rule: self.path.clone() },
+            origin: Origin {
+                object: object.to_owned(),
+                place: format!("{file}:{}", self.at),
+                rule: self.path.clone(),
+            },
             message: self.message.clone(),
             hint: self.hint.clone(),
         }

@@ -14,6 +14,7 @@ pub mod api;
 pub mod finding;
 pub mod kind;
 pub mod lower;
+pub mod manifest;
 pub mod object;
 pub mod schema;
 pub mod yaml;

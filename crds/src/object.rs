@@ -65,7 +65,8 @@ fn one(root: Node, mut findings: Vec<Finding>, file: &str) -> Reading {
         && version != kind.api_version()
     {
         let message = format!("{kind} has no version {}", quoted(version));
-        let mut finding = Finding::at(root.at, message, &format!("write `apiVersion: {}`", kind.api_version()));
+        let mut finding =
+            Finding::at(root.at, message, &format!("write `apiVersion: {}`", kind.api_version()));
         finding.path = "apiVersion".into();
         findings.push(finding);
     }
@@ -103,7 +104,8 @@ fn kind_of(root: &Node) -> Result<Option<ObjectKind>, (Finding, bool)> {
     let at = root.find("kind").map_or(root.at, |n| n.at);
     if let Some(kind) = ObjectKind::named(name) {
         // Kinds of other groups may share a name.
-        let group = |version: &str| version.rsplit_once('/').map_or(String::new(), |(group, _)| group.to_owned());
+        let group =
+            |version: &str| version.rsplit_once('/').map_or(String::new(), |(group, _)| group.to_owned());
         if version.is_empty() || group(version) == group(kind.api_version()) || known_group(version) {
             return Ok(Some(kind));
         }
@@ -130,7 +132,8 @@ fn known_group(version: &str) -> bool {
 }
 
 /// Kinds near to ours in name, which are nevertheless meant.
-const OTHERS: &[&str] = &["CiliumNodeConfig", "CiliumEndpointSlice", "Endpoints", "Secret", "Role", "PodTemplate"];
+const OTHERS: &[&str] =
+    &["CiliumNodeConfig", "CiliumEndpointSlice", "Endpoints", "Secret", "Role", "PodTemplate"];
 
 fn header(kind: ObjectKind, root: &Node, file: &str) -> Result<Header, Finding> {
     let metadata = root.find("metadata");
@@ -152,7 +155,8 @@ fn header(kind: ObjectKind, root: &Node, file: &str) -> Result<Header, Finding> 
     };
     for text in [Some(name), (!namespace.is_empty()).then_some(namespace)].into_iter().flatten() {
         if !good(text) {
-            let hint = "names are lower-case letters, digits, `-` and `.`, and begin and end with a letter or digit";
+            let hint =
+                "names are lower-case letters, digits, `-` and `.`, and begin and end with a letter or digit";
             return Err(Finding::at(at, format!("{} is no name", quoted(text)), hint));
         }
     }

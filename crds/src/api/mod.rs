@@ -6,8 +6,8 @@
 pub mod cilium;
 pub mod core;
 mod int_or_string;
-mod named;
 pub mod meta;
+mod named;
 pub mod network_policy;
 pub mod policy;
 mod selector;

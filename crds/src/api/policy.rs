@@ -234,8 +234,20 @@ pub struct EgressDenyRule {
 
 /// Names of entities.
 pub const ENTITIES: &[&str] = &[
-    "all", "world", "world-ipv4", "world-ipv6", "cluster", "cluster-mesh", "host", "remote-node", "init", "ingress",
-    "unmanaged", "health", "kube-apiserver", "none",
+    "all",
+    "world",
+    "world-ipv4",
+    "world-ipv6",
+    "cluster",
+    "cluster-mesh",
+    "host",
+    "remote-node",
+    "init",
+    "ingress",
+    "unmanaged",
+    "health",
+    "kube-apiserver",
+    "none",
 ];
 
 /// Names of protocols.

@@ -7,7 +7,8 @@ use super::clause::{Parts, clause, excepted, meant, prefix};
 use super::cursor::{Cursor, Notes};
 use super::ports::{Bad, icmp, port_protocol};
 use super::selector::{
-    Keys, in_any_namespace, in_namespace, names_namespace, names_namespace_labels, names_reserved, selector, with,
+    Keys, in_any_namespace, in_namespace, names_namespace, names_namespace_labels, names_reserved, selector,
+    with,
 };
 use super::{Facts, Header};
 use crate::api::policy::{CidrRule, L7Rules};
@@ -58,7 +59,12 @@ fn rule(header: &Header, cursor: &Cursor<'_>, notes: &mut Notes) -> PolicyRule {
     let mut clauses = Vec::new();
     let mut named = meant.directions;
     for (section, direction, verdict) in SECTIONS {
-        let Some(list) = cursor.key(section) else { continue };
+        let Some(list) = cursor.key(section) else {
+            if cursor.keys().any(|key| key == section) {
+                name(&mut named, direction);
+            }
+            continue;
+        };
         let entries = list.items();
         if notes.broken_here(&list) || !entries.is_empty() {
             name(&mut named, direction);
@@ -68,7 +74,13 @@ fn rule(header: &Header, cursor: &Cursor<'_>, notes: &mut Notes) -> PolicyRule {
         }
         // The list is not one: what it denies cannot be told.
         if list.node.list().is_none() && verdict == RuleVerdict::Deny {
-            clauses.push(Clause { direction, verdict, peers: PeerSet::Any, ports: PortSet::Any, path: section.into() });
+            clauses.push(Clause {
+                direction,
+                verdict,
+                peers: PeerSet::Any,
+                ports: PortSet::Any,
+                path: section.into(),
+            });
         }
         for (i, entry) in entries.iter().enumerate() {
             let parts = parts(entry, direction, verdict, &scope, notes);
@@ -81,7 +93,9 @@ fn rule(header: &Header, cursor: &Cursor<'_>, notes: &mut Notes) -> PolicyRule {
     if meant.unsure || notes.broken_here(cursor) {
         clauses.retain(|clause| clause.verdict == RuleVerdict::Deny);
     }
-    for (direction, deny) in [(Direction::Ingress, meant.deny.ingress), (Direction::Egress, meant.deny.egress)] {
+    for (direction, deny) in
+        [(Direction::Ingress, meant.deny.ingress), (Direction::Egress, meant.deny.egress)]
+    {
         if deny {
             let path = format!("{direction}Deny");
             let (peers, ports) = (PeerSet::Any, PortSet::Any);
@@ -122,7 +136,11 @@ fn subject(header: &Header, rule: &Cursor<'_>, notes: &mut Notes) -> Subject {
             Subject::Unreadable
         }
         (None, Some(node)) if header.name.namespace.is_empty() => {
-            notes.unsupported(&node, "rules for nodes (host firewall) are not enforced yet: it selects nothing", "");
+            notes.unsupported(
+                &node,
+                "rules for nodes (host firewall) are not enforced yet: it selects nothing",
+                "",
+            );
             Subject::Unreadable
         }
         (None, Some(node)) => {
@@ -142,7 +160,11 @@ fn subject(header: &Header, rule: &Cursor<'_>, notes: &mut Notes) -> Subject {
                 let namespace = in_namespace(&header.name.namespace);
                 if names_namespace(&own) && !own.requirements.contains(&namespace) {
                     let hint = "its own namespace is implied; a clusterwide policy can name others";
-                    notes.warning(&cursor, "a namespaced policy selects endpoints of its own namespace only", hint);
+                    notes.warning(
+                        &cursor,
+                        "a namespaced policy selects endpoints of its own namespace only",
+                        hint,
+                    );
                 }
                 Subject::Endpoints(with(own, namespace))
             }
@@ -192,7 +214,11 @@ fn parts(
         && cursor.key("mode").and_then(|c| c.node.text()) != Some("disabled")
     {
         if !notes.broken(&cursor) {
-            notes.unsupported(&cursor, "mutual authentication is not enforced yet: the entry allows nothing", "");
+            notes.unsupported(
+                &cursor,
+                "mutual authentication is not enforced yet: the entry allows nothing",
+                "",
+            );
         }
         peers = Some(Err(Bad));
     }
@@ -389,7 +415,11 @@ fn beyond_ports(rule: &Cursor<'_>, notes: &mut Notes) -> bool {
             Some(api) if api == L7Rules::default() => {}
             Some(_) => {
                 let hint = "until then: allow the ports without `rules`";
-                notes.unsupported(&cursor, "layer 7 rules are not enforced yet: the entry allows nothing", hint);
+                notes.unsupported(
+                    &cursor,
+                    "layer 7 rules are not enforced yet: the entry allows nothing",
+                    hint,
+                );
                 good = false;
             }
             None => good = false,

@@ -31,14 +31,22 @@ pub(super) fn prefix(at: &Cursor<'_>, text: &str, notes: &mut Notes) -> Result<I
     if let Ok(net) = text.parse::<IpNet>() {
         if net != net.trunc() {
             let hint = format!("write `{}`", net.trunc());
-            notes.warning(at, format!("{} has bits beyond its prefix length, which do not count", quoted(text)), &hint);
+            notes.warning(
+                at,
+                format!("{} has bits beyond its prefix length, which do not count", quoted(text)),
+                &hint,
+            );
         }
         return Ok(net.trunc());
     }
     if let Ok(ip) = text.parse::<IpAddr>() {
         return Ok(IpNet::from(ip));
     }
-    notes.invalid(at, format!("{} is no prefix", quoted(text)), "write it as `10.0.0.0/8` or `2001:db8::/32`");
+    notes.invalid(
+        at,
+        format!("{} is no prefix", quoted(text)),
+        "write it as `10.0.0.0/8` or `2001:db8::/32`",
+    );
     Err(Bad)
 }
 

@@ -7,8 +7,8 @@ use crate::api::{IntOrString, core};
 use crate::schema::{nearest, quoted};
 use cilium_engine::state::{IdentityId, Protocol};
 use cilium_engine::world::{
-    BackendAddress, EndpointSlice, IdentityClaim, Label, Labels, Namespace, Node, NodeAddress, NodeAddressKind, Pod,
-    PodPort, RemoteEndpoint, Service, ServicePort, SlicePort, TargetPort,
+    BackendAddress, EndpointSlice, IdentityClaim, Label, Labels, Namespace, Node, NodeAddress,
+    NodeAddressKind, Pod, PodPort, RemoteEndpoint, Service, ServicePort, SlicePort, TargetPort,
 };
 use ipnet::IpNet;
 use std::collections::BTreeSet;
@@ -43,14 +43,20 @@ pub(super) fn cilium_node(header: &Header, root: &Cursor<'_>, notes: &mut Notes)
     let mut addresses = Vec::new();
     for (address, at) in api.spec.addresses.unwrap_or_default().iter().zip(spec.at("addresses").items()) {
         match address_kind(&address.kind) {
-            Some(kind) => addresses.extend(ip(&at.at("ip"), &address.ip, notes).map(|ip| NodeAddress { kind, ip })),
+            Some(kind) => {
+                addresses.extend(ip(&at.at("ip"), &address.ip, notes).map(|ip| NodeAddress { kind, ip }))
+            }
             None if OTHER_ADDRESSES.contains(&address.kind.as_str()) => {}
             None => {
                 let hint = match nearest(&address.kind, KINDS.iter().map(|(name, _)| *name)) {
                     Some(name) => format!("did you mean `{name}`?"),
                     None => "the types are InternalIP, ExternalIP and CiliumInternalIP".to_owned(),
                 };
-                notes.invalid(&at.at("type"), format!("there is no address type {}", quoted(&address.kind)), &hint);
+                notes.invalid(
+                    &at.at("type"),
+                    format!("there is no address type {}", quoted(&address.kind)),
+                    &hint,
+                );
             }
         }
     }
@@ -110,7 +116,9 @@ pub(super) fn service(header: &Header, root: &Cursor<'_>, notes: &mut Notes) -> 
     let external = kind == "ExternalName";
     match kind {
         "ClusterIP" => {}
-        "ExternalName" => notes.warning(&spec.at("type"), "a Service of type ExternalName is a matter of DNS alone", ""),
+        "ExternalName" => {
+            notes.warning(&spec.at("type"), "a Service of type ExternalName is a matter of DNS alone", "")
+        }
         _ => notes.unsupported(
             &spec.at("type"),
             format!("of a Service of type {kind} only the ClusterIP is in force yet"),
@@ -245,7 +253,9 @@ pub(super) fn endpoint(header: &Header, root: &Cursor<'_>, notes: &mut Notes) ->
     let Some(api) = notes.read::<CiliumEndpoint>(root) else { return Facts::Nothing };
     // An endpoint that is being made has no identity or address yet: nothing to know, nothing wrong.
     let Some(status) = api.status else { return Facts::Nothing };
-    let (Some(identity), Some(networking)) = (status.identity, status.networking) else { return Facts::Nothing };
+    let (Some(identity), Some(networking)) = (status.identity, status.networking) else {
+        return Facts::Nothing;
+    };
     let at = root.at("status");
     let mut ips = Vec::new();
     for pair in networking.addressing.unwrap_or_default() {

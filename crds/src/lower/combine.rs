@@ -147,7 +147,10 @@ fn foreign(header: &Header) -> Problem {
     Problem {
         severity: Severity::Warning,
         origin: Origin { object: header.title(), place: header.place.to_string(), rule: String::new() },
-        message: format!("published by {}, which is another node", header.published_by.as_deref().unwrap_or_default()),
+        message: format!(
+            "published by {}, which is another node",
+            header.published_by.as_deref().unwrap_or_default()
+        ),
         hint: "a node publishes its own CiliumNode only; it does not count".into(),
     }
 }

@@ -40,7 +40,12 @@ impl<'a> Cursor<'a> {
     pub(super) fn keys(&self) -> impl Iterator<Item = &'a str> + use<'a> {
         let entries = match &self.node.value {
             Value::Map(entries) => entries.as_slice(),
-            Value::Null | Value::Bool(..) | Value::Int(..) | Value::Float(..) | Value::Text(_) | Value::List(_) => &[],
+            Value::Null
+            | Value::Bool(..)
+            | Value::Int(..)
+            | Value::Float(..)
+            | Value::Text(_)
+            | Value::List(_) => &[],
         };
         entries.iter().map(|e| e.key.as_str())
     }
@@ -66,8 +71,9 @@ impl Notes {
     pub(super) fn broken(&self, cursor: &Cursor<'_>) -> bool {
         self.flooded
             || self.schema.iter().any(|path| {
-                path.strip_prefix(cursor.path.as_str())
-                    .is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']) || cursor.path.is_empty())
+                path.strip_prefix(cursor.path.as_str()).is_some_and(|rest| {
+                    rest.is_empty() || rest.starts_with(['.', '[']) || cursor.path.is_empty()
+                })
             })
     }
 

@@ -22,8 +22,8 @@ use crate::finding::{Class, Finding};
 use crate::kind::ObjectKind;
 use crate::yaml::Node;
 use cilium_engine::world::{
-    EndpointSlice, IdentityClaim, Namespace, Node as WorldNode, ObjectName, Place, Pod, PolicyRule, RemoteEndpoint,
-    RuleVerdict, Service,
+    EndpointSlice, IdentityClaim, Namespace, Node as WorldNode, ObjectName, Place, Pod, PolicyRule,
+    RemoteEndpoint, RuleVerdict, Service,
 };
 use cursor::{Cursor, Notes};
 

@@ -33,7 +33,9 @@ pub(super) fn lower(header: &Header, root: &Cursor<'_>, notes: &mut Notes) -> Fa
     };
     let default_deny = directions(&spec, meant.directions, notes);
     let mut clauses = Vec::new();
-    for (section, way, direction) in [("ingress", "from", Direction::Ingress), ("egress", "to", Direction::Egress)] {
+    for (section, way, direction) in
+        [("ingress", "from", Direction::Ingress), ("egress", "to", Direction::Egress)]
+    {
         let Some(list) = spec.key(section) else { continue };
         let in_force = match direction {
             Direction::Ingress => default_deny.ingress,
@@ -47,7 +49,8 @@ pub(super) fn lower(header: &Header, root: &Cursor<'_>, notes: &mut Notes) -> Fa
             let whole = !notes.broken_here(entry);
             let peers = peers(entry, way, namespace, notes);
             let ports = ports(entry, notes);
-            let parts = if whole { Parts { peers, ports } } else { Parts { peers: Err(Bad), ports: Err(Bad) } };
+            let parts =
+                if whole { Parts { peers, ports } } else { Parts { peers: Err(Bad), ports: Err(Bad) } };
             if in_force && !unsure {
                 clauses.extend(clause(direction, RuleVerdict::Allow, parts, &format!("{section}[{i}]")));
             }
@@ -60,6 +63,7 @@ pub(super) fn lower(header: &Header, root: &Cursor<'_>, notes: &mut Notes) -> Fa
 /// `policyTypes`; without it ingress, and egress if there are egress rules.
 fn directions(spec: &Cursor<'_>, meant: DefaultDeny, notes: &mut Notes) -> DefaultDeny {
     let present = |key: &str| spec.key(key).is_some_and(|c| c.node.list().is_none_or(|l| !l.is_empty()));
+    let without_value = spec.key("egress").is_none() && spec.keys().any(|key| key == "egress");
     match spec.key("policyTypes") {
         Some(cursor) if !cursor.items().is_empty() || notes.broken(&cursor) => {
             // Those that can be read, and, if some cannot, those that have rules.
@@ -68,7 +72,9 @@ fn directions(spec: &Cursor<'_>, meant: DefaultDeny, notes: &mut Notes) -> Defau
             let named = |name: &str, section: &str| names.contains(&name) || (broken && present(section));
             DefaultDeny { ingress: named("Ingress", "ingress"), egress: named("Egress", "egress") }
         }
-        Some(_) | None => DefaultDeny { ingress: true, egress: present("egress") || meant.egress },
+        Some(_) | None => {
+            DefaultDeny { ingress: true, egress: present("egress") || meant.egress || without_value }
+        }
     }
 }
 
@@ -109,7 +115,8 @@ fn peer(item: &Cursor<'_>, namespace: &str, notes: &mut Notes) -> Result<Peer, B
             Err(Bad)
         }
         (None, None, None) => {
-            let hint = "all pods of the namespace are `podSelector: {}`; all pods are `namespaceSelector: {}`";
+            let hint =
+                "all pods of the namespace are `podSelector: {}`; all pods are `namespaceSelector: {}`";
             notes.invalid(item, "needs one of `podSelector`, `namespaceSelector`, `ipBlock`", hint);
             Err(Bad)
         }
@@ -163,16 +170,28 @@ fn port(item: &Cursor<'_>, notes: &mut Notes) -> Result<PortMatch, Bad> {
         (Some(IntOrString::Int(number)), _) => match u16::try_from(*number) {
             Ok(number) if number > 0 => number,
             _ => {
-                notes.invalid(&item.at("port"), format!("there is no port `{number}`"), "ports are 1 to 65535");
+                notes.invalid(
+                    &item.at("port"),
+                    format!("there is no port `{number}`"),
+                    "ports are 1 to 65535",
+                );
                 return Err(Bad);
             }
         },
         (Some(IntOrString::Text(name)), _) => {
             let at = item.at("port");
             if name.bytes().all(|b| b.is_ascii_digit()) {
-                notes.invalid(&at, format!("{} is a text, taken for the name of a port", quoted(name)), "remove the quotes");
+                notes.invalid(
+                    &at,
+                    format!("{} is a text, taken for the name of a port", quoted(name)),
+                    "remove the quotes",
+                );
             } else {
-                notes.unsupported(&at, format!("the named port {} is not enforced yet", quoted(name)), "write its number");
+                notes.unsupported(
+                    &at,
+                    format!("the named port {} is not enforced yet", quoted(name)),
+                    "write its number",
+                );
             }
             return Err(Bad);
         }

@@ -30,11 +30,19 @@ fn protocols(name: Option<&str>) -> Option<&'static [Protocol]> {
 }
 
 /// An entry of `toPorts[].ports`.
-pub(super) fn port_protocol(cursor: &Cursor<'_>, notes: &mut Notes, out: &mut Vec<PortMatch>) -> Result<(), Bad> {
+pub(super) fn port_protocol(
+    cursor: &Cursor<'_>,
+    notes: &mut Notes,
+    out: &mut Vec<PortMatch>,
+) -> Result<(), Bad> {
     let api: PortProtocol = notes.read(cursor).ok_or(Bad)?;
     let Some(protocols) = protocols(api.protocol.as_deref()) else {
         let at = cursor.at("protocol");
-        notes.unsupported(&at, format!("protocol {} is not enforced yet", api.protocol.unwrap_or_default()), "");
+        notes.unsupported(
+            &at,
+            format!("protocol {} is not enforced yet", api.protocol.unwrap_or_default()),
+            "",
+        );
         return Err(Bad);
     };
     let icmp = protocols == [Protocol::ICMP] || protocols == [Protocol::ICMPV6];
@@ -56,13 +64,21 @@ pub(super) fn port_protocol(cursor: &Cursor<'_>, notes: &mut Notes, out: &mut Ve
             return Err(Bad);
         }
         (first, Some(end)) if end < first => {
-            notes.invalid(&cursor.at("endPort"), format!("the range ends at {end}, before it begins at {first}"), "");
+            notes.invalid(
+                &cursor.at("endPort"),
+                format!("the range ends at {end}, before it begins at {first}"),
+                "",
+            );
             return Err(Bad);
         }
         (first, end) => (first, end.unwrap_or(first)),
     };
     if icmp && (first, last) != (0, u16::MAX) {
-        notes.invalid(&at, "ICMP has no ports", "choose types with `icmps: [{fields: [{family: IPv4, type: 8}]}]`");
+        notes.invalid(
+            &at,
+            "ICMP has no ports",
+            "choose types with `icmps: [{fields: [{family: IPv4, type: 8}]}]`",
+        );
         return Err(Bad);
     }
     out.extend(protocols.iter().map(|proto| PortMatch { proto: *proto, first, last }));
@@ -72,12 +88,20 @@ pub(super) fn port_protocol(cursor: &Cursor<'_>, notes: &mut Notes, out: &mut Ve
 fn number(at: &Cursor<'_>, text: &str, notes: &mut Notes) -> Result<u16, Bad> {
     if !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()) {
         return text.parse().map_err(|_| {
-            notes.invalid(at, format!("there is no port {}", quoted(text)), "ports are 1 to 65535; \"0\" means all");
+            notes.invalid(
+                at,
+                format!("there is no port {}", quoted(text)),
+                "ports are 1 to 65535; \"0\" means all",
+            );
             Bad
         });
     }
     if is_service_name(text) {
-        notes.unsupported(at, format!("the named port {} is not enforced yet", quoted(text)), "write its number");
+        notes.unsupported(
+            at,
+            format!("the named port {} is not enforced yet", quoted(text)),
+            "write its number",
+        );
     } else {
         notes.invalid(at, format!("{} is no port", quoted(text)), "write a number in quotes, as \"80\"");
     }
@@ -116,10 +140,12 @@ pub(super) fn icmp(cursor: &Cursor<'_>, notes: &mut Notes) -> Result<PortMatch, 
         };
         let hint = match &api.kind {
             IntOrString::Int(_) => "types are 0 to 255".to_owned(),
-            IntOrString::Text(text) => match crate::schema::nearest(text, names.iter().map(|(name, _)| *name)) {
-                Some(name) => format!("did you mean `{name}`?"),
-                None => "write its number, 0 to 255".to_owned(),
-            },
+            IntOrString::Text(text) => {
+                match crate::schema::nearest(text, names.iter().map(|(name, _)| *name)) {
+                    Some(name) => format!("did you mean `{name}`?"),
+                    None => "write its number, 0 to 255".to_owned(),
+                }
+            }
         };
         notes.invalid(&at, format!("there is no ICMP type {shown}"), &hint);
         return Err(Bad);

@@ -23,8 +23,19 @@ pub(super) enum Keys {
 }
 
 /// Sources of labels.
-const SOURCES: &[&str] =
-    &["k8s", "any", "reserved", "container", "cidr", "cidrgroup", "fqdn", "node", "unspec", "cni", "generated"];
+const SOURCES: &[&str] = &[
+    "k8s",
+    "any",
+    "reserved",
+    "container",
+    "cidr",
+    "cidrgroup",
+    "fqdn",
+    "node",
+    "unspec",
+    "cni",
+    "generated",
+];
 
 /// The selector; `None` if it cannot be read, which is told.
 pub(super) fn selector(cursor: &Cursor<'_>, keys: Keys, notes: &mut Notes) -> Option<Selector> {
@@ -55,7 +66,11 @@ pub(super) fn selector(cursor: &Cursor<'_>, keys: Keys, notes: &mut Notes) -> Op
                 continue;
             }
             (operator, _) => {
-                notes.invalid(at, format!("`{operator}` takes no `values`"), "remove `values`, or use `In` or `NotIn`");
+                notes.invalid(
+                    at,
+                    format!("`{operator}` takes no `values`"),
+                    "remove `values`, or use `In` or `NotIn`",
+                );
                 good = false;
                 continue;
             }
@@ -77,7 +92,10 @@ pub(super) fn sorted(mut requirements: Vec<Requirement>) -> Selector {
 
 /// The requirement that pods are of this namespace.
 pub(super) fn in_namespace(namespace: &str) -> Requirement {
-    Requirement { label: Label::new("k8s", POD_NAMESPACE), operator: Operator::In([namespace.to_owned()].into()) }
+    Requirement {
+        label: Label::new("k8s", POD_NAMESPACE),
+        operator: Operator::In([namespace.to_owned()].into()),
+    }
 }
 
 /// The requirement that it is a pod, of whichever namespace.
@@ -94,7 +112,10 @@ pub(super) fn with(selector: Selector, requirement: Requirement) -> Selector {
 
 /// Whether the selector says something about the namespace of pods.
 pub(super) fn names_namespace(selector: &Selector) -> bool {
-    selector.requirements.iter().any(|r| r.label.key == POD_NAMESPACE && matches!(&*r.label.source, "k8s" | "any"))
+    selector
+        .requirements
+        .iter()
+        .any(|r| r.label.key == POD_NAMESPACE && matches!(&*r.label.source, "k8s" | "any"))
 }
 
 /// Whether the selector says something about labels of namespaces.

@@ -64,7 +64,9 @@ impl Walk {
                 Value::Int(number, _) => self.integer(schema, node, *number),
                 _ => self.mismatch(node, "a whole number"),
             },
-            Some("boolean") if !matches!(node.value, Value::Bool(..)) => self.mismatch(node, "`true` or `false`"),
+            Some("boolean") if !matches!(node.value, Value::Bool(..)) => {
+                self.mismatch(node, "`true` or `false`")
+            }
             _ => {}
         }
     }
@@ -94,6 +96,7 @@ impl Walk {
     fn map(&mut self, schema: &Schema, node: &Node, entries: &[Entry]) {
         let properties = schema.get("properties").and_then(Schema::as_object);
         let rest = schema.get("additionalProperties");
+        let strict = rest == Some(&Schema::Bool(false));
         for entry in entries {
             // Nothing counts as absent, as the API server has it.
             let absent = entry.value.value == Value::Null;
@@ -101,6 +104,11 @@ impl Walk {
                 (Some(schema), _) | (None, Some(schema @ Schema::Object(_))) => {
                     if !absent {
                         self.within(&entry.key, |walk| walk.node(schema, &entry.value));
+                    } else if strict && self.path.starts_with("spec") {
+                        // The API server takes it as absent. In a policy that is most often wider than meant,
+                        // and a file cut short looks so.
+                        let hint = "write a value, `[]` or `{}`, or remove the field".to_owned();
+                        self.tell(entry.at, format!("`{}` is there without a value", entry.key), hint);
                     }
                 }
                 (None, Some(Schema::Bool(false))) => {
@@ -120,7 +128,8 @@ impl Walk {
 
     fn unknown<'a>(&mut self, entry: &Entry, known: impl Iterator<Item = &'a str> + Clone) {
         // `rules` on the wrong level: what is in it says what was meant.
-        let inner = ["icmp", "terminatingTLS", "originatingTLS"].into_iter().find(|f| entry.value.find(f).is_some());
+        let inner =
+            ["icmp", "terminatingTLS", "originatingTLS"].into_iter().find(|f| entry.value.find(f).is_some());
         let inner = inner.filter(|_| entry.key == "rules").and_then(|field| real_form("rules", field));
         let hint = if let Some(form) = inner.or_else(|| real_form(&self.path, &entry.key)) {
             form.to_owned()
@@ -179,7 +188,8 @@ fn flag(schema: &Schema, name: &str) -> bool {
 
 /// A text from a file, for a message: short, without control characters.
 pub(crate) fn quoted(text: &str) -> String {
-    let mut short: String = text.chars().take(60).map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect();
+    let mut short: String =
+        text.chars().take(60).map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect();
     if text.chars().count() > 60 {
         short.push('…');
     }
@@ -193,7 +203,8 @@ pub(crate) fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> O
         return None;
     }
     let lower = name.to_lowercase();
-    let (distance, best) =
-        known.map(|k| (strsim::damerau_levenshtein(&lower, &k.to_lowercase()), k)).min_by_key(|(distance, _)| *distance)?;
+    let (distance, best) = known
+        .map(|k| (strsim::damerau_levenshtein(&lower, &k.to_lowercase()), k))
+        .min_by_key(|(distance, _)| *distance)?;
     (distance <= 1 + best.len() / 4).then_some(best)
 }

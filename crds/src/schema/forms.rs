@@ -19,14 +19,18 @@ pub(super) fn real_form(path: &str, field: &str) -> Option<&'static str> {
             "this stands on the entry of `toPorts`, beside `rules`, with `secret: {namespace, name}`"
         }
         "http" | "dns" | "kafka" | "l7" | "l7proto" => "layer 7 rules stand under `toPorts[].rules`",
-        "podSelector" if within == "spec" || within == "specs" => "in cilium.io policies it is `endpointSelector`",
+        "podSelector" if within == "spec" || within == "specs" => {
+            "in cilium.io policies it is `endpointSelector`"
+        }
         "podSelector" => "in cilium.io policies peers are `fromEndpoints` and `toEndpoints`",
         "namespaceSelector" => {
             "select by the label `k8s:io.kubernetes.pod.namespace`, or by labels of the namespace: \
              `k8s:io.cilium.k8s.namespace.labels.KEY`"
         }
         "ipBlock" => "in cilium.io policies it is `fromCIDRSet` or `toCIDRSet` with `cidr` and `except`",
-        "policyTypes" => "in cilium.io policies the directions follow from the sections; see `enableDefaultDeny`",
+        "policyTypes" => {
+            "in cilium.io policies the directions follow from the sections; see `enableDefaultDeny`"
+        }
         "from" if rule => "in cilium.io policies peers are `fromEndpoints`, `fromEntities`, `fromCIDR`, …",
         "to" if rule => "in cilium.io policies peers are `toEndpoints`, `toEntities`, `toCIDR`, …",
         "ports" if rule => "write `toPorts: [{ports: [{port: \"80\", protocol: TCP}]}]`",
@@ -34,7 +38,9 @@ pub(super) fn real_form(path: &str, field: &str) -> Option<&'static str> {
             "write `toPorts: [{ports: [{port: \"80\", protocol: TCP}]}]`"
         }
         "toFQDN" | "toFqdns" | "toDNS" => "write `toFQDNs: [{matchName: example.com}]`, in `egress`",
-        "toFQDNs" if within == "egressDeny" || within == "ingressDeny" => "names are not possible in deny rules",
+        "toFQDNs" if within == "egressDeny" || within == "ingressDeny" => {
+            "names are not possible in deny rules"
+        }
         "rules" if rule => "layer 7 rules stand under `toPorts[].rules`",
         "authentication" => "it stands on an entry of `ingress` or `egress`",
         "endpointSelector" if within == "fromEndpoints" || within == "toEndpoints" => {
@@ -53,7 +59,10 @@ mod tests {
         assert!(real_form("spec.ingress[0].toPorts[0].rules", "icmp").is_some_and(|s| s.contains("icmps:")));
         assert!(real_form("spec.ingress[0]", "fromRequires").is_some_and(|s| s.contains("1.19")));
         assert!(real_form("spec", "podSelector").is_some_and(|s| s.contains("endpointSelector")));
-        assert!(real_form("spec.egress[1]", "egressGateway").is_some_and(|s| s.contains("CiliumEgressGatewayPolicy")));
+        assert!(
+            real_form("spec.egress[1]", "egressGateway")
+                .is_some_and(|s| s.contains("CiliumEgressGatewayPolicy"))
+        );
         assert_eq!(real_form("spec.egress[1]", "frobnicate"), None);
     }
 }

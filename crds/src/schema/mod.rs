@@ -14,7 +14,8 @@ use schemars::generate::SchemaSettings;
 use serde_json::Value;
 use std::sync::LazyLock;
 
-static SCHEMAS: LazyLock<Vec<Value>> = LazyLock::new(|| ObjectKind::ALL.iter().map(|kind| generate(*kind)).collect());
+static SCHEMAS: LazyLock<Vec<Value>> =
+    LazyLock::new(|| ObjectKind::ALL.iter().map(|kind| generate(*kind)).collect());
 
 /// The schema of a kind, with nothing left to be looked up elsewhere.
 pub fn of(kind: ObjectKind) -> &'static Value {

@@ -65,8 +65,11 @@ pub fn parse(bytes: &[u8]) -> Stream {
     };
     if let Some(at) = text.find('\0') {
         let line = 1 + text[..at].matches('\n').count();
-        stream.broken =
-            Some(Finding::at(position(line, 1), "holds a NUL byte".into(), "a file cut short by a crash looks so"));
+        stream.broken = Some(Finding::at(
+            position(line, 1),
+            "holds a NUL byte".into(),
+            "a file cut short by a crash looks so",
+        ));
         return stream;
     }
     let mut reader = Reader {
@@ -135,7 +138,11 @@ impl<'a> Reader<'a> {
                     // Not counted before its end was seen: a document cut short is a broken one.
                     let (end, at) = self.next()?;
                     if end != Event::DocumentEnd {
-                        return Err(Finding::at(start(at), "is not YAML: the document does not end here".into(), ""));
+                        return Err(Finding::at(
+                            start(at),
+                            "is not YAML: the document does not end here".into(),
+                            "",
+                        ));
                     }
                     let findings = std::mem::take(&mut self.findings);
                     if root.value != Value::Null {
@@ -228,7 +235,9 @@ impl<'a> Reader<'a> {
                 continue;
             }
             let text = match key.value {
-                Value::Text(text) | Value::Int(_, text) | Value::Float(_, text) | Value::Bool(_, text) => text,
+                Value::Text(text) | Value::Int(_, text) | Value::Float(_, text) | Value::Bool(_, text) => {
+                    text
+                }
                 Value::Null | Value::List(_) | Value::Map(_) => {
                     let message = format!("a key is {}, not a text", key.value.type_name());
                     self.findings.push(Finding::at(key.at, message, "put the key in quotes"));
@@ -291,7 +300,11 @@ impl<'a> Reader<'a> {
             }
             None => Err(Finding {
                 class: Class::Invalid,
-                ..Finding::at(at, format!("holds more than {MAX_NODES} values"), "write fewer aliases, or split the file")
+                ..Finding::at(
+                    at,
+                    format!("holds more than {MAX_NODES} values"),
+                    "write fewer aliases, or split the file",
+                )
             }),
         }
     }

@@ -49,7 +49,9 @@ fn radix(digits: &str, radix: u32) -> Option<i64> {
 
 fn float(text: &str) -> Option<f64> {
     match text.strip_prefix(['-', '+']).unwrap_or(text) {
-        ".inf" | ".Inf" | ".INF" => return Some(if text.starts_with('-') { f64::NEG_INFINITY } else { f64::INFINITY }),
+        ".inf" | ".Inf" | ".INF" => {
+            return Some(if text.starts_with('-') { f64::NEG_INFINITY } else { f64::INFINITY });
+        }
         ".nan" | ".NaN" | ".NAN" => return Some(f64::NAN),
         _ => {}
     }

@@ -144,6 +144,8 @@ pub const CT_CLOSING_FORWARD: u16 = 1 << 2;
 pub const CT_CLOSING_REPLY: u16 = 1 << 3;
 /// RST was seen.
 pub const CT_RESET: u16 = 1 << 4;
+/// A pod reached itself through a service, with the router's address as source.
+pub const CT_LOOPBACK: u16 = 1 << 5;
 
 #[cfg(test)]
 mod tests {

@@ -51,3 +51,11 @@ pub struct EndpointConfigRow {
 pub const CONFIG_OPEN_INGRESS: u16 = 1;
 /// Egress is not subject to policy.
 pub const CONFIG_OPEN_EGRESS: u16 = 2;
+/// A hint that saves lookups: the ingress policy has no row for a particular peer.
+pub const CONFIG_INGRESS_NO_PEERS: u16 = 1 << 2;
+/// A hint that saves lookups: the ingress policy has no row for any peer (identity 0).
+pub const CONFIG_INGRESS_NO_ANY: u16 = 1 << 3;
+/// As [`CONFIG_INGRESS_NO_PEERS`], for egress.
+pub const CONFIG_EGRESS_NO_PEERS: u16 = 1 << 4;
+/// As [`CONFIG_INGRESS_NO_ANY`], for egress.
+pub const CONFIG_EGRESS_NO_ANY: u16 = 1 << 5;

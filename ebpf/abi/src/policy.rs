@@ -116,7 +116,12 @@ fn ladder(
     let Some(l3) = lookup(&base) else { return NOTHING };
     let any = base.identity == 0;
     let at = |len: u32| {
-        let key = PolicyKey { proto, port: port_prefix(port, len), dir_len: base.dir_len | (len as u8 & 31), ..base };
+        let key = PolicyKey {
+            proto,
+            port: port_prefix(port, len),
+            dir_len: base.dir_len | (len as u8 & 31),
+            ..base
+        };
         let row = lookup(&key)?;
         let matched = match (any, len == 0) {
             (false, false) => MATCH_L3_L4,
@@ -154,6 +159,11 @@ fn ladder(
     Found { row: l3, matched: if any { MATCH_ALL } else { MATCH_L3_ONLY } }
 }
 
+/// Ladder of [`decide_among`]: the rows for the peer's identity.
+pub const PEER_ROWS: u8 = 1;
+/// Ladder of [`decide_among`]: the rows for any peer.
+pub const ANY_ROWS: u8 = 2;
+
 /// The verdict on a packet. `direction` is [`EGRESS`] or 0, `identity` the peer's, `port` the
 /// destination port (for ICMP the type). Nothing found means denied by default.
 #[inline(always)]
@@ -165,8 +175,26 @@ pub fn decide(
     proto: u8,
     port: Be16,
 ) -> Found {
+    decide_among(lookup, PEER_ROWS | ANY_ROWS, policy_id, direction, identity, proto, port)
+}
+
+/// As [`decide`], where the caller knows that one of the `ladders` has no rows.
+#[inline(always)]
+pub fn decide_among(
+    lookup: impl Fn(&PolicyKey) -> Option<PolicyRow>,
+    ladders: u8,
+    policy_id: u32,
+    direction: u8,
+    identity: u32,
+    proto: u8,
+    port: Be16,
+) -> Found {
     let base = PolicyKey { policy_id, identity, port: Be16(0), proto: 0, dir_len: direction };
-    let peer = if identity == 0 { NOTHING } else { ladder(&lookup, base, proto, port) };
+    let peer =
+        if identity == 0 || ladders & PEER_ROWS == 0 { NOTHING } else { ladder(&lookup, base, proto, port) };
+    if ladders & ANY_ROWS == 0 {
+        return peer;
+    }
     let any = ladder(&lookup, PolicyKey { identity: 0, ..base }, proto, port);
     if peer.row.verdict == NONE {
         return any;

@@ -6,13 +6,14 @@
 use crate::{
     cause, event,
     flow::{FIN, Flow, RST, SYN, Step, kind},
+    ipcache::Memory,
     maps::{CT_ANY, CT_TCP},
     node,
 };
 use cilium_abi::{
     ct::{
-        CT_CLOSING_FORWARD, CT_CLOSING_REPLY, CT_INITIATOR_HIGH, CT_RESET, CT_SEEN_REPLY, CtKey, CtRow,
-        KIND_CONNECTION,
+        CT_CLOSING_FORWARD, CT_CLOSING_REPLY, CT_INITIATOR_HIGH, CT_LOOPBACK, CT_RESET, CT_SEEN_REPLY, CtKey,
+        CtRow, KIND_CONNECTION,
     },
     event::reason,
     node::NODE_EVENT_TRACE,
@@ -76,7 +77,7 @@ pub fn is_forward(flow: &Flow) -> bool {
 
 /// Records an allowed packet: creates or rebuilds the entry, or refreshes it.
 #[inline(always)]
-pub fn commit(flow: &mut Flow, row: Option<&mut CtRow>, identity: u32, revision: u32) -> Step<()> {
+pub fn commit(flow: &mut Flow, row: Option<&mut CtRow>, memory: Memory) -> Step<()> {
     if flow.kind == kind::ICMP_ERROR {
         flow.report = 1;
         return Ok(());
@@ -84,11 +85,15 @@ pub fn commit(flow: &mut Flow, row: Option<&mut CtRow>, identity: u32, revision:
     match row {
         Some(row) if flow.state != reason::NEW => {
             touch(flow, row);
+            if memory.identity != 0 && (row.revision != memory.revision || row.identity != memory.identity) {
+                row.identity = memory.identity;
+                row.revision = memory.revision;
+            }
             Ok(())
         }
         _ => {
             // SAFETY: this CPU's flow.
-            if unsafe { conntrack_create(flow, identity, revision) } == 0 {
+            if unsafe { conntrack_create(flow, memory.identity, memory.revision) } == 0 {
                 Ok(())
             } else {
                 Err(cause!(CT_INSERT_FAILED))
@@ -114,7 +119,8 @@ unsafe extern "C" fn conntrack_create(flow: *mut Flow, identity: u32, revision: 
     };
     let row = CtRow {
         expires: flow.now + lifetime,
-        flags: if from_high { CT_INITIATOR_HIGH } else { 0 },
+        flags: if from_high { CT_INITIATOR_HIGH } else { 0 }
+            | if flow.is_loopback != 0 { CT_LOOPBACK } else { 0 },
         rev_nat: flow.rev_nat,
         backend: 0,
         identity,
@@ -167,8 +173,11 @@ fn touch(flow: &mut Flow, row: &mut CtRow) {
     if row.expires != now + lifetime {
         row.expires = now + lifetime;
     }
-    let (seen, reported) =
-        if is_reply { (row.seen_reply, row.reported_reply) } else { (row.seen_forward, row.reported_forward) };
+    let (seen, reported) = if is_reply {
+        (row.seen_reply, row.reported_reply)
+    } else {
+        (row.seen_forward, row.reported_forward)
+    };
     let fresh = tcp_flags & !seen;
     let due = node!(flags) & NODE_EVENT_TRACE != 0
         && (fresh & event::notable_flags() != 0 || now - reported >= node!(trace_interval));

@@ -5,19 +5,19 @@ use crate::{
     deliver::PASS,
     event,
     flow::{Flow, Step, kind, same},
-    ipcache,
+    ipcache::{self, Memory},
     maps::EP_CONFIG,
     nd, node,
     packet::{Skb, at},
     parse::{Ethernet, Family, L2, parse},
     policy,
-    rewrite::FromPod,
+    rewrite::{self, Destination, FromPod, Source},
     service,
 };
 use cilium_abi::{
-    ct::CtRow,
+    ct::{CT_LOOPBACK, CtRow},
     endpoint::{ENDPOINT_HOST, EndpointConfigRow, EndpointRow},
-    event::point,
+    event::{point, reason},
     identity,
     node::NODE_ALLOW_LOCALHOST,
     proto,
@@ -58,33 +58,41 @@ pub fn from<F: Family>(skb: Skb, flow: &mut Flow, config: &EndpointConfigRow) ->
     let mut row = conntrack::find(flow);
     // A TCP connection known under its own addresses goes to no frontend: one lookup less.
     let may_be_service = flow.kind == kind::PORTS
-        && (row.is_none() || flow.is_syn() || (flow.tuple.proto != proto::TCP && conntrack::is_forward(flow)));
+        && (row.is_none()
+            || flow.is_syn()
+            || (flow.tuple.proto != proto::TCP && conntrack::is_forward(flow)));
     if may_be_service && service::translate::<F>(skb, flow)? {
+        if same(&flow.tuple.src, &flow.tuple.dst) {
+            return to_itself::<F>(skb, flow);
+        }
         row = conntrack::find(flow);
     }
     match ipcache::local(&flow.tuple.dst) {
-        Some(endpoint) if endpoint.flags & ENDPOINT_HOST == 0 => to_neighbour::<F>(skb, flow, config, row, endpoint),
+        Some(endpoint) if endpoint.flags & ENDPOINT_HOST == 0 => {
+            to_neighbour::<F>(skb, flow, config, row, endpoint)
+        }
         Some(_) => {
+            if let Some(row) = row.as_deref_mut()
+                && flow.state == reason::REPLY
+                && row.flags & CT_LOOPBACK != 0
+            {
+                return back_to_itself::<F>(skb, flow, config, row);
+            }
             flow.dst_identity = identity::HOST;
             if conntrack::is_forward(flow) {
                 policy::egress(skb, flow, config, identity::HOST)?;
             }
-            settle::<F>(skb, flow, row, 0, 0)?;
+            settle::<F>(skb, flow, row, Memory::NONE)?;
             event::forwarded(skb, flow);
             Ok(deliver::stack(skb, flow, config.identity, point::TO_HOST))
         }
         None => {
-            let revision = ipcache::revision();
-            let far = ipcache::far::<F>(&flow.tuple.dst, row.as_deref(), revision);
+            let far = ipcache::far::<F>(&flow.tuple.dst, row.as_deref());
             flow.dst_identity = far.identity;
             if conntrack::is_forward(flow) {
                 policy::egress(skb, flow, config, far.identity)?;
             }
-            if let Some(row) = row.as_deref_mut() {
-                ipcache::remember(row, &far, revision);
-            }
-            let memory = if far.memorable { far.identity } else { 0 };
-            settle::<F>(skb, flow, row, memory, revision)?;
+            settle::<F>(skb, flow, row, far.memory)?;
             event::forwarded(skb, flow);
             match far.row {
                 Some(found) if !found.tunnel.is_none() => {
@@ -95,6 +103,41 @@ pub fn from<F: Family>(skb: Skb, flow: &mut Flow, config: &EndpointConfigRow) ->
             }
         }
     }
+}
+
+/// From a pod through a service to itself: with the router's address as source, or the pod's stack
+/// would take the packet for a forgery. A pod may always reach itself.
+#[inline(always)]
+fn to_itself<F: Family>(skb: Skb, flow: &mut Flow) -> Step<i32> {
+    let router = if F::IS_V6 { node!(router_ipv6) } else { node!(router_ipv4) };
+    let port = flow.tuple.src_port;
+    flow.dst_identity = flow.src_identity;
+    flow.is_loopback = 1;
+    rewrite::end::<F, Source>(skb, flow, &router, port)?;
+    let row = conntrack::find(flow);
+    conntrack::commit(flow, row, Memory::NONE)?;
+    event::forwarded(skb, flow);
+    let endpoint = ipcache::local(&flow.tuple.dst).ok_or(cause!(ENDPOINT_NOT_READY))?;
+    deliver::local::<F, FromPod>(skb, flow, endpoint)
+}
+
+/// The answer to what [`to_itself`] sent: from the frontend again, to the pod's own address.
+#[inline(always)]
+fn back_to_itself<F: Family>(
+    skb: Skb,
+    flow: &mut Flow,
+    config: &EndpointConfigRow,
+    row: &mut CtRow,
+) -> Step<i32> {
+    let own = if F::IS_V6 { config.ipv6 } else { config.ipv4 };
+    let (rev_nat, port) = (row.rev_nat, flow.tuple.dst_port);
+    flow.dst_identity = flow.src_identity;
+    conntrack::commit(flow, Some(row), Memory::NONE)?;
+    service::restore::<F>(skb, flow, rev_nat)?;
+    rewrite::end::<F, Destination>(skb, flow, &own, port)?;
+    event::forwarded(skb, flow);
+    let endpoint = ipcache::local(&own).ok_or(cause!(ENDPOINT_NOT_READY))?;
+    deliver::local::<F, FromPod>(skb, flow, endpoint)
 }
 
 /// From one pod of this node to another: both policies, then straight in.
@@ -117,26 +160,29 @@ fn to_neighbour<F: Family>(
         flow.direction = cilium_abi::metrics::DIRECTION_INGRESS;
         flow.endpoint_id = target.endpoint_id;
     }
-    settle::<F>(skb, flow, row, 0, 0)?;
+    settle::<F>(skb, flow, row, Memory::NONE)?;
     event::forwarded(skb, flow);
     deliver::local::<F, FromPod>(skb, flow, endpoint)
 }
 
 /// Records an allowed packet and, for replies, puts the frontend's address back.
 #[inline(always)]
-pub fn settle<F: Family>(
-    skb: Skb,
-    flow: &mut Flow,
-    row: Option<&mut CtRow>,
-    memory: u32,
-    revision: u32,
-) -> Step<()> {
+pub fn settle<F: Family>(skb: Skb, flow: &mut Flow, row: Option<&mut CtRow>, memory: Memory) -> Step<()> {
     let rev_nat = match row.as_deref() {
         Some(row) if !conntrack::is_forward(flow) => row.rev_nat,
         _ => 0,
     };
-    conntrack::commit(flow, row, memory, revision)?;
+    conntrack::commit(flow, row, memory)?;
     if rev_nat == 0 { Ok(()) } else { service::restore::<F>(skb, flow, rev_nat) }
+}
+
+/// Who sent a packet.
+#[derive(Clone, Copy)]
+pub struct Sender {
+    /// Its identity.
+    pub identity: u32,
+    /// What the connection may remember of it.
+    pub memory: Memory,
 }
 
 /// Admits a packet to a pod of this node from somewhere else: conntrack, ingress policy, and the
@@ -146,16 +192,16 @@ pub fn admit<F: Family>(
     skb: Skb,
     flow: &mut Flow,
     config: &EndpointConfigRow,
-    source: impl FnOnce(&Flow, Option<&mut CtRow>) -> (u32, u32, u32),
+    source: impl FnOnce(&Flow, Option<&CtRow>) -> Sender,
 ) -> Step<()> {
     flow.tick();
     flow.endpoint_id = config.endpoint_id;
     flow.dst_identity = config.identity;
-    let mut row = conntrack::find(flow);
-    let (mut memory, mut revision) = (0, 0);
+    let row = conntrack::find(flow);
+    let mut memory = Memory::NONE;
     if conntrack::is_forward(flow) {
-        let peer;
-        (peer, memory, revision) = source(flow, row.as_deref_mut());
+        let Sender { identity: peer, memory: found } = source(flow, row.as_deref());
+        memory = found;
         flow.src_identity = peer;
         if !(peer == identity::HOST && node!(flags) & NODE_ALLOW_LOCALHOST != 0) {
             policy::ingress(skb, flow, config, peer)?;
@@ -163,7 +209,7 @@ pub fn admit<F: Family>(
     } else if let Some(row) = row.as_deref() {
         flow.src_identity = row.identity;
     }
-    settle::<F>(skb, flow, row, memory, revision)?;
+    settle::<F>(skb, flow, row, memory)?;
     event::forwarded(skb, flow);
     Ok(())
 }
@@ -178,7 +224,7 @@ pub fn to<F: Family>(skb: Skb, flow: &mut Flow, config: &EndpointConfigRow) -> S
     }
     let marked = deliver::marked_identity(skb.mark());
     admit::<F>(skb, flow, config, |flow, row| match marked {
-        Some(identity) => (identity, 0, 0),
+        Some(identity) => Sender { identity, memory: Memory::NONE },
         None => source::<F>(flow, row),
     })?;
     event::trace(skb, flow, point::TO_ENDPOINT);
@@ -186,17 +232,11 @@ pub fn to<F: Family>(skb: Skb, flow: &mut Flow, config: &EndpointConfigRow) -> S
 }
 
 /// The sender of a packet from the host's stack or the network: an endpoint of this node, or far.
-/// Gives its identity, and what the connection may remember of it at which revision.
 #[inline(always)]
-pub fn source<F: Family>(flow: &Flow, row: Option<&mut CtRow>) -> (u32, u32, u32) {
+pub fn source<F: Family>(flow: &Flow, row: Option<&CtRow>) -> Sender {
     if let Some(endpoint) = ipcache::local(&flow.tuple.src) {
-        return (endpoint.identity, 0, 0);
+        return Sender { identity: endpoint.identity, memory: Memory::NONE };
     }
-    let revision = ipcache::revision();
-    let far = ipcache::far::<F>(&flow.tuple.src, row.as_deref(), revision);
-    if let Some(row) = row {
-        ipcache::remember(row, &far, revision);
-    }
-    (far.identity, if far.memorable { far.identity } else { 0 }, revision)
+    let far = ipcache::far::<F>(&flow.tuple.src, row);
+    Sender { identity: far.identity, memory: far.memory }
 }
-

@@ -11,28 +11,28 @@ use crate::{
 };
 use aya_ebpf::{
     bindings::{
-        __sk_buff, BPF_F_TUNINFO_IPV6, BPF_F_ZERO_CSUM_TX, BPF_FIB_LKUP_RET_BLACKHOLE, BPF_FIB_LKUP_RET_NO_NEIGH,
-        BPF_FIB_LKUP_RET_PROHIBIT, BPF_FIB_LKUP_RET_SUCCESS, BPF_FIB_LKUP_RET_UNREACHABLE, TC_ACT_UNSPEC,
-        bpf_fib_lookup as FibParams, bpf_redir_neigh, bpf_tunnel_key,
+        __sk_buff, BPF_F_TUNINFO_IPV6, BPF_F_ZERO_CSUM_TX, BPF_FIB_LKUP_RET_BLACKHOLE,
+        BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_PROHIBIT, BPF_FIB_LKUP_RET_SUCCESS,
+        BPF_FIB_LKUP_RET_UNREACHABLE, TC_ACT_UNSPEC, bpf_fib_lookup as FibParams, bpf_redir_neigh,
+        bpf_tunnel_key,
     },
     helpers::generated::{
         bpf_fib_lookup, bpf_redirect, bpf_redirect_neigh, bpf_redirect_peer, bpf_skb_set_tunnel_key,
     },
 };
-use cilium_abi::{
-    Address, Mac,
-    endpoint::EndpointRow,
-    event::point,
-    node::mark,
-};
+use cilium_abi::{Address, Mac, endpoint::EndpointRow, event::point, node::mark};
 use core::mem::{MaybeUninit, offset_of};
 
 /// Lets other programs and then the stack have the packet. As a clsact verdict it means the same.
 pub const PASS: i32 = TC_ACT_UNSPEC;
 
-/// The mark that tells our next program on this node whose packet this is.
+/// The mark that tells our next program on this node whose packet this is; 0 for an identity of more
+/// than 24 bits (this node's own scopes), which is looked up again by address.
 #[inline(always)]
 pub const fn identity_mark(identity: u32) -> u32 {
+    if identity >> 24 != 0 {
+        return 0;
+    }
     mark::IDENTITY | (identity >> 16 & 0xff) | identity << 16
 }
 
@@ -48,14 +48,29 @@ pub const fn marked_identity(mark_value: u32) -> Option<u32> {
 
 const _: () = assert!(offset_of!(EndpointRow, mac) % 2 == 0 && offset_of!(EndpointRow, node_mac) % 2 == 0);
 
+/// Copies a hardware address by halves of words; as a whole it would become a call.
+///
+/// # Safety
+/// Both must be valid and two-byte aligned.
+#[inline(always)]
+unsafe fn copy(to: *mut [u16; 3], from: *const [u16; 3]) {
+    // SAFETY: as the caller promises.
+    unsafe {
+        let [a, b, c] = *from;
+        (*to)[0] = a;
+        (*to)[1] = b;
+        (*to)[2] = c;
+    }
+}
+
 /// Writes a frame's hardware addresses. Both must stand at even offsets of their rows.
 #[inline(always)]
 pub fn address_frame(skb: Skb, dst: &Mac, src: &Mac) -> Step<()> {
     let ethernet = at::<Ethernet, Skb>(skb, 0).ok_or(cause!(INVALID_PACKET))?;
     // SAFETY: `at` proved the header lies inside the packet; the rows' fields are two-byte aligned.
     unsafe {
-        (*ethernet).dst = *(&raw const dst.0).cast::<[u16; 3]>();
-        (*ethernet).src = *(&raw const src.0).cast::<[u16; 3]>();
+        copy(&raw mut (*ethernet).dst, (&raw const dst.0).cast());
+        copy(&raw mut (*ethernet).src, (&raw const src.0).cast());
     }
     Ok(())
 }
@@ -115,7 +130,9 @@ unsafe extern "C" fn deliver_encapsulate(skb: *mut __sk_buff, tunnel: *const Add
         BPF_F_TUNINFO_IPV6
     };
     // SAFETY: a valid context and an initialised key.
-    unsafe { bpf_skb_set_tunnel_key(skb, &raw mut key, size_of::<bpf_tunnel_key>() as u32, flags as u64) as i32 }
+    unsafe {
+        bpf_skb_set_tunnel_key(skb, &raw mut key, size_of::<bpf_tunnel_key>() as u32, flags as u64) as i32
+    }
 }
 
 /// Along the kernel's routes.
@@ -123,11 +140,16 @@ unsafe extern "C" fn deliver_encapsulate(skb: *mut __sk_buff, tunnel: *const Add
 pub fn route<F: Family>(skb: Skb, flow: &mut Flow, identity: u32) -> Step<i32> {
     // SAFETY: a valid context and this CPU's flow.
     let sent = unsafe {
-        if F::IS_V6 { deliver_send_v6(skb.0, flow, identity) } else { deliver_send_v4(skb.0, flow, identity) }
+        if F::IS_V6 { deliver_send_v6(skb.0, flow) } else { deliver_send_v4(skb.0, flow) }
     };
-    if sent < 0 && sent != PASS as i64 {
+    if sent == PASS as i64 {
+        return Ok(stack(skb, flow, identity, point::TO_STACK));
+    }
+    if sent < 0 {
         return Err(Cause::from_raw(-sent as u32));
     }
+    // Told here and not below: the deeper the calls, the smaller their share of the stack.
+    event::trace(skb, flow, point::TO_NETWORK);
     Ok(sent as i32)
 }
 
@@ -140,10 +162,10 @@ macro_rules! senders {
             /// `skb` must be a valid context, `flow` null or this CPU's flow.
             #[unsafe(no_mangle)]
             #[inline(never)]
-            unsafe extern "C" fn $name(skb: *mut __sk_buff, flow: *mut Flow, identity: u32) -> i64 {
+            unsafe extern "C" fn $name(skb: *mut __sk_buff, flow: *const Flow) -> i64 {
                 // SAFETY: as the caller promises.
-                let Some(flow) = (unsafe { flow.as_mut() }) else { return refuse(cause!(FIB_LOOKUP_FAILED)) };
-                send::<$family>(Skb(skb), flow, identity)
+                let Some(flow) = (unsafe { flow.as_ref() }) else { return refuse(cause!(FIB_LOOKUP_FAILED)) };
+                send::<$family>(Skb(skb), flow)
             }
         )*
     };
@@ -156,7 +178,7 @@ senders! {
 
 /// A verdict, or the negative of a cause (which is never 1, the negative of [`PASS`]).
 #[inline(always)]
-fn send<F: Family>(skb: Skb, flow: &mut Flow, identity: u32) -> i64 {
+fn send<F: Family>(skb: Skb, flow: &Flow) -> i64 {
     // SAFETY: all zeroes is a valid value of this plain struct.
     let mut fib: FibParams = unsafe { MaybeUninit::zeroed().assume_init() };
     fib.family = F::AF;
@@ -169,14 +191,15 @@ fn send<F: Family>(skb: Skb, flow: &mut Flow, identity: u32) -> i64 {
         fib.__bindgen_anon_4.ipv4_dst = flow.tuple.dst.v4_word();
     }
     // SAFETY: a valid context and an initialised struct of the given size.
-    let found = unsafe { bpf_fib_lookup(skb.0.cast(), &raw mut fib, size_of::<FibParams>() as i32, 0) } as u32;
+    let found =
+        unsafe { bpf_fib_lookup(skb.0.cast(), &raw mut fib, size_of::<FibParams>() as i32, 0) } as u32;
     match found {
         BPF_FIB_LKUP_RET_SUCCESS | BPF_FIB_LKUP_RET_NO_NEIGH => {}
         BPF_FIB_LKUP_RET_BLACKHOLE | BPF_FIB_LKUP_RET_UNREACHABLE | BPF_FIB_LKUP_RET_PROHIBIT => {
             return refuse(cause!(FIB_LOOKUP_FAILED));
         }
         // The node's own address, forwarding off, or too big: the stack knows what to answer.
-        _ => return stack(skb, flow, identity, point::TO_STACK) as i64,
+        _ => return PASS as i64,
     }
     if let Some(row) = maps::runtime()
         && row.host_ifindex == fib.ifindex
@@ -186,13 +209,12 @@ fn send<F: Family>(skb: Skb, flow: &mut Flow, identity: u32) -> i64 {
     if let Err(cause) = hop::<F, FromPod>(skb, flow) {
         return refuse(cause);
     }
-    event::trace(skb, flow, point::TO_NETWORK);
     if found == BPF_FIB_LKUP_RET_SUCCESS {
         let Some(ethernet) = at::<Ethernet, Skb>(skb, 0) else { return refuse(cause!(INVALID_PACKET)) };
         // SAFETY: `at` proved the header lies inside the packet; the fields are two-byte aligned.
         unsafe {
-            (*ethernet).dst = *(&raw const fib.dmac).cast::<[u16; 3]>();
-            (*ethernet).src = *(&raw const fib.smac).cast::<[u16; 3]>();
+            copy(&raw mut (*ethernet).dst, (&raw const fib.dmac).cast());
+            copy(&raw mut (*ethernet).src, (&raw const fib.smac).cast());
             return bpf_redirect(fib.ifindex, 0);
         }
     }
@@ -219,3 +241,20 @@ pub fn host_side(skb: Skb, endpoint: &EndpointRow) -> Step<i32> {
     Ok(unsafe { bpf_redirect(endpoint.ifindex, 0) } as i32)
 }
 
+#[cfg(test)]
+mod tests {
+    use super::{identity_mark, marked_identity};
+    use cilium_abi::node::mark;
+
+    #[test]
+    fn a_mark_carries_its_identity() {
+        for identity in [0, 1, 6, 255, 65_535, 1 << 16, 0xab_cdef] {
+            assert_eq!(marked_identity(identity_mark(identity)), Some(identity), "{identity:x}");
+        }
+        assert_eq!(marked_identity(mark::HOST), Some(1));
+        assert_eq!(marked_identity(mark::SNAT_DONE), None);
+        assert_eq!(marked_identity(0), None);
+        // Cut to 24 bits this would be the host's.
+        assert_eq!(marked_identity(identity_mark(1 << 24 | 1)), None);
+    }
+}

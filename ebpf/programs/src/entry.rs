@@ -10,9 +10,7 @@ use crate::{
     parse::{ARP, Ethernet, IPV4, IPV6, L2, V4, V6, parse},
 };
 use aya_ebpf::bindings::{TC_ACT_SHOT, xdp_action::XDP_PASS};
-use cilium_abi::{
-    metrics::{DIRECTION_EGRESS, DIRECTION_INGRESS},
-};
+use cilium_abi::metrics::{DIRECTION_EGRESS, DIRECTION_INGRESS};
 
 #[inline(always)]
 fn finish(skb: Skb, flow: &mut Flow, step: Step<i32>) -> i32 {
@@ -41,6 +39,9 @@ pub fn from_container(skb: Skb) -> i32 {
         };
         flow.endpoint_id = config.endpoint_id;
         flow.src_identity = config.identity;
+        if skb.is_tagged() {
+            return unsupported(flow);
+        }
         match skb.protocol() {
             IPV4 => container::from::<V4>(skb, flow, config),
             IPV6 => container::from::<V6>(skb, flow, config),

@@ -8,12 +8,18 @@ use crate::{
     packet::{Packet, Skb, at},
     parse::Ethernet,
 };
-use aya_ebpf::{bindings::{__sk_buff, TC_ACT_SHOT}, helpers::generated::bpf_ktime_get_ns};
+use aya_ebpf::{
+    bindings::{__sk_buff, TC_ACT_SHOT},
+    helpers::generated::bpf_ktime_get_ns,
+};
 use cilium_abi::{
     Address, Be16, Mac,
     event::{DROP, POLICY_VERDICT, TRACE, VERDICT_ALLOW},
     metrics::{EVENT_LOST, FORWARDED},
-    node::{AGGREGATE_LOW, AGGREGATE_MEDIUM, AGGREGATE_NONE, NODE_EVENT_DROP, NODE_EVENT_TRACE, NODE_EVENT_VERDICT},
+    node::{
+        AGGREGATE_LOW, AGGREGATE_MEDIUM, AGGREGATE_NONE, NODE_EVENT_DROP, NODE_EVENT_TRACE,
+        NODE_EVENT_VERDICT,
+    },
 };
 
 /// What an event says beyond the flow: kind, subtype, verdict and reason in one word.
@@ -62,7 +68,8 @@ pub fn verdict(skb: Skb, flow: &mut Flow, direction: u8, verdict: u8) {
 /// Tells that a packet left or was delivered, as often as the aggregation level asks.
 #[inline(always)]
 pub fn trace(skb: Skb, flow: &mut Flow, point: u8) {
-    if node!(flags) & NODE_EVENT_TRACE != 0 && (node!(trace_aggregation) <= AGGREGATE_LOW || flow.report != 0) {
+    if node!(flags) & NODE_EVENT_TRACE != 0 && (node!(trace_aggregation) <= AGGREGATE_LOW || flow.report != 0)
+    {
         emit(skb, flow, what(TRACE, point, VERDICT_ALLOW, flow.state), 0);
     }
 }

@@ -123,6 +123,8 @@ pub struct Flow {
     pub flags: u8,
     /// Whether an address was translated (0 or 1).
     pub is_translated: u8,
+    /// Whether the pod reaches itself through a service (0 or 1).
+    pub is_loopback: u8,
 }
 
 /// FIN of [`Flow::tcp_flags`].
@@ -146,6 +148,7 @@ impl Flow {
         flow.tuple.dst_port = Be16(0);
         flow.tuple.proto = 0;
         flow.is_translated = 0;
+        flow.is_loopback = 0;
         flow.rev_nat = 0;
         flow.ifindex = packet.ifindex();
         flow.now = 0;

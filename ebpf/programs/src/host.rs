@@ -23,7 +23,7 @@ pub fn from<F: Family>(skb: Skb, flow: &mut Flow) -> Step<i32> {
     event::received(skb, flow, point::FROM_HOST);
     let sender = match deliver::marked_identity(skb.mark()) {
         Some(identity) => identity,
-        None => source::<F>(flow, None).0,
+        None => source::<F>(flow, None).identity,
     };
     flow.src_identity = sender;
     if let Some(endpoint) = ipcache::local(&flow.tuple.dst) {
@@ -34,7 +34,7 @@ pub fn from<F: Family>(skb: Skb, flow: &mut Flow) -> Step<i32> {
         skb.set_mark(deliver::identity_mark(sender));
         return deliver::host_side(skb, endpoint);
     }
-    let far = ipcache::far::<F>(&flow.tuple.dst, None, 0);
+    let far = ipcache::far::<F>(&flow.tuple.dst, None);
     flow.dst_identity = far.identity;
     match far.row {
         Some(found) if !found.tunnel.is_none() => {

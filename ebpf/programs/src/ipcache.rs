@@ -8,6 +8,20 @@ use crate::{
 use aya_ebpf::btf_maps::lpm_trie::Key;
 use cilium_abi::{Address, ct::CtRow, endpoint::EndpointRow, ipcache::IpcacheRow, node::REVISION_IPCACHE};
 
+/// An identity that a connection remembers, with the ipcache revision it was found at.
+#[derive(Clone, Copy)]
+pub struct Memory {
+    /// The identity; 0: nothing to remember.
+    pub identity: u32,
+    /// The revision.
+    pub revision: u32,
+}
+
+impl Memory {
+    /// Nothing to remember.
+    pub const NONE: Self = Self { identity: 0, revision: 0 };
+}
+
 /// What is known of an address that is not on this node.
 #[derive(Clone, Copy)]
 pub struct Far {
@@ -15,8 +29,8 @@ pub struct Far {
     pub identity: u32,
     /// The row, unless the identity was remembered or is the world.
     pub row: Option<&'static IpcacheRow>,
-    /// Whether a connection may remember the identity in place of a trie lookup.
-    pub memorable: bool,
+    /// What the connection may remember in place of a trie lookup.
+    pub memory: Memory,
 }
 
 /// The world's identity as family `F` sees it.
@@ -47,35 +61,39 @@ pub fn prefix(addr: &Address) -> Option<&'static IpcacheRow> {
 
 /// The current ipcache revision.
 #[inline(always)]
-pub fn revision() -> u32 {
+fn revision() -> u32 {
     REVISION.get(REVISION_IPCACHE).copied().unwrap_or(0)
 }
 
 /// Looks an address up: exact, then as the connection remembers it, then by prefix, then the world.
 #[inline(always)]
-pub fn far<F: Family>(addr: &Address, row: Option<&CtRow>, revision: u32) -> Far {
+pub fn far<F: Family>(addr: &Address, row: Option<&CtRow>) -> Far {
     if let Some(found) = exact(addr) {
-        return Far { identity: found.identity, row: Some(found), memorable: false };
+        return Far { identity: found.identity, row: Some(found), memory: Memory::NONE };
     }
+    let revision = revision();
     if let Some(row) = row
         && row.identity != 0
         && row.revision == revision
     {
-        return Far { identity: row.identity, row: None, memorable: true };
+        return Far {
+            identity: row.identity,
+            row: None,
+            memory: Memory { identity: row.identity, revision },
+        };
     }
     match prefix(addr) {
         // A tunnel is found in the row only, so such an identity is looked up each time.
-        Some(found) => Far { identity: found.identity, row: Some(found), memorable: found.tunnel.is_none() },
-        None => Far { identity: world::<F>(), row: None, memorable: true },
+        Some(found) if !found.tunnel.is_none() => {
+            Far { identity: found.identity, row: Some(found), memory: Memory::NONE }
+        }
+        Some(found) => {
+            let memory = Memory { identity: found.identity, revision };
+            Far { identity: found.identity, row: Some(found), memory }
+        }
+        None => {
+            let identity = world::<F>();
+            Far { identity, row: None, memory: Memory { identity, revision } }
+        }
     }
 }
-
-/// Keeps a prefix lookup's answer in an established connection.
-#[inline(always)]
-pub fn remember(row: &mut CtRow, far: &Far, revision: u32) {
-    if far.memorable && (row.revision != revision || row.identity != far.identity) {
-        row.identity = far.identity;
-        row.revision = revision;
-    }
-}
-

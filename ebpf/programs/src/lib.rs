@@ -2,7 +2,7 @@
 //!
 //! A packet's way reads as one function: parse, source check, service, conntrack, identity, policy,
 //! rewrite, deliver. Each step gives a value or a [`flow::Cause`]; only [`event::drop`] ends a packet.
-#![no_std]
+#![cfg_attr(not(test), no_std)]
 #![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 
 pub mod arp;

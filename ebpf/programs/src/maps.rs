@@ -22,10 +22,12 @@ macro_rules! size {
 
 /// Address → endpoint.
 #[btf_map(name = "cilium_endpoint")]
-pub static ENDPOINT: HashMap<Address, endpoint::EndpointRow, { size!(ENDPOINT) }, NO_PREALLOC> = HashMap::new();
+pub static ENDPOINT: HashMap<Address, endpoint::EndpointRow, { size!(ENDPOINT) }, NO_PREALLOC> =
+    HashMap::new();
 /// Interface → endpoint configuration.
 #[btf_map(name = "cilium_ep_config")]
-pub static EP_CONFIG: HashMap<u32, endpoint::EndpointConfigRow, { size!(EP_CONFIG) }, NO_PREALLOC> = HashMap::new();
+pub static EP_CONFIG: HashMap<u32, endpoint::EndpointConfigRow, { size!(EP_CONFIG) }, NO_PREALLOC> =
+    HashMap::new();
 /// Interface → device.
 #[btf_map(name = "cilium_device")]
 pub static DEVICE: HashMap<u32, DeviceRow, { size!(DEVICE) }, NO_PREALLOC> = HashMap::new();
@@ -38,7 +40,8 @@ pub static IPCACHE_PREFIX: LpmTrie<Address, ipcache::IpcacheRow, { size!(IPCACHE
     LpmTrie::new();
 /// Policy rows of all subjects.
 #[btf_map(name = "cilium_policy")]
-pub static POLICY: HashMap<policy::PolicyKey, policy::PolicyRow, { size!(POLICY) }, NO_PREALLOC> = HashMap::new();
+pub static POLICY: HashMap<policy::PolicyKey, policy::PolicyRow, { size!(POLICY) }, NO_PREALLOC> =
+    HashMap::new();
 /// Conntrack, TCP.
 #[btf_map(name = "cilium_ct_tcp")]
 pub static CT_TCP: LruHashMap<ct::CtKey, ct::CtRow, { size!(CT_TCP) }> = LruHashMap::new();
@@ -50,7 +53,8 @@ pub static CT_ANY: LruHashMap<ct::CtKey, ct::CtRow, { size!(CT_ANY) }> = LruHash
 pub static SNAT: LruHashMap<snat::SnatKey, snat::SnatRow, { size!(SNAT) }> = LruHashMap::new();
 /// Frontends.
 #[btf_map(name = "cilium_frontend")]
-pub static FRONTEND: HashMap<lb::FrontendKey, lb::FrontendRow, { size!(FRONTEND) }, NO_PREALLOC> = HashMap::new();
+pub static FRONTEND: HashMap<lb::FrontendKey, lb::FrontendRow, { size!(FRONTEND) }, NO_PREALLOC> =
+    HashMap::new();
 /// Lists of backends.
 #[btf_map(name = "cilium_slot")]
 pub static SLOT: HashMap<lb::SlotKey, lb::SlotRow, { size!(SLOT) }, NO_PREALLOC> = HashMap::new();

@@ -92,7 +92,11 @@ pub fn answer(skb: Skb, flow: &mut Flow, config: &EndpointConfigRow) -> Step<i32
 /// `skb` must be a valid context, `flow` null or this CPU's flow, `config` null or a row.
 #[unsafe(no_mangle)]
 #[inline(never)]
-unsafe extern "C" fn nd_answer(skb: *mut __sk_buff, flow: *mut Flow, config: *const EndpointConfigRow) -> u64 {
+unsafe extern "C" fn nd_answer(
+    skb: *mut __sk_buff,
+    flow: *mut Flow,
+    config: *const EndpointConfigRow,
+) -> u64 {
     // SAFETY: as the caller promises.
     let decided = match unsafe { (flow.as_mut(), config.as_ref()) } {
         (Some(flow), Some(config)) => decide(Skb(skb), flow, config),
@@ -134,16 +138,23 @@ fn decide(skb: Skb, flow: &mut Flow, config: &EndpointConfigRow) -> Step<i32> {
     summed.dst = flow.tuple.src.words;
     summed.next = (proto::ICMPV6 as u32).to_be();
     // Solicited, override.
-    summed.message =
-        Message { kind: NEIGHBOUR_ADVERTISEMENT, code: 0, checksum: 0, flags: 0x6000_0000u32.to_be(), target: target.words };
+    summed.message = Message {
+        kind: NEIGHBOUR_ADVERTISEMENT,
+        code: 0,
+        checksum: 0,
+        flags: 0x6000_0000u32.to_be(),
+        target: target.words,
+    };
     // SAFETY: the row's field is two-byte aligned.
     let mac = unsafe { *(&raw const config.node_mac.0).cast::<[u16; 3]>() };
     // A solicitation to one neighbour may come without the option; then the answer has no room for it.
-    let with_option = skb.length() as usize >= L2::HEADER + 40 + size_of::<Message>() + size_of::<LinkOption>();
+    let with_option =
+        skb.length() as usize >= L2::HEADER + 40 + size_of::<Message>() + size_of::<LinkOption>();
     if with_option {
         summed.length = ((size_of::<Message>() + size_of::<LinkOption>()) as u32).to_be();
         summed.option = LinkOption { kind: 2, length: 1, mac };
-        let option = at::<LinkOption, Skb>(skb, L2::HEADER + 40 + size_of::<Message>()).ok_or(cause!(INVALID_PACKET))?;
+        let option = at::<LinkOption, Skb>(skb, L2::HEADER + 40 + size_of::<Message>())
+            .ok_or(cause!(INVALID_PACKET))?;
         // SAFETY: `at` proved the option lies inside the packet.
         unsafe { *option = summed.option };
     } else {

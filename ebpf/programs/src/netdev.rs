@@ -6,14 +6,18 @@ use crate::{
     deliver::{self, PASS},
     event,
     flow::{Flow, Step},
-    ipcache,
-    node,
+    ipcache, node,
     packet::Skb,
     parse::{Family, L2, parse},
     rewrite::FromWire,
     snat,
 };
-use cilium_abi::{endpoint::ENDPOINT_HOST, event::point, node::{NODE_TUNNEL, mark}, proto};
+use cilium_abi::{
+    endpoint::ENDPOINT_HOST,
+    event::point,
+    node::{AGGREGATE_LOW, NODE_TUNNEL, mark},
+    proto,
+};
 
 /// A packet that a device received.
 #[inline(always)]
@@ -23,6 +27,7 @@ pub fn from<F: Family>(skb: Skb, flow: &mut Flow) -> Step<i32> {
     let mut found = ipcache::local(&flow.tuple.dst);
     if snat::enabled::<F>()
         && parsed.is_ok()
+        && !is_overlay(flow)
         && found.is_some_and(|row| row.flags & ENDPOINT_HOST != 0)
     {
         snat::incoming::<F>(skb, flow)?;
@@ -34,8 +39,10 @@ pub fn from<F: Family>(skb: Skb, flow: &mut Flow) -> Step<i32> {
         _ => return Ok(PASS),
     };
     parsed?;
-    if let Some(sender) = ipcache::local(&flow.tuple.src)
-        && sender.flags & ENDPOINT_HOST == 0
+    // Nobody outside has an address of this node, nor one that is reached through the overlay.
+    if ipcache::local(&flow.tuple.src).is_some()
+        || (node!(flags) & NODE_TUNNEL != 0
+            && ipcache::exact(&flow.tuple.src).is_some_and(|row| !row.tunnel.is_none()))
     {
         return Err(cause!(INVALID_SOURCE_IP));
     }
@@ -43,15 +50,24 @@ pub fn from<F: Family>(skb: Skb, flow: &mut Flow) -> Step<i32> {
     deliver::local::<F, FromWire>(skb, flow, endpoint)
 }
 
+/// Whether the packet is the overlay's own, which never shares ports with anyone.
+#[inline(always)]
+fn is_overlay(flow: &Flow) -> bool {
+    node!(flags) & NODE_TUNNEL != 0
+        && flow.tuple.proto == proto::UDP
+        && flow.tuple.dst_port.0 == node!(tunnel_port).0
+}
+
 /// A packet that a device sends.
 #[inline(always)]
 pub fn to<F: Family>(skb: Skb, flow: &mut Flow) -> Step<i32> {
+    if !snat::enabled::<F>() && node!(trace_aggregation) > AGGREGATE_LOW {
+        event::forwarded(skb, flow);
+        return Ok(PASS);
+    }
     let parsed = parse::<F, L2, Skb>(skb, flow);
-    let is_ours = node!(flags) & NODE_TUNNEL != 0
-        && flow.tuple.proto == proto::UDP
-        && flow.tuple.dst_port.0 == node!(tunnel_port).0;
     if snat::enabled::<F>()
-        && !is_ours
+        && !is_overlay(flow)
         && skb.mark() & mark::MASK != mark::SNAT_DONE
         && let Some(sender) = ipcache::local(&flow.tuple.src)
     {

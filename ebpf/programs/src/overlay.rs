@@ -2,11 +2,10 @@
 
 use crate::{
     cause,
-    container::{admit, config},
-    deliver,
-    event,
+    container::{Sender, admit, config},
+    deliver, event,
     flow::{Flow, Step},
-    ipcache,
+    ipcache::{self, Memory},
     packet::Skb,
     parse::{Family, L2, parse},
     rewrite::FromWire,
@@ -65,9 +64,16 @@ pub fn from<F: Family>(skb: Skb, flow: &mut Flow) -> Step<i32> {
         return Ok(deliver::stack(skb, flow, wire, point::TO_HOST));
     }
     parsed?;
-    admit::<F>(skb, flow, config(endpoint.ifindex)?, |flow, _| match ipcache::exact(&flow.tuple.src) {
-        Some(found) => (found.identity, 0, 0),
-        None => (wire, 0, 0),
+    // Nobody else has an address of this node.
+    if ipcache::local(&flow.tuple.src).is_some() {
+        return Err(cause!(INVALID_SOURCE_IP));
+    }
+    admit::<F>(skb, flow, config(endpoint.ifindex)?, |flow, _| {
+        let identity = match ipcache::exact(&flow.tuple.src) {
+            Some(found) if found.identity != identity::HOST => found.identity,
+            _ => wire,
+        };
+        Sender { identity, memory: Memory::NONE }
     })?;
     deliver::local::<F, FromWire>(skb, flow, endpoint)
 }

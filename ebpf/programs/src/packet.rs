@@ -51,6 +51,13 @@ impl Skb {
         unsafe { (*self.0).mark = mark }
     }
 
+    /// Whether the frame carries a VLAN tag.
+    #[inline(always)]
+    pub fn is_tagged(self) -> bool {
+        // SAFETY: as above.
+        unsafe { (*self.0).vlan_present != 0 }
+    }
+
     /// Ethernet type in network order, as the kernel classified it.
     #[inline(always)]
     pub fn protocol(self) -> u16 {

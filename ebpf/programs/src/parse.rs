@@ -192,7 +192,18 @@ impl Family for V4 {
 
     #[inline(always)]
     fn embedded<P: Packet>(packet: P, offset: u32, flow: &mut Flow) -> Option<(u8, u32)> {
-        let mut ip = Ipv4 { version_len: 0, tos: 0, total: 0, id: 0, fragment: 0, ttl: 0, proto: 0, checksum: 0, src: 0, dst: 0 };
+        let mut ip = Ipv4 {
+            version_len: 0,
+            tos: 0,
+            total: 0,
+            id: 0,
+            fragment: 0,
+            ttl: 0,
+            proto: 0,
+            checksum: 0,
+            src: 0,
+            dst: 0,
+        };
         if !packet.load(offset, &mut ip) {
             return None;
         }

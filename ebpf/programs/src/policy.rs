@@ -8,10 +8,13 @@ use crate::{
 };
 use cilium_abi::{
     drop,
-    endpoint::{CONFIG_OPEN_EGRESS, CONFIG_OPEN_INGRESS, EndpointConfigRow},
+    endpoint::{
+        CONFIG_EGRESS_NO_ANY, CONFIG_EGRESS_NO_PEERS, CONFIG_INGRESS_NO_ANY, CONFIG_INGRESS_NO_PEERS,
+        CONFIG_OPEN_EGRESS, CONFIG_OPEN_INGRESS, EndpointConfigRow,
+    },
     event::{VERDICT_ALLOW, reason},
     metrics::{DIRECTION_EGRESS, DIRECTION_INGRESS},
-    policy::{ALLOW, DENY, EGRESS, decide},
+    policy::{ALLOW, ANY_ROWS, DENY, EGRESS, PEER_ROWS, decide_among},
 };
 
 /// Whether the endpoint may send to `peer`.
@@ -20,7 +23,7 @@ pub fn egress(skb: Skb, flow: &mut Flow, config: &EndpointConfigRow, peer: u32) 
     if config.flags & CONFIG_OPEN_EGRESS != 0 {
         return Ok(());
     }
-    ask(skb, flow, config.policy_id, EGRESS, peer)
+    ask(skb, flow, config.policy_id, EGRESS | ladders(config.flags / CONFIG_EGRESS_NO_PEERS), peer)
 }
 
 /// Whether the endpoint may receive from `peer`. From here on events are about this endpoint.
@@ -31,9 +34,23 @@ pub fn ingress(skb: Skb, flow: &mut Flow, config: &EndpointConfigRow, peer: u32)
     if config.flags & CONFIG_OPEN_INGRESS != 0 {
         return Ok(());
     }
-    ask(skb, flow, config.policy_id, 0, peer)
+    ask(skb, flow, config.policy_id, ladders(config.flags / CONFIG_INGRESS_NO_PEERS), peer)
 }
 
+/// The ladders that have rows, given a direction's two hints in the lowest bits.
+#[inline(always)]
+const fn ladders(hints: u16) -> u8 {
+    (PEER_ROWS | ANY_ROWS) & !(hints as u8)
+}
+
+const _: () = assert!(
+    CONFIG_EGRESS_NO_ANY == CONFIG_EGRESS_NO_PEERS * 2
+        && CONFIG_INGRESS_NO_ANY == CONFIG_INGRESS_NO_PEERS * 2
+        && PEER_ROWS == 1
+        && ANY_ROWS == 2
+);
+
+/// `direction` is [`EGRESS`] or 0, with the ladders in its lowest bits.
 #[inline(always)]
 fn ask(skb: Skb, flow: &mut Flow, policy_id: u32, direction: u8, peer: u32) -> Step<()> {
     // SAFETY: this CPU's flow.
@@ -69,11 +86,12 @@ fn tell(skb: Skb, flow: &mut Flow, found: u32) -> Step<()> {
 unsafe extern "C" fn policy_lookup(flow: *mut Flow, policy_id: u32, direction: u32, peer: u32) -> u32 {
     // SAFETY: as the caller promises.
     let Some(flow) = (unsafe { flow.as_mut() }) else { return 0 };
-    let found = decide(
+    let found = decide_among(
         // SAFETY: a row is copied at once; it may change meanwhile, as at any other moment.
         |key| unsafe { POLICY.get(key).copied() },
-        policy_id,
         direction as u8,
+        policy_id,
+        direction as u8 & EGRESS,
         peer,
         flow.tuple.proto,
         flow.policy_port,

@@ -185,7 +185,15 @@ fn rewrite<F: Family, E: End>(skb: Skb, flow: &mut Flow, addr: &Address, port: u
         if pseudo {
             let (from, to) = (old.words, addr.words);
             // SAFETY: both arrays are 16 bytes on the stack.
-            let diff = unsafe { bpf_csum_diff((&raw const from).cast_mut().cast(), 16, (&raw const to).cast_mut().cast(), 16, 0) };
+            let diff = unsafe {
+                bpf_csum_diff(
+                    (&raw const from).cast_mut().cast(),
+                    16,
+                    (&raw const to).cast_mut().cast(),
+                    16,
+                    0,
+                )
+            };
             let flags = BPF_F_PSEUDO_HDR as u64 | mangled;
             // SAFETY: a valid context; the helper checks the offset.
             unsafe {
@@ -220,7 +228,8 @@ fn rewrite<F: Family, E: End>(skb: Skb, flow: &mut Flow, addr: &Address, port: u
         let port_at = if is_icmp { 4 } else { E::PORT as u32 };
         // SAFETY: valid contexts; the helpers check offsets; `port` is two bytes on the stack.
         unsafe {
-            failed |= bpf_l4_csum_replace(skb.0, l4 + sum_at, old_port_value as u64, port as u64, mangled | 2);
+            failed |=
+                bpf_l4_csum_replace(skb.0, l4 + sum_at, old_port_value as u64, port as u64, mangled | 2);
             failed |= bpf_skb_store_bytes(skb.0, l4 + port_at, (&raw const port).cast(), 2, 0);
         }
     }
@@ -258,7 +267,11 @@ embedded_rewriters! {
 #[inline(always)]
 pub fn embedded<F: Family, E: End>(skb: Skb, flow: &mut Flow, addr: &Address, port: Be16) -> Step<()> {
     // SAFETY: a valid context, this CPU's flow, and an address in a map row.
-    if unsafe { E::call_embedded::<F>(skb, flow, addr, port.0) } == 0 { Ok(()) } else { Err(cause!(WRITE_ERROR)) }
+    if unsafe { E::call_embedded::<F>(skb, flow, addr, port.0) } == 0 {
+        Ok(())
+    } else {
+        Err(cause!(WRITE_ERROR))
+    }
 }
 
 /// The embedded header's own checksum is kept, so only what it does not cover changes the message's.
@@ -277,8 +290,13 @@ fn rewrite_embedded<F: Family, E: End>(skb: Skb, flow: &mut Flow, addr: &Address
     unsafe {
         if F::IS_V6 {
             let (from, to) = (old.words, addr.words);
-            let diff =
-                bpf_csum_diff((&raw const from).cast_mut().cast(), 16, (&raw const to).cast_mut().cast(), 16, 0);
+            let diff = bpf_csum_diff(
+                (&raw const from).cast_mut().cast(),
+                16,
+                (&raw const to).cast_mut().cast(),
+                16,
+                0,
+            );
             failed |= bpf_skb_store_bytes(skb.0, inner + E::IPV6 as u32, (&raw const to).cast(), 16, 0);
             failed |= bpf_l4_csum_replace(skb.0, sum_at, 0, diff as u64, 0);
         } else {
@@ -330,8 +348,15 @@ pub fn hop<F: Family, O: Origin>(skb: Skb, flow: &Flow) -> Step<()> {
         if O::SUMMED {
             // SAFETY: a valid context; one byte on the stack. IPv6 has no header checksum, so a sum
             // over the frame changes.
-            let stored =
-                unsafe { bpf_skb_store_bytes(skb.0, L2::HEADER as u32 + 7, (&raw const hops).cast(), 1, BPF_F_RECOMPUTE_CSUM as u64) };
+            let stored = unsafe {
+                bpf_skb_store_bytes(
+                    skb.0,
+                    L2::HEADER as u32 + 7,
+                    (&raw const hops).cast(),
+                    1,
+                    BPF_F_RECOMPUTE_CSUM as u64,
+                )
+            };
             return if stored == 0 { Ok(()) } else { Err(cause!(WRITE_ERROR)) };
         }
         let ip = at::<Ipv6, Skb>(skb, L2::HEADER).ok_or(cause!(INVALID_PACKET))?;
@@ -350,3 +375,36 @@ pub fn hop<F: Family, O: Origin>(skb: Skb, flow: &Flow) -> Step<()> {
     Ok(())
 }
 
+#[cfg(test)]
+mod tests {
+    use super::fold;
+
+    /// RFC 1071, the whole of it.
+    fn checksum(words: &[u16]) -> u16 {
+        let mut sum: u32 = words.iter().map(|word| *word as u32).sum();
+        while sum >> 16 != 0 {
+            sum = (sum & 0xffff) + (sum >> 16);
+        }
+        !(sum as u16)
+    }
+
+    #[test]
+    fn a_folded_change_equals_a_new_checksum() {
+        let mut state = 1u32;
+        for _ in 0..10_000 {
+            let mut words = [0u16; 10];
+            for word in &mut words {
+                state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                *word = (state >> 16) as u16;
+            }
+            let before = checksum(&words);
+            let (old, new) = (words[3], state as u16);
+            words[3] = new;
+            let folded = fold(before, old, new);
+            // 0 and 0xffff are the same number in ones' complement; a receiver adds everything up.
+            let sum: u32 = words.iter().map(|word| *word as u32).sum::<u32>() + folded as u32;
+            let sum = (sum & 0xffff) + (sum >> 16);
+            assert_eq!((sum & 0xffff) + (sum >> 16), 0xffff, "{words:x?} {before:x} {folded:x}");
+        }
+    }
+}

@@ -24,12 +24,17 @@ const TRIES: u32 = 4;
 /// Translates a packet to a frontend and says so; leaves any other alone.
 #[inline(always)]
 pub fn translate<F: Family>(skb: Skb, flow: &mut Flow) -> Step<bool> {
-    let key =
-        FrontendKey { addr: flow.tuple.dst, port: flow.tuple.dst_port, proto: flow.tuple.proto, scope: SCOPE_EXTERNAL };
+    let key = FrontendKey {
+        addr: flow.tuple.dst,
+        port: flow.tuple.dst_port,
+        proto: flow.tuple.proto,
+        scope: SCOPE_EXTERNAL,
+    };
     // SAFETY: the row is read field by field; user space replaces rows whole.
     let Some(frontend) = (unsafe { FRONTEND.get(key) }) else { return Ok(false) };
     // SAFETY: this CPU's flow.
-    let backend = unsafe { service_choose(flow, frontend.list, frontend.count as u32, frontend.rev_nat as u32) };
+    let backend =
+        unsafe { service_choose(flow, frontend.list, frontend.count as u32, frontend.rev_nat as u32) };
     // SAFETY: as above.
     let Some(backend) = (unsafe { BACKEND.get(backend) }) else { return Err(cause!(NO_SERVICE_BACKEND)) };
     flow.keep(flow.tuple.dst);

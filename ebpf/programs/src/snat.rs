@@ -73,7 +73,8 @@ fn refresh(key: &SnatKey, row: &mut SnatRow, now: u32) {
     if row.flags & SNAT_HOST != 0 {
         return;
     }
-    let (addr, port, dir) = if key.dir == OUT { (key.src, key.src_port, IN) } else { (key.dst, key.dst_port, OUT) };
+    let (addr, port, dir) =
+        if key.dir == OUT { (key.src, key.src_port, IN) } else { (key.dst, key.dst_port, OUT) };
     let other = mirror(key, &row.addr, row.port, dir);
     let half = SnatRow { addr, port, flags: 0, created: now, used: now };
     // Present already is as good as written.
@@ -220,7 +221,8 @@ fn hold<F: Family>(skb: Skb, flow: &mut Flow, addr: &Address) -> Step<()> {
         }
         return borrow::<F>(skb, flow, addr);
     }
-    let half = SnatRow { addr: out.src, port: out.src_port, flags: SNAT_HOST, created: flow.now, used: flow.now };
+    let half =
+        SnatRow { addr: out.src, port: out.src_port, flags: SNAT_HOST, created: flow.now, used: flow.now };
     // Lost to another CPU in this moment: the next packet of the flow sees who won.
     let _won = SNAT.insert(back, half, BPF_NOEXIST as u64);
     Ok(())
@@ -251,4 +253,28 @@ pub fn incoming<F: Family>(skb: Skb, flow: &mut Flow) -> Step<()> {
     }
     refresh(&key, row, flow.now);
     rewrite::end::<F, Destination>(skb, flow, &row.addr, row.port)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_half_leads_to_the_other() {
+        let addr = |last: u8| Address::v4(u32::from_ne_bytes([10, 0, 0, last]));
+        let (pod, node, outside) = (addr(1), addr(2), addr(3));
+        let out = SnatKey {
+            src: pod,
+            dst: outside,
+            src_port: Be16::new(4000),
+            dst_port: Be16::new(80),
+            proto: proto::TCP,
+            dir: OUT,
+            reserved: 0,
+        };
+        let back = mirror(&out, &node, Be16::new(40_000), IN);
+        assert_eq!((back.src, back.src_port), (outside, Be16::new(80)));
+        assert_eq!((back.dst, back.dst_port), (node, Be16::new(40_000)));
+        assert_eq!(mirror(&back, &pod, Be16::new(4000), OUT), out);
+    }
 }

@@ -14,6 +14,7 @@ pub mod driver;
 #[cfg(any(test, feature = "fake"))]
 pub mod fake;
 pub mod history;
+pub mod ipam;
 mod ladder;
 pub mod lines;
 pub mod order;

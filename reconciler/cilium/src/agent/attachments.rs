@@ -1,15 +1,14 @@
 //! CNI requests: they change endpoint records, and are answered when the pass that follows has realised
 //! what the records say.
 
-use super::pass::Done;
+use super::pass::{Done, Pool};
 use super::shared::CniCall;
 use cilium_cni::error::{CHECK_FAILED, CniError, INVALID_CONFIG, INVALID_ENVIRONMENT, TRY_AGAIN, UNKNOWN_CONTAINER};
 use cilium_cni::wire::{Add, Answer, Attached, AttachedAddress, Attachment, DELETE_QUEUE, Request};
-use cilium_engine::compile::{pod_cidrs, router_addresses};
 use cilium_engine::config::Config;
-use cilium_engine::ipam;
+use cilium_engine::ipam::{self, Released};
 use cilium_engine::state::Mac;
-use cilium_engine::world::{EndpointRecord, ObjectName, World};
+use cilium_engine::world::{EndpointRecord, ObjectName};
 use cilium_sources::records::Records;
 use std::net::IpAddr;
 use std::os::unix::fs::MetadataExt;
@@ -36,9 +35,8 @@ enum Awaited {
 /// Turns requests into records, and passes into answers.
 #[derive(Debug, Default)]
 pub struct Attachments {
-    routers: Vec<IpAddr>,
-    cidrs: Vec<ipnet::IpNet>,
-    mtu: u32,
+    pool: Pool,
+    released: Released,
 }
 
 impl Attachments {
@@ -51,7 +49,7 @@ impl Attachments {
             let attachment = std::fs::read(&path).ok().and_then(|b| serde_json::from_slice::<Attachment>(&b).ok());
             if let Some(attachment) = attachment {
                 tracing::info!(container = %attachment.container_id, "deleted while no agent ran");
-                forget(records, &attachment);
+                self.forget(records, &attachment);
             }
             if let Err(e) = std::fs::remove_file(&path) {
                 tracing::warn!("remove tombstone {}: {e}", path.display());
@@ -72,18 +70,19 @@ impl Attachments {
                     }
                 },
                 Request::Del(attachment) => {
-                    forget(records, &attachment);
+                    self.forget(records, &attachment);
                     Awaited::Nothing
                 }
                 Request::Check(attachment) => Awaited::Checked(attachment),
                 Request::Gc { network, valid } => {
                     let dead: Vec<Attachment> = records
-                        .all()
+                        .endpoints()
+                        .values()
                         .filter(|r| r.network == network)
                         .map(attachment_of)
                         .filter(|a| !valid.contains(a))
                         .collect();
-                    dead.iter().for_each(|a| forget(records, a));
+                    dead.iter().for_each(|a| self.forget(records, a));
                     Awaited::Nothing
                 }
                 Request::Status => Awaited::Ready,
@@ -93,17 +92,15 @@ impl Attachments {
         waiting
     }
 
-    /// What this node's pod addresses come from, after a pass has seen the node's objects.
-    pub fn learn(&mut self, world: &World, config: &Config, mtu: u32) {
-        self.cidrs = pod_cidrs(world, config);
-        self.routers = router_addresses(world, config);
-        self.mtu = mtu;
+    /// What this node's pods get, as the last pass saw it.
+    pub fn learn(&mut self, pool: &Pool) {
+        self.pool = pool.clone();
     }
 
     fn add(&self, add: &Add, records: &mut Records) -> Result<u16, CniError> {
         let netns = Path::new(&add.netns);
         let found = |r: &&EndpointRecord| attachment_of(r) == add.attachment;
-        if let Some(known) = records.all().find(found) {
+        if let Some(known) = records.endpoints().values().find(found) {
             if known.netns == netns {
                 return Ok(known.id);
             }
@@ -112,15 +109,20 @@ impl Attachments {
             records.remove(id).map_err(|e| CniError::new(TRY_AGAIN, "forget the old sandbox").details(e.to_string()))?;
         }
         check_netns(netns)?;
-        if self.cidrs.is_empty() {
+        if self.pool.cidrs.is_empty() {
             return Err(CniError::new(TRY_AGAIN, "this node has no pod CIDR yet")
                 .details("give node.pod_cidrs, or spec.ipam.podCIDRs of its CiliumNode object"));
         }
         let pod = add.pod_name.as_ref().map(|name| {
             ObjectName::new(add.pod_namespace.as_deref().filter(|ns| !ns.is_empty()).unwrap_or("default"), name)
         });
-        let known: Vec<&EndpointRecord> = records.all().collect();
-        let allocated = ipam::allocate(&known, &self.cidrs, &self.routers, &add.ips)
+        let has = |family: fn(&IpAddr) -> bool| self.pool.cidrs.iter().any(|cidr| family(&cidr.addr()));
+        let wanted = ipam::Request {
+            ipv4: has(IpAddr::is_ipv4),
+            ipv6: has(IpAddr::is_ipv6),
+            wanted: add.ips.clone(),
+        };
+        let allocated = ipam::allocate(records.endpoints(), &self.pool.cidrs, &self.pool.routers.iter().copied().collect(), &self.released, &wanted)
             .map_err(|e| CniError::new(TRY_AGAIN, "no address for the pod").details(e.to_string()))?;
         let id = allocated.id;
         let record = EndpointRecord {
@@ -138,7 +140,7 @@ impl Attachments {
             ipv4: allocated.ipv4,
             ipv6: allocated.ipv6,
         };
-        records.insert(record).map_err(|e| CniError::new(TRY_AGAIN, "write the endpoint record").details(e.to_string()))?;
+        records.put(record).map_err(|e| CniError::new(TRY_AGAIN, "write the endpoint record").details(e.to_string()))?;
         Ok(id)
     }
 
@@ -148,7 +150,7 @@ impl Attachments {
         for Waiting { what, reply } in waiting {
             let answer = match what {
                 Awaited::Nothing => Answer::Done,
-                Awaited::Ready if done.synced && !self.cidrs.is_empty() => Answer::Done,
+                Awaited::Ready if done.synced && !self.pool.cidrs.is_empty() => Answer::Done,
                 Awaited::Ready => Answer::Failed(
                     CniError::new(cilium_cni::error::NOT_AVAILABLE, "the agent is not ready")
                         .details("its sources have not synced, or this node has no pod CIDR"),
@@ -162,7 +164,7 @@ impl Attachments {
                         Answer::Failed(e)
                     }
                 },
-                Awaited::Checked(attachment) => match records.all().find(|r| attachment_of(r) == attachment) {
+                Awaited::Checked(attachment) => match records.endpoints().values().find(|r| attachment_of(r) == attachment) {
                     None => Answer::Failed(CniError::new(UNKNOWN_CONTAINER, "no such attachment")),
                     Some(record) => match self.realised(record.id, done, records) {
                         Ok(_) => Answer::Done,
@@ -189,9 +191,18 @@ impl Attachments {
         }
     }
 
+    fn forget(&mut self, records: &mut Records, attachment: &Attachment) {
+        let id = records.endpoints().values().find(|r| attachment_of(r) == *attachment).map(|r| r.id);
+        match id.map(|id| records.remove(id)) {
+            Some(Ok(Some(record))) => self.released.add(&record),
+            Some(Err(e)) => tracing::warn!("forget {}: {e}", attachment.container_id),
+            Some(Ok(None)) | None => {}
+        }
+    }
+
     fn realised(&self, id: u16, done: &Done, records: &Records) -> Result<Attached, CniError> {
         let record =
-            records.all().find(|r| r.id == id).ok_or_else(|| CniError::new(UNKNOWN_CONTAINER, "no such attachment"))?;
+            records.endpoints().values().find(|r| r.id == id).ok_or_else(|| CniError::new(UNKNOWN_CONTAINER, "no such attachment"))?;
         let refuse = |details: String| Err(CniError::new(TRY_AGAIN, "the pod could not be attached").details(details));
         if !done.view.endpoints.contains_key(&id) {
             let problems: Vec<String> = done.problems.iter().map(ToString::to_string).take(5).collect();
@@ -207,12 +218,12 @@ impl Attachments {
         if let Some(unread) = done.unread.first() {
             return refuse(format!("{}: {}", unread.row, unread.reason));
         }
-        let gateway = |ip: &IpAddr| self.routers.iter().find(|r| r.is_ipv4() == ip.is_ipv4()).copied();
+        let gateway = |ip: &IpAddr| self.pool.routers.iter().find(|r| r.is_ipv4() == ip.is_ipv4()).copied();
         Ok(Attached {
             link: record.link.clone(),
             link_mac: record.node_mac.to_string(),
             mac: record.mac.to_string(),
-            mtu: self.mtu,
+            mtu: done.pod_mtu(&record.link).unwrap_or(0),
             addresses: record
                 .ipv4
                 .iter()
@@ -230,15 +241,6 @@ fn send(reply: Sender<Answer>, answer: Answer) {
 
 fn attachment_of(record: &EndpointRecord) -> Attachment {
     Attachment { container_id: record.container_id.clone(), ifname: record.ifname.clone() }
-}
-
-fn forget(records: &mut Records, attachment: &Attachment) {
-    let id = records.all().find(|r| attachment_of(r) == *attachment).map(|r| r.id);
-    if let Some(id) = id
-        && let Err(e) = records.remove(id)
-    {
-        tracing::warn!("forget endpoint {id}: {e}");
-    }
 }
 
 /// The namespace must be there, and not the host's: a pod's interface would replace the host's.

@@ -5,14 +5,18 @@ use cilium_engine::compile::View;
 use cilium_engine::config::Config;
 use cilium_engine::state::{Cookie, IdentityId};
 use cilium_flows::Names;
+use cilium_kernel::bpf::events::Events;
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::os::fd::AsRawFd;
+use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-/// How long to wait for the ring buffer to appear, and for events to come.
+/// How long to wait for the ring buffer to appear.
 const PATIENCE: Duration = Duration::from_millis(500);
+/// How often to look whether the pinned ring buffer is still the same.
+const LOOK: Duration = Duration::from_secs(10);
 
 /// Starts the reader; it ends with the process.
 pub fn start(config: &Config, shared: &Arc<Shared>) {
@@ -23,38 +27,51 @@ pub fn start(config: &Config, shared: &Arc<Shared>) {
     }
 }
 
-fn read(bpf_dir: &PathBuf, shared: &Shared) {
-    let mut warned = false;
+fn read(bpf_dir: &Path, shared: &Shared) {
+    let mut names = Named::new(shared.view());
     loop {
-        match cilium_kernel::bpf::events::Events::open(bpf_dir) {
-            Ok(mut events) => {
-                // The map may be replaced (another size): open it anew now and then.
-                for _ in 0..60 {
-                    let names = Named::new(shared.view());
-                    let boot = boot_time();
-                    events.wait(PATIENCE);
-                    events.drain(|event| {
-                        if shared.events.receiver_count() == 0 {
-                            return;
-                        }
-                        if let Some(named) = cilium_flows::name(&event, &names, boot)
-                            && let Ok(json) = serde_json::to_string(&named)
-                        {
-                            // No receiver any more: that is nobody's loss.
-                            let _ = shared.events.send((json + "\n").into());
-                        }
-                    });
-                }
-            }
+        match Events::open(bpf_dir) {
+            Ok(Some(mut events)) => follow(&mut events, shared, &mut names),
+            Ok(None) => std::thread::sleep(PATIENCE),
             Err(e) => {
-                if !warned {
-                    tracing::debug!("ring buffer: {e}");
-                    warned = true;
-                }
-                std::thread::sleep(PATIENCE);
+                tracing::warn!("{e}");
+                std::thread::sleep(10 * PATIENCE);
             }
         }
     }
+}
+
+/// Takes events until the pinned ring buffer is another.
+fn follow(events: &mut Events, shared: &Shared, names: &mut Named) {
+    let mut look = Instant::now();
+    while look.elapsed() < LOOK || events.is_current().unwrap_or(false) {
+        if look.elapsed() >= LOOK {
+            look = Instant::now();
+        }
+        wait_readable(events.as_raw_fd());
+        let view = shared.view();
+        if !Arc::ptr_eq(&view, &names.view) {
+            *names = Named::new(view);
+        }
+        let boot = boot_time();
+        while let Some(event) = events.next_event() {
+            if shared.events.receiver_count() == 0 {
+                continue;
+            }
+            if let Some(named) = cilium_flows::name(&event, names, boot)
+                && let Ok(json) = serde_json::to_string(&named)
+            {
+                // No receiver any more: that is nobody's loss.
+                let _ = shared.events.send((json + "\n").into());
+            }
+        }
+    }
+}
+
+fn wait_readable(fd: i32) {
+    let mut poll = libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
+    // SAFETY: one valid pollfd; the call only writes its `revents`.
+    unsafe { libc::poll(&raw mut poll, 1, 500) };
 }
 
 /// When this host booted, nanoseconds since the epoch: what monotonic event times count from.

@@ -14,7 +14,6 @@ mod gc;
 pub mod history;
 mod lock;
 mod metrics;
-mod originals;
 pub mod pass;
 mod run;
 mod shared;
@@ -23,5 +22,5 @@ mod view;
 mod wakers;
 
 pub use lock::WriterLock;
-pub use originals::Originals;
+pub use metrics::direction_name;
 pub use run::run;

@@ -4,10 +4,9 @@
 //! held across a pass. Everything in [`Memo`] may be dropped between two passes: it only says where to look.
 
 use super::history::History;
-use super::originals::Originals;
 use super::status::{FailedRow, PassSummary, StageTimes};
 use anyhow::{Context, Result};
-use cilium_engine::compile::{Compiled, IdBook, View, compile};
+use cilium_engine::compile::{Compiled, IdBook, View, compile, pod_cidrs, router_addresses};
 use cilium_engine::config::{Attach, Config};
 use cilium_engine::diff::diff;
 use cilium_engine::driver::Scope;
@@ -17,15 +16,18 @@ use cilium_engine::plan::Plan;
 use cilium_engine::problem::Problem;
 use cilium_engine::realise::{Outcome, Report, observe, realise};
 use cilium_engine::scope::Scopes;
-use cilium_engine::state::{DesiredState, Kind, ObservedState, RowId, Source, SourceSet, State};
+use cilium_engine::state::{DesiredState, Kind, LinkName, ObservedState, RowId, Source, SourceSet, State};
 use cilium_engine::world::World;
+use cilium_kernel::bpf::object_digest;
 use cilium_kernel::{AttachMode, Kernel, KernelPaths};
 use cilium_sources::config::Loaded;
-use cilium_sources::folder::ManifestFolder;
+use cilium_sources::folder::{ManifestFolder, Now};
 use cilium_sources::records::Records;
+use ipnet::IpNet;
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::ops::ControlFlow;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// How much of the host a pass reads.
@@ -35,6 +37,15 @@ pub enum Looking {
     AtEverything,
     /// Rows whose wish changed, rows that failed, and these kinds.
     AtChanges(BTreeSet<Kind>),
+}
+
+/// What pods of this node get.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Pool {
+    /// This node's pod CIDRs.
+    pub cidrs: Vec<IpNet>,
+    /// Its router addresses: the pods' gateways.
+    pub routers: Vec<IpAddr>,
 }
 
 /// What the last pass left for the next: hints only.
@@ -86,6 +97,14 @@ pub struct Done {
     pub summary: PassSummary,
     /// Every step with its outcome.
     pub report: Report,
+    pod_mtus: BTreeMap<String, u32>,
+}
+
+impl Done {
+    /// MTU inside the pod behind an interface, bytes.
+    pub fn pod_mtu(&self, link: &str) -> Option<u32> {
+        self.pod_mtus.get(link).copied()
+    }
 }
 
 /// Sources and host of one node.
@@ -97,11 +116,12 @@ pub struct Reconciler {
     /// This node's CNI attachments.
     pub records: Records,
     folder: ManifestFolder,
-    originals: Originals,
     history: History,
     memo: Memo,
     pace: Pace,
+    pool: Pool,
     began: Instant,
+    scan_again: Option<Duration>,
 }
 
 impl Reconciler {
@@ -119,7 +139,7 @@ impl Reconciler {
     /// As [`Self::open`].
     pub fn open_with_manifests(loaded: Loaded, manifests: Option<&Path>) -> Result<Self> {
         let config = &loaded.config;
-        let kernel = Kernel::open(
+        let mut kernel = Kernel::open(
             KernelPaths {
                 bpf_dir: config.paths.bpf_dir.to_path_buf(),
                 publish_dir: config.source.manifests.publish.as_ref().map(|p| p.to_path_buf()),
@@ -134,13 +154,15 @@ impl Reconciler {
         )
         .context("open the host's drivers")?;
         let folder = open_folder(config, manifests);
-        let records = Records::open(&config.paths.run_dir, &config.paths.state_dir, &cilium_kernel::boot_id());
+        let boot_id = kernel.net.facts().context("read the host's devices")?.boot_id;
+        let records = Records::load(&config.paths.run_dir, &config.paths.state_dir, &boot_id);
         Ok(Self {
-            originals: Originals::open(&config.paths.state_dir)?,
             history: History::open(&config.paths.state_dir),
             memo: Memo::default(),
             pace: Pace::default(),
+            pool: Pool::default(),
             began: Instant::now(),
+            scan_again: None,
             folder,
             records,
             kernel,
@@ -163,17 +185,19 @@ impl Reconciler {
         micros.sources = clock.lap();
         let whole = *looking == Looking::AtEverything || self.memo.wanted.is_none() || self.memo.book.is_none();
         let config = &self.loaded.config;
+        self.pool = Pool { cidrs: pod_cidrs(&world, config), routers: router_addresses(&world, config) };
         let (compiled, observed);
         if whole {
             let mut scopes = Scopes::all();
-            // Sysctls are looked at by name: those nobody wants are not ours to judge.
+            // Which sysctls to look at is known when it is known which are wanted.
             scopes.sysctls = Scope::Keys(BTreeSet::new());
             let mut seen = observe(&mut self.kernel, &scopes);
             micros.observe = clock.lap();
             compiled = compile(&world, config, &IdBook::adopt(&seen.state));
             micros.compile = clock.lap();
+            watch_sysctls(&mut self.kernel, &compiled, config);
             let mut sysctls = Scopes::none();
-            sysctls.sysctls = Scope::Keys(compiled.desired.state.sysctls.keys().cloned().collect());
+            sysctls.add(Kind::Sysctl);
             let more = observe(&mut self.kernel, &sysctls);
             seen.state.sysctls = more.state.sysctls;
             seen.coverage.sysctls = more.coverage.sysctls;
@@ -190,7 +214,8 @@ impl Reconciler {
                 kinds.iter().for_each(|kind| scopes.add(*kind));
             }
             self.pace.later(Duration::ZERO).iter().for_each(|row| scopes.add(row.kind));
-            scopes.sysctls = Scope::Keys(compiled.desired.state.sysctls.keys().cloned().collect());
+            watch_sysctls(&mut self.kernel, &compiled, config);
+            scopes.add(Kind::Sysctl);
             observed = observe(&mut self.kernel, &scopes);
             micros.observe = clock.lap();
         }
@@ -201,12 +226,16 @@ impl Reconciler {
     }
 
     fn world(&mut self) -> Result<World> {
-        let mut facts = self.kernel.facts().context("read the host's devices")?;
-        facts.boot_id = cilium_kernel::boot_id();
-        let snapshot = self.folder.scan(self.began.elapsed());
-        let places = self.records.all().map(|r| (r.link.as_str().into(), r.netns.clone())).collect();
-        self.kernel.net.place(places);
+        let mut facts = self.kernel.net.facts().context("read the host's devices")?;
+        facts.object_digest = object_digest().to_owned();
+        let snapshot = self.folder.scan(self.now());
+        self.scan_again = snapshot.again;
+        self.place_pods();
         Ok(cilium_sources::world::assemble(&snapshot, &self.records, facts, &self.loaded.config))
+    }
+
+    fn now(&self) -> Now {
+        Now { uptime: self.began.elapsed(), wall: SystemTime::now() }
     }
 
     /// One pass.
@@ -217,7 +246,6 @@ impl Reconciler {
         let clock = Instant::now();
         let started = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
         let thought = self.look(&looking)?;
-        self.originals.remember(&thought.desired.state, &thought.observed)?;
         let full = looking == Looking::AtEverything || self.memo.wanted.is_none();
         let drifted = self.drifted(&thought);
         let now = self.began.elapsed();
@@ -256,6 +284,13 @@ impl Reconciler {
             done: report.done(),
             failures,
             unread: unread.map(|(kind, e)| FailedRow { row: kind.to_string(), reason: e.to_string() }).collect(),
+            pod_mtus: thought
+                .desired
+                .state
+                .pod_interfaces
+                .iter()
+                .map(|(link, entry)| (link.0.clone(), entry.row.mtu))
+                .collect(),
             wanted: Kind::ALL.iter().map(|kind| (*kind, thought.desired.state.count(*kind))).collect(),
             synced: thought.desired.synced.contains(SourceSet::ALL),
             in_sync,
@@ -275,9 +310,15 @@ impl Reconciler {
         self.memo = Memo::default();
     }
 
-    /// When the next try of a failed row is due.
-    pub fn next_try(&self) -> Option<Duration> {
-        self.pace.next(self.began.elapsed())
+    /// When the next look is due though nothing happens: a failed row's next try, or a file that is being
+    /// written.
+    pub fn next_look(&self) -> Option<Duration> {
+        self.pace.next(self.began.elapsed()).into_iter().chain(self.scan_again).min()
+    }
+
+    /// What this node's pods get their addresses from, as the last pass saw it.
+    pub fn pool(&self) -> &Pool {
+        &self.pool
     }
 
     /// Rows in the plan though nobody's wish for them changed since the last pass.
@@ -316,7 +357,7 @@ impl Reconciler {
 
     /// How many pods are attached.
     pub fn attached_pods(&self) -> usize {
-        self.records.all().count()
+        self.records.endpoints().len()
     }
 
     /// What [`Self::destroy`] would do.
@@ -328,17 +369,18 @@ impl Reconciler {
     }
 
     fn destruction(&mut self) -> (DesiredState, Plan) {
-        let mut desired = DesiredState { synced: SourceSet::ALL, ..DesiredState::default() };
-        for (key, value) in self.originals.rows() {
-            desired.state.sysctls.insert(key, value, cilium_engine::state::OriginId::default());
-        }
-        let mut scopes = Scopes::all();
-        scopes.sysctls = Scope::Keys(desired.state.sysctls.keys().cloned().collect());
-        let places = self.records.all().map(|r| (r.link.as_str().into(), r.netns.clone())).collect();
-        self.kernel.net.place(places);
-        let observed = observe(&mut self.kernel, &scopes);
+        let desired = DesiredState { synced: SourceSet::ALL, ..DesiredState::default() };
+        self.kernel.net.watch_sysctls(BTreeSet::new(), sysctl_record(&self.loaded.config));
+        self.place_pods();
+        let observed = observe(&mut self.kernel, &Scopes::all());
         let plan = diff(&desired, &observed);
         (desired, plan)
+    }
+
+    /// Tells the drivers where the pods' namespaces are: hints where to look.
+    fn place_pods(&mut self) {
+        let places = self.records.endpoints().values().map(|r| (LinkName(r.link.clone()), r.netns.clone())).collect();
+        self.kernel.net.place(places);
     }
 
     /// Removes everything of ours, in passes, until nothing is left or nothing moves.
@@ -358,11 +400,11 @@ impl Reconciler {
             failures = self::failures(&report);
             first.get_or_insert(plan);
         }
-        self.kernel.bpf.remove_directories();
-        self.records.forget_all()?;
-        if failures.is_empty() {
-            self.originals.forget()?;
+        let ids: Vec<u16> = self.records.endpoints().keys().copied().collect();
+        for id in ids {
+            self.records.remove(id).with_context(|| format!("forget endpoint {id}"))?;
         }
+        remove_empty(&self.loaded.config.paths.bpf_dir);
         Ok(Destroyed { plan: first.unwrap_or_default(), failures })
     }
 }
@@ -395,21 +437,41 @@ impl Offline {
     /// # Errors
     /// None today.
     pub fn compile(&mut self) -> Result<Compiled> {
-        let snapshot = self.folder.scan(Duration::ZERO);
+        let snapshot = self.folder.scan(Now { uptime: Duration::ZERO, wall: SystemTime::now() });
         let config = &self.loaded.config;
         let facts = cilium_engine::world::HostFacts {
-            object_digest: cilium_kernel::object_digest(),
+            object_digest: object_digest().to_owned(),
             ..cilium_engine::world::HostFacts::default()
         };
-        let mut world = cilium_sources::world::assemble(&snapshot, &Records::empty(), facts, config);
+        let nowhere = Path::new("/nonexistent");
+        let records = Records::load(nowhere, nowhere, "");
+        let mut world = cilium_sources::world::assemble(&snapshot, &records, facts, config);
         world.synced = world.synced.with(Source::Endpoints).with(Source::Config);
         Ok(compile(&world, config, &IdBook::default()))
     }
 }
 
+fn watch_sysctls(kernel: &mut Kernel, compiled: &Compiled, config: &Config) {
+    let wanted = compiled.desired.state.sysctls.keys().cloned().collect();
+    kernel.net.watch_sysctls(wanted, sysctl_record(config));
+}
+
+/// Where is written what sysctls were before this project changed them.
+fn sysctl_record(config: &Config) -> PathBuf {
+    config.paths.state_dir.join("sysctls")
+}
+
 fn open_folder(config: &Config, manifests: Option<&Path>) -> ManifestFolder {
     let path = manifests.unwrap_or(&config.source.manifests.path);
-    ManifestFolder::open(path, &config.paths.state_dir, config)
+    ManifestFolder::new(path, &config.node.name, &config.paths.state_dir)
+}
+
+/// Removes the directories of pins, if nothing is left in them.
+fn remove_empty(bpf_dir: &Path) {
+    for dir in ["progs", "links", "maps", ""] {
+        // What is not empty holds something that is not ours.
+        let _ = std::fs::remove_dir(bpf_dir.join(dir));
+    }
 }
 
 fn failures(report: &Report) -> Vec<(RowId, String)> {

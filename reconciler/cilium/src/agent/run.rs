@@ -113,7 +113,7 @@ const AGAIN: Duration = Duration::from_millis(50);
 
 impl Loop {
     fn new(reconciler: Reconciler, shared: Arc<Shared>) -> Self {
-        let collector = gc::Collector::new(reconciler.loaded.config.bpf.ct_gc_interval.duration());
+        let collector = gc::Collector::new(&reconciler.loaded.config.bpf);
         Self {
             attachments: Attachments::default(),
             collector,
@@ -127,7 +127,11 @@ impl Loop {
     }
 
     fn run(mut self, woken: &Receiver<Wake>) {
-        self.attachments.bury(&mut self.reconciler.records, &self.reconciler.loaded.config);
+        let config = self.reconciler.loaded.config.clone();
+        self.attachments.bury(&mut self.reconciler.records, &config);
+        if let Err(e) = self.reconciler.kernel.bpf.start() {
+            tracing::warn!("{e}");
+        }
         self.pass(Woken { by: ["start"].into(), ..Woken::default() });
         loop {
             let Some(wakes) = self.wait(woken) else { return };
@@ -135,7 +139,7 @@ impl Loop {
                 return;
             }
             self.pass(wakes);
-            self.collector.run_if_due(&mut self.reconciler.kernel, &self.shared.metrics);
+            self.collector.run_if_due(&config.paths.bpf_dir, &self.shared.metrics);
         }
     }
 
@@ -144,7 +148,7 @@ impl Loop {
         let mut wakes = Woken::default();
         let mut patience = self.next_full.saturating_duration_since(Instant::now());
         let mut reason = "period";
-        let retry = self.reconciler.next_try().or((!self.in_sync).then_some(AGAIN));
+        let retry = self.reconciler.next_look().or((!self.in_sync).then_some(AGAIN));
         if let Some(retry) = retry.filter(|retry| *retry < patience) {
             (patience, reason) = (retry, "retry");
         }
@@ -171,8 +175,7 @@ impl Loop {
     }
 
     fn pass(&mut self, wakes: Woken) {
-        let waiting =
-            self.attachments.change_records(wakes.cni, &mut self.reconciler.records, &self.reconciler.loaded.config);
+        let waiting = self.attachments.change_records(wakes.cni, &mut self.reconciler.records);
         let full = Instant::now() >= self.next_full || self.passes == 0;
         let looking = if full { Looking::AtEverything } else { Looking::AtChanges(wakes.kinds) };
         let by: Vec<String> = wakes.by.iter().map(|&by| by.to_owned()).collect();
@@ -182,7 +185,7 @@ impl Loop {
                 tracing::error!("pass failed, nothing was changed: {e:#}");
                 self.in_sync = false;
                 self.reconciler.forget();
-                self.attachments.answer_failed(waiting, &format!("{e:#}"));
+                self.attachments.answer_failed(waiting, &format!("{e:#}"), &mut self.reconciler.records);
                 return;
             }
         };
@@ -198,8 +201,8 @@ impl Loop {
         self.passes += 1;
         self.in_sync = done.in_sync;
         self.tell(&done);
-        let undone = self.attachments.answer(waiting, &done, &mut self.reconciler.records, &self.reconciler.loaded.config);
-        if undone {
+        self.attachments.learn(self.reconciler.pool());
+        if self.attachments.answer(waiting, &done, &mut self.reconciler.records) {
             self.in_sync = false;
         }
     }

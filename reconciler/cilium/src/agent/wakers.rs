@@ -5,12 +5,14 @@ use anyhow::{Context, Result};
 use cilium_engine::config::Config;
 use cilium_engine::state::Kind;
 use cilium_kernel::net::watch::Watch;
+use cilium_sources::folder::Watch as FolderWatch;
 use std::os::fd::AsRawFd;
+use std::path::Path;
 use std::sync::Arc;
 
-/// Keeps the watchers alive.
+/// The watchers; they end with the process.
 pub struct Wakers {
-    _folder: cilium_sources::folder::Watch,
+    _folder: std::thread::JoinHandle<()>,
 }
 
 /// Starts the watchers. Called in the network namespace to be watched.
@@ -25,10 +27,11 @@ pub fn start(config: &Config, shared: &Arc<Shared>) -> Result<Wakers> {
         .spawn(move || follow(watch, &waker))
         .context("start the netlink watcher")?;
     let waker = shared.clone();
-    let folder = cilium_sources::folder::Watch::start(&config.source.manifests.path, move || {
-        // The loop has ended: nobody is left to wake.
-        let _ = waker.wake(Wake::Manifests);
-    });
+    let path = config.source.manifests.path.to_path_buf();
+    let folder = std::thread::Builder::new()
+        .name("manifests".into())
+        .spawn(move || watch_folder(&path, &waker))
+        .context("start the folder watcher")?;
     Ok(Wakers { _folder: folder })
 }
 
@@ -52,6 +55,33 @@ fn follow(mut watch: Watch, shared: &Shared) {
         if shared.wake(Wake::Kernel(kinds)).is_err() {
             return;
         }
+    }
+}
+
+/// Keeps a watch on the folder, which may come, go, or be replaced.
+fn watch_folder(path: &Path, shared: &Arc<Shared>) {
+    let waker = shared.clone();
+    // The loop has ended: nobody is left to wake.
+    let mut watch = match FolderWatch::new(path, move || drop(waker.wake(Wake::Manifests))) {
+        Ok(watch) => watch,
+        Err(e) => {
+            tracing::warn!("{e}; changes are found by the periodic look");
+            return;
+        }
+    };
+    let mut there = None;
+    loop {
+        match watch.ensure() {
+            Ok(now) if there != Some(now) => {
+                there = Some(now);
+                if shared.wake(Wake::Manifests).is_err() {
+                    return;
+                }
+            }
+            Ok(_) => {}
+            Err(e) => tracing::warn!("{e}; changes are found by the periodic look"),
+        }
+        std::thread::sleep(std::time::Duration::from_secs(1));
     }
 }
 

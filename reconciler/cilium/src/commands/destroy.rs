@@ -22,7 +22,7 @@ pub(super) fn run(loaded: Loaded, args: &DestroyArgs) -> Result<ExitCode> {
         return Ok(if plan.is_empty() { ExitCode::SUCCESS } else { PENDING.into() });
     }
     let _lock = WriterLock::take(&paths.run_dir)?;
-    let mut reconciler = Reconciler::open(loaded)?;
+    let reconciler = Reconciler::open(loaded)?;
     let pods = reconciler.attached_pods();
     if pods > 0 && !args.with_pods {
         bail!("{pods} pods are attached and would lose their network (hint: detach them first, or --with-pods)");

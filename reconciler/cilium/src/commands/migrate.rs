@@ -20,11 +20,11 @@ pub(super) fn run(file: &Path, command: &MigrateCommand) -> Result<ExitCode> {
             Ok(if status.pending.is_empty() { ExitCode::SUCCESS } else { PENDING.into() })
         }
         MigrateCommand::Plan(form) => {
-            let migration = plan(file, Target::Newest)?;
+            let migration = plan(file, Target::Up(None))?;
             print(*form, &migration, || migration.to_string())?;
             Ok(if migration.is_empty() { ExitCode::SUCCESS } else { PENDING.into() })
         }
-        MigrateCommand::Up(args) => travel(file, args.to.map_or(Target::Newest, Target::Up), args),
+        MigrateCommand::Up(args) => travel(file, Target::Up(args.to), args),
         MigrateCommand::Down(args) => {
             let to = args.to.ok_or_else(|| anyhow::anyhow!("`migrate down` needs --to V: the version to go back to"))?;
             travel(file, Target::Down(to), args)

@@ -2,7 +2,9 @@
 //! selects. Numbers are given in `loadbalancer`.
 
 use super::site::Family;
-use crate::world::{EndpointSlice, NodeAddressKind, ObjectName, Pod, Service, ServicePort, TargetPort, World};
+use crate::world::{
+    EndpointSlice, NodeAddressKind, ObjectName, Pod, Service, ServicePort, TargetPort, World,
+};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 
@@ -18,13 +20,16 @@ pub(super) enum Fitness {
 /// Backends of one port of a Service, by address and port.
 pub(super) type Backends = BTreeMap<(IpAddr, u16), Fitness>;
 
+/// Pods by name.
+type Pods<'w> = Vec<(&'w ObjectName, &'w Pod)>;
+
 /// Slices and pods, found by what Services ask for.
 pub(super) struct Directory<'w> {
     world: &'w World,
     slices: BTreeMap<(&'w str, &'w str), Vec<&'w EndpointSlice>>,
     local: BTreeMap<&'w ObjectName, Vec<IpAddr>>,
     /// (namespace, label key, value) → pods.
-    labelled: HashMap<(&'w str, &'w str, &'w str), Vec<(&'w ObjectName, &'w Pod)>>,
+    labelled: HashMap<(&'w str, &'w str, &'w str), Pods<'w>>,
 }
 
 impl<'w> Directory<'w> {

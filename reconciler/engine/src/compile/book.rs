@@ -1,9 +1,7 @@
 //! Numbers the kernel holds for us already: who has which. Read from rows seen, never remembered:
 //! dropping a book and adopting it again from the kernel changes nothing.
 
-use crate::state::{
-    BackendId, Digest, IdentityId, ListId, PolicyId, Protocol, RevNatId, State,
-};
+use crate::state::{BackendId, Digest, IdentityId, ListId, PolicyId, Protocol, RevNatId, State};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
@@ -18,16 +16,16 @@ pub struct IdBook {
     pub backends: BTreeMap<BackendId, (IpAddr, u16, Protocol)>,
     /// Ways back, by the frontend's address and port.
     pub rev_nats: BTreeMap<RevNatId, (IpAddr, u16)>,
-    /// Lists of backends, in the order of their slots.
-    pub lists: BTreeMap<ListId, Vec<BackendId>>,
+    /// Lists of backends, by slot.
+    pub lists: BTreeMap<ListId, BTreeMap<u32, BackendId>>,
 }
 
 impl IdBook {
     /// The numbers that stand in these rows.
     pub fn adopt(state: &State) -> Self {
-        let mut lists: BTreeMap<ListId, Vec<BackendId>> = BTreeMap::new();
+        let mut lists: BTreeMap<ListId, BTreeMap<u32, BackendId>> = BTreeMap::new();
         for (key, entry) in state.slots.iter() {
-            lists.entry(key.list).or_default().push(entry.row);
+            lists.entry(key.list).or_default().insert(key.slot, entry.row);
         }
         Self {
             identities: state.identity_digests.iter().map(|(id, entry)| (*id, entry.row)).collect(),

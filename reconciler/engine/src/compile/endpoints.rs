@@ -7,9 +7,9 @@ use super::programs::{Hooked, attach};
 use super::rows::Rows;
 use super::site::{Family, Site};
 use crate::state::{
-    Endpoint, EndpointConfig, EndpointConfigRow, EndpointId, EndpointKey, EndpointRow, LINK_ALIAS_PREFIX, Link,
-    LinkKind, LinkName, LinkRow, LinkUp, Origin, POD_LINK_PREFIX, PodInterface, PodInterfaceRow, PolicyId, Present,
-    SetId,
+    Endpoint, EndpointConfig, EndpointConfigRow, EndpointId, EndpointKey, EndpointRow, LINK_ALIAS_PREFIX,
+    Link, LinkKind, LinkName, LinkRow, LinkUp, Origin, POD_LINK_PREFIX, PodInterface, PodInterfaceRow,
+    PolicyId, Present, SetId,
 };
 use crate::world::{EndpointRecord, World};
 use ipnet::IpNet;
@@ -44,7 +44,11 @@ pub(super) fn records<'w>(
                 return None;
             }
             if let Some(first) = held.get(&addr) {
-                rows.error(&origin, format!("its address {addr} already belongs to {first}"), "attach the pod again");
+                rows.error(
+                    &origin,
+                    format!("its address {addr} already belongs to {first}"),
+                    "attach the pod again",
+                );
                 return None;
             }
             held.insert(addr, origin.clone());

@@ -7,8 +7,8 @@ use super::site::{Family, Neighbour, Site};
 use crate::config::Config;
 use crate::state::{
     Address, AddressKey, Device, DeviceRow, Endpoint, EndpointKey, EndpointRow, HOST_LINK, IdentityId,
-    LINK_ALIAS_PREFIX, Link, LinkKind, LinkName, LinkRow, LinkUp, Mac, NET_LINK, Only, Present, Route, RouteKey,
-    RouteRow, Runtime, RuntimeRow, Sysctl, SysctlKey, VXLAN_LINK,
+    LINK_ALIAS_PREFIX, Link, LinkKind, LinkName, LinkRow, LinkUp, Mac, NET_LINK, Only, Present, Route,
+    RouteKey, RouteRow, Runtime, RuntimeRow, Sysctl, SysctlKey, VXLAN_LINK,
 };
 use crate::world::HostDevice;
 use cilium_abi::identity;
@@ -81,7 +81,8 @@ fn route_mtu(site: &Site) -> u32 {
 /// interface's own counts (Documentation/networking/ip-sysctl.rst, `rp_filter`).
 fn sysctls(site: &Site, rows: &mut Rows) {
     let why = rows.why(&config_origin("ipv4"));
-    let mut set = |key: &str, value: &str| rows.put::<Sysctl>(SysctlKey(key.to_owned()), value.to_owned(), why);
+    let mut set =
+        |key: &str, value: &str| rows.put::<Sysctl>(SysctlKey(key.to_owned()), value.to_owned(), why);
     if site.ipv4 {
         set("net.ipv4.ip_forward", "1");
         set("net.ipv4.conf.all.rp_filter", "0");
@@ -136,7 +137,13 @@ fn devices(site: &Site, rows: &mut Rows) {
 }
 
 /// The way to another node's pods; `None` if the network knows it, or nobody does.
-fn route_to(site: &Site, config: &Config, node: &Neighbour, cidr: &IpNet, rows: &mut Rows) -> Option<RouteRow> {
+fn route_to(
+    site: &Site,
+    config: &Config,
+    node: &Neighbour,
+    cidr: &IpNet,
+    rows: &mut Rows,
+) -> Option<RouteRow> {
     let family = Family::of(cidr.addr());
     let src = site.router(family);
     if site.tunnel {

@@ -12,7 +12,7 @@ use super::rows::Rows;
 use super::site::{Family, Site};
 use crate::config::Config;
 use crate::state::{Digest, IdentityId, Origin};
-use crate::world::{Labels, ObjectName, Peer, PeerSet, World};
+use crate::world::{Labels, ObjectName, Peer, PeerSet, RemoteEndpoint, World};
 use cilium_abi::identity as number;
 use ipnet::IpNet;
 use std::collections::{BTreeMap, BTreeSet};
@@ -64,12 +64,18 @@ type Claims = BTreeMap<IdentityId, BTreeMap<Arc<Labels>, Claim>>;
 
 #[derive(Clone, Copy)]
 struct Claim {
-    hash: ContentHash,
+    /// Some node published it, and can take another number.
     movable: bool,
 }
 
 /// Numbers everyone who needs one.
-pub(super) fn assign(world: &World, config: &Config, site: &Site, book: &IdBook, rows: &mut Rows) -> Identities {
+pub(super) fn assign(
+    world: &World,
+    config: &Config,
+    site: &Site,
+    book: &IdBook,
+    rows: &mut Rows,
+) -> Identities {
     let mut all = Identities { known: reserved(site), ..Identities::default() };
     let claims = claims(world, rows);
     let pods = foreign_pods(world, config);
@@ -135,7 +141,8 @@ fn reserved(site: &Site) -> BTreeMap<IdentityId, Identity> {
         .collect()
 }
 
-/// Others' claims that can be one: cluster scope, and no label that only the datapath gives.
+/// Others' claims that can be one: cluster scope, and no label that only the datapath gives. What a
+/// CiliumEndpoint says of its identity counts where no CiliumIdentity speaks for the number.
 fn claims(world: &World, rows: &mut Rows) -> Claims {
     let mut claims = Claims::new();
     let mut add = |id: IdentityId, labels: &Labels, movable: bool, origin: &dyn Fn() -> Origin| {
@@ -146,15 +153,20 @@ fn claims(world: &World, rows: &mut Rows) -> Claims {
             }
             rows.warning(
                 &origin(),
-                format!("identity {id} with labels {labels} is no identity of endpoints, and selects nothing"),
+                format!(
+                    "identity {id} with labels {labels} is no identity of endpoints, and selects nothing"
+                ),
                 "numbers 256 to 65535, and labels but `reserved:` and `cidr:` ones",
             );
             return;
         }
-        let labels = Arc::new(labels.clone());
-        let hash = ContentHash::of_labels(&labels);
-        let claim = claims.entry(id).or_default().entry(labels).or_insert(Claim { hash, movable });
-        claim.movable &= movable;
+        let names = claims.entry(id).or_default();
+        match names.get_mut(labels) {
+            Some(claim) => claim.movable &= movable,
+            None => {
+                names.insert(Arc::new(labels.clone()), Claim { movable });
+            }
+        }
     };
     for claim in &world.claims {
         add(claim.number, &claim.labels, claim.published_by.is_some(), &|| Origin {
@@ -163,8 +175,11 @@ fn claims(world: &World, rows: &mut Rows) -> Claims {
             rule: String::new(),
         });
     }
-    for (name, endpoint) in world.remote_endpoints.iter().filter(|(_, e)| !e.labels.0.is_empty()) {
-        add(endpoint.identity, &endpoint.labels, true, &|| Origin {
+    let claimed: BTreeSet<IdentityId> = world.claims.iter().map(|claim| claim.number).collect();
+    let told =
+        |endpoint: &RemoteEndpoint| !endpoint.labels.0.is_empty() && !claimed.contains(&endpoint.identity);
+    for (name, endpoint) in world.remote_endpoints.iter().filter(|(_, endpoint)| told(endpoint)) {
+        add(endpoint.identity, &endpoint.labels, endpoint.node_name.is_some(), &|| Origin {
             object: format!("CiliumEndpoint {name}"),
             place: endpoint.place.to_string(),
             rule: String::new(),
@@ -254,7 +269,10 @@ fn number_labels(
             }
             None => rows.error(
                 &wanted[*labels],
-                format!("no identity number is free: the endpoint keeps {}, as if it had no labels", number::INIT),
+                format!(
+                    "no identity number is free: the endpoint keeps {}, as if it had no labels",
+                    number::INIT
+                ),
                 "fewer distinct label sets: leave out labels that differ between equal pods",
             ),
         }
@@ -272,7 +290,7 @@ fn number_labels(
 fn may_stay(claims: Option<&BTreeMap<Arc<Labels>, Claim>>, hash: &ContentHash, labels: &Arc<Labels>) -> bool {
     claims.is_none_or(|names| {
         names.iter().filter(|(other, _)| *other != labels).all(|(other, claim)| {
-            claim.movable && (claim.hash.place(), other) > (hash.place(), labels)
+            claim.movable && (ContentHash::of_labels(other).place(), other) > (hash.place(), labels)
         })
     })
 }
@@ -329,7 +347,14 @@ fn number_prefixes(world: &World, site: &Site, book: &IdBook, all: &mut Identiti
     }
 }
 
-fn admit(all: &mut Identities, id: IdentityId, net: IpNet, labels: Labels, hash: ContentHash, origin: &Origin) {
+fn admit(
+    all: &mut Identities,
+    id: IdentityId,
+    net: IpNet,
+    labels: Labels,
+    hash: ContentHash,
+    origin: &Origin,
+) {
     all.known.insert(id, Identity { labels: Arc::new(labels), sort: Sort::Prefix(net) });
     all.prefixes.insert(net, id);
     all.own.insert(id, (hash.digest(), origin.clone()));

@@ -57,7 +57,7 @@ pub(super) fn compile(world: &World, site: &Site, identities: &Identities, rows:
             addresses.claim(*addr, identity::REMOTE_NODE, tunnel, &node.origin);
         }
     }
-    remote_endpoints(world, site, &mut addresses);
+    remote_endpoints(world, site, &mut addresses, rows);
     foreign_pods(world, site, identities, &mut addresses);
     for (addr, first, second) in &addresses.contested {
         let message = |other: &Origin| format!("address {addr} is also claimed by {other}");
@@ -74,12 +74,28 @@ pub(super) fn compile(world: &World, site: &Site, identities: &Identities, rows:
     }
 }
 
-fn remote_endpoints(world: &World, site: &Site, addresses: &mut Addresses) {
+/// Whether an endpoint elsewhere can have this identity: the host's or a prefix's would open doors here.
+fn may_be_remote(number: u32) -> bool {
+    matches!(number, identity::UNMANAGED | identity::HEALTH | identity::INIT | identity::INGRESS)
+        || (identity::CLUSTER_MIN..=identity::CLUSTER_MAX).contains(&number)
+}
+
+fn remote_endpoints(world: &World, site: &Site, addresses: &mut Addresses, rows: &mut Rows) {
     for (name, endpoint) in &world.remote_endpoints {
         let origin = Origin {
             object: format!("CiliumEndpoint {name}"),
             place: endpoint.place.to_string(),
             rule: String::new(),
+        };
+        let identity = if may_be_remote(endpoint.identity.0) {
+            endpoint.identity.0
+        } else {
+            rows.error(
+                &origin,
+                format!("identity {} is none of an endpoint: it counts as not managed", endpoint.identity),
+                "numbers 256 to 65535",
+            );
+            identity::UNMANAGED
         };
         let by_name = endpoint.node_name.as_ref().and_then(|n| site.neighbours.iter().find(|o| o.name == *n));
         let by_addr = || endpoint.node_ip.and_then(|ip| site.neighbours.iter().find(|o| o.all.contains(&ip)));
@@ -91,7 +107,7 @@ fn remote_endpoints(world: &World, site: &Site, addresses: &mut Addresses) {
             // An endpoint on its node's own address shares the node's network: the node has it.
             let shared = endpoint.node_ip == Some(*addr) || by_name.is_some_and(|n| n.all.contains(addr));
             if !shared {
-                addresses.claim(*addr, endpoint.identity.0, tunnel, &origin);
+                addresses.claim(*addr, identity, tunnel, &origin);
             }
         }
     }
@@ -100,7 +116,8 @@ fn remote_endpoints(world: &World, site: &Site, addresses: &mut Addresses) {
 fn foreign_pods(world: &World, site: &Site, identities: &Identities, addresses: &mut Addresses) {
     for (name, identity) in &identities.pods {
         let Some(pod) = world.pods.get(name) else { continue };
-        let origin = Origin { object: format!("Pod {name}"), place: pod.place.to_string(), rule: String::new() };
+        let origin =
+            Origin { object: format!("Pod {name}"), place: pod.place.to_string(), rule: String::new() };
         let node = pod.node_name.as_ref().and_then(|n| site.neighbours.iter().find(|o| o.name == *n));
         for addr in &pod.ips {
             // Its pod CIDR says where it is, if its object does not.
@@ -114,11 +131,8 @@ fn foreign_pods(world: &World, site: &Site, identities: &Identities, addresses: 
 /// Pod CIDRs (an address nobody has spoken for yet is an endpoint not managed, and never one of the
 /// world), and prefixes of policies.
 fn prefixes(site: &Site, identities: &Identities, addresses: &Addresses, rows: &mut Rows) {
-    let unmanaged = |tunnel| IpcacheRow {
-        identity: IdentityId(identity::UNMANAGED),
-        tunnel,
-        flags: FLAG_IN_CLUSTER,
-    };
+    let unmanaged =
+        |tunnel| IpcacheRow { identity: IdentityId(identity::UNMANAGED), tunnel, flags: FLAG_IN_CLUSTER };
     let why = rows.why(&site.origin);
     for cidr in site.pod_cidrs.iter().filter(|c| c.prefix_len() < c.max_prefix_len()) {
         rows.put::<Ipcache>(IpcacheKey(*cidr), unmanaged(None), why);

@@ -40,13 +40,8 @@ pub(super) fn is_identity_label(key: &str) -> bool {
     let included = INCLUDED.iter().filter(|p| key.starts_with(**p)).map(|p| p.len()).max().unwrap_or(0);
     let beta = key.rfind("beta.kubernetes.io").map(|at| at + "beta.kubernetes.io".len());
     let annotation = key.starts_with("annotation").then_some(key.len());
-    let ignored = IGNORED
-        .iter()
-        .filter(|p| key.starts_with(**p))
-        .map(|p| p.len())
-        .chain(beta)
-        .chain(annotation)
-        .min();
+    let ignored =
+        IGNORED.iter().filter(|p| key.starts_with(**p)).map(|p| p.len()).chain(beta).chain(annotation).min();
     ignored.is_none_or(|ignored| included > ignored)
 }
 

@@ -93,7 +93,13 @@ impl Ladder {
             Some((verdict, cookie)) => (number(verdict), cookie),
             None => (NONE, *first_cookie),
         };
-        let l3 = LadderRow { proto: Protocol(0), prefix: PortPrefix { port: 0, len: 0 }, verdict, lengths, cookie };
+        let l3 = LadderRow {
+            proto: Protocol(0),
+            prefix: PortPrefix { port: 0, len: 0 },
+            verdict,
+            lengths,
+            cookie,
+        };
         let ports = self.ports.iter().map(|((proto, prefix), (verdict, cookie))| LadderRow {
             proto: *proto,
             prefix: *prefix,
@@ -128,10 +134,8 @@ mod tests {
     #[test]
     fn an_allow_within_a_broader_deny_is_left_out() {
         let (wide, narrow) = (tcp(80, 87), tcp(80, 80));
-        let ladder = Ladder::build(
-            &[rung(RuleVerdict::Allow, &narrow, 1), rung(RuleVerdict::Deny, &wide, 2)],
-            None,
-        );
+        let ladder =
+            Ladder::build(&[rung(RuleVerdict::Allow, &narrow, 1), rung(RuleVerdict::Deny, &wide, 2)], None);
         let rows = ladder.rows();
         assert_eq!(rows.len(), 2);
         assert_eq!((rows[0].verdict, rows[0].lengths), (NONE, 1 << 13));
@@ -146,10 +150,8 @@ mod tests {
     #[test]
     fn a_deny_within_a_broader_allow_stays() {
         let (wide, narrow) = (tcp(0, 65_535), tcp(22, 22));
-        let ladder = Ladder::build(
-            &[rung(RuleVerdict::Allow, &wide, 1), rung(RuleVerdict::Deny, &narrow, 2)],
-            None,
-        );
+        let ladder =
+            Ladder::build(&[rung(RuleVerdict::Allow, &wide, 1), rung(RuleVerdict::Deny, &narrow, 2)], None);
         let rows = ladder.rows();
         assert_eq!(rows[0].lengths, 1 | 1 << 16);
         assert_eq!(rows.len(), 3);

@@ -11,8 +11,8 @@ use super::site::{Family, Site};
 use super::view::{BackendView, ServiceView};
 use crate::config::Config;
 use crate::state::{
-    Backend, BackendId, BackendRow, Frontend, FrontendKey, FrontendRow, ListId, Origin, OriginId, Protocol, RevNat,
-    RevNatId, RevNatRow, Slot, SlotKey,
+    Backend, BackendId, BackendRow, Frontend, FrontendKey, FrontendRow, ListId, Origin, OriginId, Protocol,
+    RevNat, RevNatId, RevNatRow, Slot, SlotKey,
 };
 use crate::world::{ObjectName, Service, World};
 use cilium_abi::lb::{BACKEND_TERMINATING, FRONTEND_CLUSTER_IP, SCOPE_EXTERNAL};
@@ -98,7 +98,8 @@ fn frontends<'w>(world: &'w World, site: &Site, rows: &mut Rows) -> BTreeMap<Fro
         let origin = origin(name, service);
         for addr in service.cluster_ips.iter().filter(|a| site.enabled(Family::of(**a))) {
             for port in &service.ports {
-                let key = FrontendKey { addr: *addr, port: port.port, proto: port.proto, scope: SCOPE_EXTERNAL };
+                let key =
+                    FrontendKey { addr: *addr, port: port.port, proto: port.proto, scope: SCOPE_EXTERNAL };
                 if let Some(first) = frontends.get(&key).map(|wanted| wanted.origin.clone()) {
                     let hint = "one Service per address, port and protocol";
                     rows.error(&origin, format!("{key} already belongs to {first}"), hint);
@@ -120,7 +121,8 @@ fn frontends<'w>(world: &'w World, site: &Site, rows: &mut Rows) -> BTreeMap<Fro
                 while backends.len() > usize::from(u16::MAX) {
                     backends.pop_last();
                 }
-                let wanted = Wanted { service: name, origin: origin.clone(), port_name: &port.name, backends };
+                let wanted =
+                    Wanted { service: name, origin: origin.clone(), port_name: &port.name, backends };
                 frontends.insert(key, wanted);
             }
         }
@@ -157,7 +159,8 @@ fn number_backends(
     fresh.sort_unstable();
     for (hash, key) in fresh {
         let free = |n: u32| !book.backends.contains_key(&BackendId(n)) && !taken.contains_key(&BackendId(n));
-        let id = BackendId(probe(&hash, 1, u32::MAX, free).expect("fewer backends than 2^32 - 1 fit in memory"));
+        let id =
+            BackendId(probe(&hash, 1, u32::MAX, free).expect("fewer backends than 2^32 - 1 fit in memory"));
         taken.insert(id, key);
         numbers.insert(key, id);
     }
@@ -217,6 +220,9 @@ fn number_ways_back(
     numbers
 }
 
+/// How many numbers from its own place on a list is looked for.
+const NEAR: u32 = 16;
+
 /// Lists of backends.
 struct Lists<'b> {
     book: &'b IdBook,
@@ -231,12 +237,21 @@ impl Lists<'_> {
         }
         let parts = std::iter::once(key.to_string()).chain(slots.iter().map(BackendId::to_string));
         let hash = ContentHash::of(parts);
+        let wanted: BTreeMap<u32, BackendId> = (0..).zip(slots.iter().copied()).collect();
+        let taken = |n: u32| self.taken.contains(&ListId(n));
+        let seen = |n: u32| self.book.lists.get(&ListId(n));
+        // A list that stands whole is used where it is, also when a number nearer to its place has become
+        // free since: otherwise it would move again.
+        let first = probe(&hash, 1, u32::MAX, |_| true).expect("any number will do");
+        let near = (0..NEAR).filter_map(|step| first.checked_add(step));
+        let whole = near.into_iter().find(|n| !taken(*n) && seen(*n) == Some(&wanted));
         // Part of a list is as good as all of it: the rest was being written, or is being removed.
-        let same = |content: &Vec<BackendId>| content.iter().zip(slots).all(|(a, b)| a == b);
-        let free = |n: u32| {
-            self.book.lists.get(&ListId(n)).is_none_or(same) && !self.taken.contains(&ListId(n))
+        let part = |content: &BTreeMap<u32, BackendId>| {
+            content.iter().all(|(slot, id)| wanted.get(slot).is_none_or(|other| other == id))
         };
-        let list = ListId(probe(&hash, 1, u32::MAX, free).expect("fewer lists than 2^32 - 1 fit in memory"));
+        let free = |n: u32| !taken(n) && seen(n).is_none_or(part);
+        let list = whole.or_else(|| probe(&hash, 1, u32::MAX, free));
+        let list = ListId(list.expect("fewer lists than 2^32 - 1 fit in memory"));
         for (slot, id) in (0..).zip(slots) {
             rows.put::<Slot>(SlotKey { list, slot }, *id, why);
         }

@@ -48,7 +48,9 @@ impl ContentHash {
 pub(super) fn probe(hash: &ContentHash, first: u32, count: u32, free: impl Fn(u32) -> bool) -> Option<u32> {
     let start = u32::try_from(hash.place() % u64::from(count)).expect("a remainder of a u32 is a u32");
     (0..count)
-        .map(|step| first + u32::try_from((u64::from(start) + u64::from(step)) % u64::from(count)).expect("as above"))
+        .map(|step| {
+            first + u32::try_from((u64::from(start) + u64::from(step)) % u64::from(count)).expect("as above")
+        })
         .find(|number| free(*number))
 }
 

@@ -18,9 +18,10 @@ use super::site::Site;
 use super::view::{PolicyView, RuleView, ViewWay};
 use crate::config::{Config, Enforcement};
 use crate::state::{
-    Cookie, Digest, Direction, IdentityId, Origin, OriginId, Policy, PolicyDigest, PolicyId, PolicyKey, PolicyRow,
+    Cookie, Digest, Direction, IdentityId, Origin, OriginId, Policy, PolicyDigest, PolicyId, PolicyKey,
+    PolicyRow,
 };
-use crate::world::{Clause, Labels, PolicyRule, PortSet, RuleVerdict, Subject, World};
+use crate::world::{Clause, Entity, Labels, Peer, PeerSet, PolicyRule, PortSet, RuleVerdict, Subject, World};
 use cilium_abi::endpoint::{CONFIG_OPEN_EGRESS, CONFIG_OPEN_INGRESS};
 use cilium_abi::identity as number;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -103,7 +104,7 @@ pub(super) fn compile(
     rows: &mut Rows,
 ) -> Outcome {
     let mut outcome = Outcome::default();
-    let rules = number_rules(world, &mut outcome.rules);
+    let rules = number_rules(world, &mut outcome.rules, rows);
     let mut contents: BTreeMap<IdentityId, Content> = BTreeMap::new();
     let mut subjects: BTreeMap<Content, Vec<u16>> = BTreeMap::new();
     for (id, (identity, labels)) in &identities.endpoints {
@@ -124,11 +125,13 @@ pub(super) fn compile(
     for (content, endpoints) in order {
         let Content { ingress, egress, .. } = *content;
         let origin = world.endpoints[&endpoints[0]].origin();
-        let numbered = numbers.get(content).filter(|(id, digest)| writer.write(content, *id, *digest, &origin, rows));
+        let numbered =
+            numbers.get(content).filter(|(id, digest)| writer.write(content, *id, *digest, &origin, rows));
         let policy = numbered.map(|(id, _)| *id);
         if let Some((id, digest)) = numbered {
             let used = content.rules.iter().flat_map(|rule| &rules[*rule].cookies);
-            let view = PolicyView { digest: *digest, rules: used.copied().collect(), endpoints: endpoints.clone() };
+            let view =
+                PolicyView { digest: *digest, rules: used.copied().collect(), endpoints: endpoints.clone() };
             outcome.policies.insert(*id, view);
         }
         outcome.enforced.extend(endpoints.iter().map(|id| (*id, Enforced { policy, ingress, egress })));
@@ -138,7 +141,11 @@ pub(super) fn compile(
 
 /// Rules in an order of their own, whatever order they came in, each clause with a number made of its
 /// name: it stays when other rules come and go.
-fn number_rules<'w>(world: &'w World, views: &mut BTreeMap<Cookie, RuleView>) -> Vec<Numbered<'w>> {
+fn number_rules<'w>(
+    world: &'w World,
+    views: &mut BTreeMap<Cookie, RuleView>,
+    rows: &mut Rows,
+) -> Vec<Numbered<'w>> {
     let mut sorted: Vec<&PolicyRule> = world.rules.iter().collect();
     sorted.sort();
     let mut numbered = Vec::new();
@@ -148,8 +155,16 @@ fn number_rules<'w>(world: &'w World, views: &mut BTreeMap<Cookie, RuleView>) ->
             let Origin { object, rule: name, .. } = &rule.origin;
             let hash = ContentHash::of([object, name, &clause.path]);
             let free = |n: u32| !views.contains_key(&Cookie(n));
-            let cookie = Cookie(probe(&hash, 1, u32::MAX, free).expect("fewer clauses than 2^32 - 1 fit in memory"));
+            let cookie =
+                Cookie(probe(&hash, 1, u32::MAX, free).expect("fewer clauses than 2^32 - 1 fit in memory"));
             views.insert(cookie, RuleView::of(rule, clause));
+            if names_apiserver(clause) {
+                rows.warning(
+                    &clause_origin(rule, clause),
+                    "entity kube-apiserver means nobody: no address is known to be one".to_owned(),
+                    "name its addresses by a CIDR, or its nodes by the entities host and remote-node",
+                );
+            }
             cookies.push(cookie);
         }
         // The Debug text is the content: another text after an upgrade costs one switch of numbers.
@@ -219,7 +234,8 @@ fn number_contents<'c>(
             let id = PolicyId(n);
             !book.policies.contains_key(&id) && taken.get(&id).is_none_or(|other| *other == digest)
         };
-        let id = PolicyId(probe(&hash, 1, u32::MAX, free).expect("fewer policies than 2^32 - 1 fit in memory"));
+        let id =
+            PolicyId(probe(&hash, 1, u32::MAX, free).expect("fewer policies than 2^32 - 1 fit in memory"));
         taken.insert(id, digest);
         numbers.insert(content.clone(), (id, digest));
     }
@@ -290,7 +306,14 @@ impl Writer<'_, '_> {
         whys
     }
 
-    fn direction(&mut self, content: &Content, policy: PolicyId, direction: Direction, way: Way, batch: &mut Batch) {
+    fn direction(
+        &mut self,
+        content: &Content,
+        policy: PolicyId,
+        direction: Direction,
+        way: Way,
+        batch: &mut Batch,
+    ) {
         let mut any = Vec::new();
         let mut rungs: Vec<Rung<'_>> = Vec::new();
         let mut about: BTreeMap<IdentityId, Vec<u32>> = BTreeMap::new();
@@ -299,12 +322,16 @@ impl Writer<'_, '_> {
             let clauses = rule.clauses.iter().zip(cookies).enumerate();
             for (nth, (clause, cookie)) in clauses.filter(|(_, (clause, _))| clause.direction == direction) {
                 let rung = Rung { verdict: clause.verdict, ports: &clause.ports, cookie: *cookie };
-                let peers =
-                    self.resolved.entry((*index, nth)).or_insert_with(|| self.chooser.peers(&clause.peers)).clone();
+                let peers = self
+                    .resolved
+                    .entry((*index, nth))
+                    .or_insert_with(|| self.chooser.peers(&clause.peers))
+                    .clone();
                 match peers {
                     Peers::Any => any.push(rung),
                     Peers::Of(ids) => {
-                        let number = u32::try_from(rungs.len()).expect("fewer than 2^32 clauses fit in memory");
+                        let number =
+                            u32::try_from(rungs.len()).expect("fewer than 2^32 clauses fit in memory");
                         rungs.push(rung);
                         for id in ids.iter() {
                             about.entry(*id).or_default().push(number);
@@ -363,13 +390,19 @@ pub(super) fn clause_origin(rule: &PolicyRule, clause: &Clause) -> Origin {
     origin
 }
 
+fn names_apiserver(clause: &Clause) -> bool {
+    matches!(&clause.peers, PeerSet::Of(peers) if peers.contains(&Peer::Entity(Entity::KubeApiserver)))
+}
+
 /// Configuration that reads well, but that nothing acts on.
 pub(super) fn unbuilt(config: &Config, rows: &mut Rows) {
     let unbuilt: BTreeSet<_> = config.policy.cidr_match_mode.iter().collect();
     if !unbuilt.is_empty() {
         rows.error(
             &config_origin("policy.cidr_match_mode"),
-            format!("not in force: CIDR rules match only addresses outside the cluster ({unbuilt:?} ignored)"),
+            format!(
+                "not in force: CIDR rules match only addresses outside the cluster ({unbuilt:?} ignored)"
+            ),
             "leave it empty",
         );
     }

@@ -5,8 +5,8 @@ use super::rows::{Rows, config_origin};
 use super::site::{Family, Site};
 use crate::config::{Aggregation, Bpf, Config};
 use crate::state::{
-    Attachment, AttachmentKey, AttachmentRow, BpfMap, HOST_LINK, Hook, LinkName, MapKey, MapRow, NET_LINK, OriginId,
-    Position, ProgramSet, ProgramSetRow, SetId, VXLAN_LINK,
+    Attachment, AttachmentKey, AttachmentRow, BpfMap, HOST_LINK, Hook, LinkName, MapKey, MapRow, NET_LINK,
+    OriginId, Position, ProgramSet, ProgramSetRow, SetId, VXLAN_LINK,
 };
 use crate::world::World;
 use cilium_abi::maps::{self, MapSpec};
@@ -28,7 +28,8 @@ pub(super) struct Hooked {
 
 impl Hooked {
     /// The host side of a pod's link.
-    pub(super) const POD: Self = Self { ingress: Some("cil_from_container"), egress: Some("cil_to_container") };
+    pub(super) const POD: Self =
+        Self { ingress: Some("cil_from_container"), egress: Some("cil_to_container") };
     const HOST: Self = Self { ingress: Some("cil_to_host"), egress: Some("cil_from_host") };
     const NET: Self = Self { ingress: Some("cil_to_host"), egress: None };
     const OVERLAY: Self = Self { ingress: Some("cil_from_overlay"), egress: Some("cil_to_overlay") };

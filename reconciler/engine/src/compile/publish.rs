@@ -96,7 +96,13 @@ fn object_name(record: &EndpointRecord) -> (String, String) {
     }
 }
 
-fn endpoint(world: &World, site: &Site, record: &EndpointRecord, identity: IdentityId, labels: &Labels) -> String {
+fn endpoint(
+    world: &World,
+    site: &Site,
+    record: &EndpointRecord,
+    identity: IdentityId,
+    labels: &Labels,
+) -> String {
     let (namespace, name) = object_name(record);
     let mut text = head("CiliumEndpoint", &name, Some(&namespace), site);
     line(&mut text, format_args!("status:\n  id: {}\n  state: ready", record.id));

@@ -49,7 +49,9 @@ impl<'a> Chooser<'a> {
             match peer {
                 Peer::Entity(Entity::All) => return Peers::Any,
                 Peer::Entity(entity) => {
-                    ids.extend(self.known.iter().filter(|(id, i)| self.is(*entity, **id, i)).map(|(id, _)| *id));
+                    ids.extend(
+                        self.known.iter().filter(|(id, i)| self.is(*entity, **id, i)).map(|(id, _)| *id),
+                    );
                 }
                 Peer::Endpoints(selector) => ids.extend(self.selector(selector).iter()),
                 Peer::Cidr { net, except } => self.prefix(net, except, &mut ids),

@@ -116,7 +116,10 @@ impl Site {
 
     /// Whether the prefix lies within some node's pod CIDR: its addresses are the cluster's own.
     pub(super) fn in_pod_cidrs(&self, net: &IpNet) -> bool {
-        self.pod_cidrs.iter().chain(self.neighbours.iter().flat_map(|n| &n.pod_cidrs)).any(|cidr| cidr.contains(net))
+        self.pod_cidrs
+            .iter()
+            .chain(self.neighbours.iter().flat_map(|n| &n.pod_cidrs))
+            .any(|cidr| cidr.contains(net))
     }
 }
 
@@ -138,11 +141,7 @@ pub fn pod_cidrs(world: &World, config: &Config) -> Vec<IpNet> {
         _ => &config.node.pod_cidrs,
     };
     let mut seen = BTreeSet::new();
-    cidrs
-        .iter()
-        .map(IpNet::trunc)
-        .filter(|net| family_on(config, net.addr()) && seen.insert(*net))
-        .collect()
+    cidrs.iter().map(IpNet::trunc).filter(|net| family_on(config, net.addr()) && seen.insert(*net)).collect()
 }
 
 /// This node's router addresses: those its CiliumNode gives, else the first of each family's pod CIDR.
@@ -152,14 +151,19 @@ pub fn router_addresses(world: &World, config: &Config) -> Vec<IpAddr> {
         .get(&config.node.name)
         .map(|node| addresses(node, NodeAddressKind::CiliumInternalIp))
         .unwrap_or_default();
-    let cidrs = pod_cidrs(world, config);
-    [Family::V4, Family::V6]
-        .into_iter()
-        .filter_map(|family| {
-            let given = given.iter().copied().find(|a| Family::of(*a) == family && family_on(config, *a));
-            given.or_else(|| cidrs.iter().filter(|c| Family::of(c.addr()) == family).find_map(first_address))
-        })
-        .collect()
+    let mut routers = routers(&given, &pod_cidrs(world, config));
+    routers.retain(|addr| family_on(config, *addr));
+    routers
+}
+
+/// A router address per family: the one given, else the first of the pod CIDR. Every node counts so, for
+/// itself and for the others.
+fn routers(given: &[IpAddr], pod_cidrs: &[IpNet]) -> Vec<IpAddr> {
+    let of = |family: Family| {
+        let first = || pod_cidrs.iter().filter(|c| Family::of(c.addr()) == family).find_map(first_address);
+        given.iter().copied().find(|a| Family::of(*a) == family).or_else(first)
+    };
+    of(Family::V4).into_iter().chain(of(Family::V6)).collect()
 }
 
 fn family_on(config: &Config, addr: IpAddr) -> bool {
@@ -306,11 +310,12 @@ fn neighbours(world: &World, site: &Site, underlay_ipv6: bool, rows: &mut Rows) 
                 "add the address to the node's object",
             );
         }
+        let routers = routers(&addresses(node, NodeAddressKind::CiliumInternalIp), &pod_cidrs);
         found.push(Neighbour {
             name: name.clone(),
             origin,
-            all: node.addresses.iter().map(|a| a.ip).collect(),
-            routers: addresses(node, NodeAddressKind::CiliumInternalIp).into_iter().collect(),
+            all: node.addresses.iter().map(|a| a.ip).chain(routers.iter().copied()).collect(),
+            routers: routers.into_iter().collect(),
             addresses: internal,
             tunnel,
             pod_cidrs,

@@ -4,8 +4,8 @@
 use super::identity::Identity;
 use super::policy::clause_origin;
 use crate::state::{
-    BackendId, Cookie, Digest, Direction, EndpointId, IdentityId, LinkName, ListId, Origin, PolicyId, Protocol,
-    RevNatId,
+    BackendId, Cookie, Digest, Direction, EndpointId, IdentityId, LinkName, ListId, Origin, PolicyId,
+    Protocol, RevNatId,
 };
 use crate::world::{Clause, Labels, ObjectName, PolicyRule, RuleVerdict};
 use ipnet::IpNet;

@@ -9,9 +9,13 @@ pub(super) fn fault(error: &io::Error, doing: impl Into<String>) -> DriverError 
     let error_text = words(error);
     let fault = DriverError::new(format!("{doing}: {error_text}"));
     match error.raw_os_error() {
-        Some(libc::EPERM | libc::EACCES) => fault.hint("needs root, or the capabilities BPF, NET_ADMIN and PERFMON"),
+        Some(libc::EPERM | libc::EACCES) => {
+            fault.hint("needs root, or the capabilities BPF, NET_ADMIN and PERFMON")
+        }
         Some(libc::E2BIG) => fault.hint("the map is full: raise its size in the table [bpf] of cilium.toml"),
-        Some(libc::ENOMEM) => fault.hint("the kernel has no memory for it: check the cgroup's limit and the sizes in [bpf]"),
+        Some(libc::ENOMEM) => {
+            fault.hint("the kernel has no memory for it: check the cgroup's limit and the sizes in [bpf]")
+        }
         Some(libc::EROFS) => fault.hint("the file system is mounted read-only"),
         _ => fault,
     }

@@ -8,14 +8,22 @@
 //! reading only, without an agent: [`dump`], [`counters`], [`programs`], [`events`]; [`gc`] sweeps
 //! what the programs themselves write.
 
+#![deny(unsafe_code)]
+
 mod attach;
+pub mod counters;
+pub mod dump;
+pub mod events;
 mod fault;
+pub mod gc;
 mod ifname;
 mod object;
 mod pins;
+pub mod programs;
 mod rows;
 mod set;
 mod shape;
+mod show;
 mod sys;
 mod table;
 
@@ -45,7 +53,8 @@ impl Bpf {
     /// `bpf_dir` is not on a mounted bpffs.
     pub fn open(bpf_dir: &Path, mode: AttachMode) -> Result<Self, DriverError> {
         let nearest = bpf_dir.ancestors().find(|dir| dir.exists()).unwrap_or(bpf_dir);
-        let mounted = sys::is_bpffs(nearest).map_err(|e| fault(&e, format!("look at {}", nearest.display())))?;
+        let mounted =
+            sys::is_bpffs(nearest).map_err(|e| fault(&e, format!("look at {}", nearest.display())))?;
         if !mounted {
             return Err(DriverError::new(format!("{} is not on a mounted bpffs", bpf_dir.display()))
                 .hint("mount -t bpf bpf /sys/fs/bpf, or set paths.bpf_dir to a directory on one"));
@@ -81,8 +90,7 @@ macro_rules! mapped {
             fn observe(
                 &mut self,
                 scope: &Scope<<state::$resource as state::Resource>::Key>,
-            ) -> Result<Vec<(<state::$resource as state::Resource>::Key, <state::$resource as state::Resource>::Row)>, DriverError>
-            {
+            ) -> Result<Vec<rows::Pair<state::$resource>>, DriverError> {
                 rows::observe::<state::$resource>(self, scope)
             }
             fn apply(&mut self, steps: &[Step<state::$resource>]) -> Vec<Result<(), DriverError>> {
@@ -91,7 +99,18 @@ macro_rules! mapped {
         }
     )*};
 }
-mapped!(Device, Backend, RevNat, Slot, Frontend, IdentityDigest, Policy, PolicyDigest, Endpoint, EndpointConfig);
+mapped!(
+    Device,
+    Backend,
+    RevNat,
+    Slot,
+    Frontend,
+    IdentityDigest,
+    Policy,
+    PolicyDigest,
+    Endpoint,
+    EndpointConfig
+);
 
 macro_rules! in_kernel {
     ($($resource:ident),* $(,)?) => {$(
@@ -99,8 +118,7 @@ macro_rules! in_kernel {
             fn observe(
                 &mut self,
                 scope: &Scope<<state::$resource as state::Resource>::Key>,
-            ) -> Result<Vec<(<state::$resource as state::Resource>::Key, <state::$resource as state::Resource>::Row)>, DriverError>
-            {
+            ) -> Result<Vec<rows::Pair<state::$resource>>, DriverError> {
                 Driver::<state::$resource>::observe(&mut self.bpf, scope)
             }
             fn apply(&mut self, steps: &[Step<state::$resource>]) -> Vec<Result<(), DriverError>> {
@@ -110,5 +128,19 @@ macro_rules! in_kernel {
     )*};
 }
 in_kernel!(
-    BpfMap, ProgramSet, Runtime, Device, Attachment, Backend, RevNat, Slot, Frontend, IdentityDigest, Policy, PolicyDigest, Ipcache, Endpoint, EndpointConfig,
+    BpfMap,
+    ProgramSet,
+    Runtime,
+    Device,
+    Attachment,
+    Backend,
+    RevNat,
+    Slot,
+    Frontend,
+    IdentityDigest,
+    Policy,
+    PolicyDigest,
+    Ipcache,
+    Endpoint,
+    EndpointConfig,
 );

@@ -71,7 +71,9 @@ pub(super) fn pin_name(spec: &MapSpec) -> String {
 /// Opens a pinned map; `None`: nothing is there, or it is no map.
 pub(super) fn open_map(path: &Path) -> Result<Option<MapFd>, DriverError> {
     match open_as(path, ObjectKind::Map)? {
-        Some(fd) => MapFd::new(fd).map(Some).map_err(|e| fault(&e, format!("read the shape of {}", path.display()))),
+        Some(fd) => {
+            MapFd::new(fd).map(Some).map_err(|e| fault(&e, format!("read the shape of {}", path.display())))
+        }
         None => Ok(None),
     }
 }
@@ -92,7 +94,9 @@ pub(super) fn open_as(path: &Path, kind: ObjectKind) -> Result<Option<OwnedFd>, 
 pub(super) fn names(dir: &Path) -> Result<Vec<String>, DriverError> {
     let entries = match std::fs::read_dir(dir) {
         Ok(entries) => entries,
-        Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => return Ok(Vec::new()),
+        Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            return Ok(Vec::new());
+        }
         Err(e) => return Err(fault(&e, format!("list {}", dir.display()))),
     };
     let mut out = Vec::new();
@@ -136,6 +140,9 @@ pub(super) fn checked<'a>(name: &'a str, what: &str) -> Result<&'a str, DriverEr
     let plain = !name.is_empty()
         && name.len() < 200
         && name.bytes().all(|b| b.is_ascii_graphic() && b != b'/' && b != b'.');
-    if plain { Ok(name) } else { Err(DriverError::new(format!("{what} {name:?} cannot be the name of a pin"))) }
+    if plain {
+        Ok(name)
+    } else {
+        Err(DriverError::new(format!("{what} {name:?} cannot be the name of a pin")))
+    }
 }
-

@@ -38,7 +38,11 @@ pub(super) struct SeenSet {
 
 /// All pinned sets, whole or not.
 pub(super) fn read_sets(pins: &Pins) -> Result<Vec<SeenSet>, DriverError> {
-    pins::names(&pins.progs())?.into_iter().map(|name| read_set(pins, &SetId(name))).filter_map(Result::transpose).collect()
+    pins::names(&pins.progs())?
+        .into_iter()
+        .map(|name| read_set(pins, &SetId(name)))
+        .filter_map(Result::transpose)
+        .collect()
 }
 
 /// One set; `None`: there is no such directory, or its name is not one of ours.
@@ -53,7 +57,8 @@ fn read_set(pins: &Pins, id: &SetId) -> Result<Option<SeenSet>, DriverError> {
         if name.starts_with(PRIVATE) {
             set.private_maps.extend(pins::open_map(&path)?.map(|map| map.info.id));
         } else if let Some(fd) = pins::open_as(&path, ObjectKind::Program)? {
-            let info = ProgFd(fd).info().map_err(|e| fault(&e, format!("look at program {}", path.display())))?;
+            let info =
+                ProgFd(fd).info().map_err(|e| fault(&e, format!("look at program {}", path.display())))?;
             set.programs.insert(name, info);
         }
     }
@@ -83,9 +88,11 @@ impl Driver<ProgramSet> for Bpf {
     fn observe(&mut self, scope: &Scope<SetId>) -> Result<Vec<(SetId, ProgramSetRow)>, DriverError> {
         let sets = match scope {
             Scope::All => read_sets(&self.pins)?,
-            Scope::Keys(keys) => {
-                keys.iter().map(|id| read_set(&self.pins, id)).filter_map(Result::transpose).collect::<Result<_, _>>()?
-            }
+            Scope::Keys(keys) => keys
+                .iter()
+                .map(|id| read_set(&self.pins, id))
+                .filter_map(Result::transpose)
+                .collect::<Result<_, _>>()?,
         };
         let maps = pinned_maps(&self.pins)?;
         sets.into_iter().map(|set| Ok((set.id.clone(), set.row(&maps)?))).collect()
@@ -101,7 +108,9 @@ impl Driver<ProgramSet> for Bpf {
                         Err(DriverError::new(format!("load program set {key}: wanted without constants")))
                     }
                 },
-                Step::Remove { key, .. } => remove_set(&self.pins.progs().join(pins::checked(&key.0, "set")?)),
+                Step::Remove { key, .. } => {
+                    remove_set(&self.pins.progs().join(pins::checked(&key.0, "set")?))
+                }
             })
             .collect()
     }
@@ -122,7 +131,10 @@ fn ensure(pins: &Pins, id: &SetId, constants: &NodeConstants) -> Result<(), Driv
     if let Err(e) = loaded {
         // What was pinned so far is no set; a failure to remove it is repaired as a stray.
         let _ = remove_set(&draft);
-        return Err(DriverError { message: format!("load program set {id:.12}: {}", e.message), hint: e.hint });
+        return Err(DriverError {
+            message: format!("load program set {id:.12}: {}", e.message),
+            hint: e.hint,
+        });
     }
     let path = pins.progs().join(&id.0);
     remove_set(&path)?;
@@ -152,7 +164,9 @@ fn load(pins: &Pins, constants: &NodeConstants, dir: &Path) -> Result<(), Driver
             DriverError::new(format!("program {name}: {e}"))
                 .hint("the kernel's verifier refused it; `cilium preflight` shows the kernel's own words")
         })?;
-        program.pin(dir.join(name)).map_err(|e| DriverError::new(format!("pin program {name}: {}", chain(&e))))?;
+        program
+            .pin(dir.join(name))
+            .map_err(|e| DriverError::new(format!("pin program {name}: {}", chain(&e))))?;
     }
     for (name, map) in object.maps() {
         if maps::find(name).is_none() {
@@ -205,7 +219,9 @@ fn remove_set(dir: &Path) -> Result<(), DriverError> {
         pins::remove(&dir.join(name))?;
     }
     match std::fs::remove_dir(dir) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(fault(&e, format!("remove {}", dir.display()))),
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+            Err(fault(&e, format!("remove {}", dir.display())))
+        }
         _ => Ok(()),
     }
 }

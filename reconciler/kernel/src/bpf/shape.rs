@@ -7,10 +7,12 @@
 use super::Bpf;
 use super::fault::fault;
 use super::pins::{self, Pins};
+use super::set::read_sets;
 use super::sys::{MapFd, Shape};
 use cilium_abi::maps::{MapSpec, MapType};
 use cilium_engine::driver::{Driver, DriverError, Scope, Step};
 use cilium_engine::state::{BpfMap, MapKey, MapRow};
+use std::collections::BTreeSet;
 
 /// How the pin of one of our maps stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,7 +63,9 @@ impl Driver<BpfMap> for Bpf {
             .iter()
             .map(|step| match step {
                 Step::Create { key, row } | Step::Update { key, row, .. } => ensure(&self.pins, key, row),
-                Step::Remove { key, .. } => pins::remove(&self.pins.maps().join(pins::checked(&key.0, "map")?)),
+                Step::Remove { key, .. } => {
+                    pins::remove(&self.pins.maps().join(pins::checked(&key.0, "map")?))
+                }
             })
             .collect()
     }
@@ -90,6 +94,12 @@ fn ensure(pins: &Pins, key: &MapKey, row: &MapRow) -> Result<(), DriverError> {
     if old.as_ref().is_some_and(|old| old.shape() == wanted) {
         return Ok(());
     }
+    if old.is_none()
+        && let Some(live) = live_map(pins, key, &wanted)?
+    {
+        tracing::info!(map = %key, id = live.info.id, "lost pin: the map that programs use is pinned again");
+        return pins::pin_over(live.fd(), &path);
+    }
     let new = MapFd::create(&wanted, &key.0).map_err(|e| {
         let error = fault(&e, format!("create map {key} ({row})"));
         if e.raw_os_error() == Some(libc::EINVAL) && kind == MapType::RingBuf {
@@ -101,6 +111,23 @@ fn ensure(pins: &Pins, key: &MapKey, row: &MapRow) -> Result<(), DriverError> {
         carry_over(&old, &new, key, kind)?;
     }
     pins::pin_over(new.fd(), &path)
+}
+
+/// The map of this name and shape that the pinned programs use: where only the pin was lost, what the
+/// kernel wrote into the map (connections) is not. Of several the latest.
+fn live_map(pins: &Pins, key: &MapKey, wanted: &Shape) -> Result<Option<MapFd>, DriverError> {
+    let sets = read_sets(pins)?;
+    let used: BTreeSet<u32> = sets
+        .iter()
+        .flat_map(|set| set.programs.values())
+        .flat_map(|info| info.map_ids.iter().copied())
+        .collect();
+    Ok(used
+        .into_iter()
+        .rev()
+        // One that went away meanwhile is no candidate.
+        .filter_map(|id| MapFd::by_id(id).ok())
+        .find(|map| map.shape() == *wanted && map.is_named(&key.0)))
 }
 
 /// Copies the rows of the old generation, as many as fit: programs that are moved to the new one
@@ -132,7 +159,9 @@ fn copy_rows(old: &MapFd, new: &MapFd) -> std::io::Result<usize> {
     let limit = old.info.max_entries as usize * 2 + SLICE_MAX;
     while copied <= limit {
         let end = old.lookup_batch(&mut cursor, &mut keys, &mut rows, size)?;
-        for (key, row) in keys.chunks_exact(old.key_size()).zip(rows.chunks_exact(old.row_size())).take(end.done) {
+        for (key, row) in
+            keys.chunks_exact(old.key_size()).zip(rows.chunks_exact(old.row_size())).take(end.done)
+        {
             match new.update(key, row) {
                 Err(e) if e.raw_os_error() != Some(libc::E2BIG) => return Err(e),
                 _ => copied += 1,

@@ -94,7 +94,10 @@ impl<K: Plain, V: Plain> Table<K, V> {
             left = left.saturating_sub(done.max(1));
             match error {
                 _ if left == 0 => {
-                    return Err(DriverError::new(format!("read map {}: it changes faster than it can be read", self.name)));
+                    return Err(DriverError::new(format!(
+                        "read map {}: it changes faster than it can be read",
+                        self.name
+                    )));
                 }
                 None => {}
                 Some(e) => match e.raw_os_error() {
@@ -112,13 +115,20 @@ impl<K: Plain, V: Plain> Table<K, V> {
     }
 
     /// As [`Self::each_slice`], for map types and kernels without batches.
-    fn each_single(&self, mut take: impl FnMut(&[K], &[V]) -> Result<(), DriverError>) -> Result<(), DriverError> {
+    fn each_single(
+        &self,
+        mut take: impl FnMut(&[K], &[V]) -> Result<(), DriverError>,
+    ) -> Result<(), DriverError> {
         let wrong = |e: &io::Error| fault(e, format!("read map {}", self.name));
         let (mut key, mut row) = (K::new_zeroed(), V::new_zeroed());
         let mut previous: Option<K> = None;
         for _ in 0..(u64::from(self.map.info.max_entries) * 2 + 1024) {
             let last = previous;
-            if !self.map.next_key(last.as_ref().map(IntoBytes::as_bytes), key.as_mut_bytes()).map_err(|e| wrong(&e))? {
+            if !self
+                .map
+                .next_key(last.as_ref().map(IntoBytes::as_bytes), key.as_mut_bytes())
+                .map_err(|e| wrong(&e))?
+            {
                 return Ok(());
             }
             if self.map.lookup(key.as_bytes(), row.as_mut_bytes()).map_err(|e| wrong(&e))? {
@@ -133,12 +143,21 @@ impl<K: Plain, V: Plain> Table<K, V> {
     pub(super) fn find(&self, key: &K) -> Result<Option<V>, DriverError> {
         let mut row = V::new_zeroed();
         let found = self.map.lookup(key.as_bytes(), row.as_mut_bytes());
-        found.map(|found| found.then_some(row)).map_err(|e| fault(&e, format!("look up in map {}", self.name)))
+        found
+            .map(|found| found.then_some(row))
+            .map_err(|e| fault(&e, format!("look up in map {}", self.name)))
     }
 
     /// Writes one row.
     pub(super) fn write(&self, key: &K, row: &V) -> Result<(), DriverError> {
-        self.map.update(key.as_bytes(), row.as_bytes()).map_err(|e| fault(&e, format!("write map {}", self.name)))
+        self.map
+            .update(key.as_bytes(), row.as_bytes())
+            .map_err(|e| fault(&e, format!("write map {}", self.name)))
+    }
+
+    /// Removes one row; gone already is fine.
+    pub(super) fn remove(&self, key: &K) -> io::Result<()> {
+        self.map.delete(key.as_bytes()).map(drop)
     }
 
     /// Creates or replaces rows; one result for each.
@@ -192,11 +211,16 @@ impl<K: Plain, V: Plain> Table<K, V> {
             match error {
                 None if done < n => {
                     // No error, no progress: never loop on it.
-                    let stuck = DriverError::new(format!("{doing} map {}: the kernel stopped without a reason", self.name));
+                    let stuck = DriverError::new(format!(
+                        "{doing} map {}: the kernel stopped without a reason",
+                        self.name
+                    ));
                     results.extend((done..n).map(|_| Err(stuck.clone())));
                 }
                 None => {}
-                Some(e) if doing == Doing::Remove && e.raw_os_error() == Some(libc::ENOENT) => results.push(Ok(())),
+                Some(e) if doing == Doing::Remove && e.raw_os_error() == Some(libc::ENOENT) => {
+                    results.push(Ok(()))
+                }
                 Some(e) => results.push(Err(fault(&e, format!("{doing} map {}", self.name)))),
             }
         }
@@ -205,7 +229,10 @@ impl<K: Plain, V: Plain> Table<K, V> {
 }
 
 /// Rows one by one, in the manner of a batch: stops at the first that fails.
-fn single<T>(items: impl Iterator<Item = T>, mut each: impl FnMut(T) -> io::Result<()>) -> io::Result<BatchEnd> {
+fn single<T>(
+    items: impl Iterator<Item = T>,
+    mut each: impl FnMut(T) -> io::Result<()>,
+) -> io::Result<BatchEnd> {
     let mut done = 0;
     for item in items {
         if let Err(error) = each(item) {

@@ -1,8 +1,5 @@
 //! A bpffs directory and network namespaces of this test's own, removed also when it panics.
 
-#![expect(clippy::allow_attributes, reason = "see below")]
-#![allow(dead_code, reason = "each test binary uses its part")]
-
 use cilium_abi::maps::{self, MapSpec};
 use cilium_engine::driver::{Driver, Step};
 use cilium_engine::state::{BpfMap, MapKey, MapRow, Resource};
@@ -17,12 +14,18 @@ static NEXT: AtomicU32 = AtomicU32::new(0);
 /// Why root tests cannot run here, if they cannot.
 pub(crate) fn unable() -> Option<String> {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let root = status.lines().find_map(|l| l.strip_prefix("Uid:")).is_some_and(|l| l.split_whitespace().nth(1) == Some("0"));
+    let root = status
+        .lines()
+        .find_map(|l| l.strip_prefix("Uid:"))
+        .is_some_and(|l| l.split_whitespace().nth(1) == Some("0"));
     if !root {
         return Some("needs root".into());
     }
     let mounts = std::fs::read_to_string("/proc/mounts").unwrap_or_default();
-    if !mounts.lines().any(|l| l.split(' ').nth(1) == Some("/sys/fs/bpf") && l.split(' ').nth(2) == Some("bpf")) {
+    if !mounts
+        .lines()
+        .any(|l| l.split(' ').nth(1) == Some("/sys/fs/bpf") && l.split(' ').nth(2) == Some("bpf"))
+    {
         return Some("needs a bpffs on /sys/fs/bpf (mount -t bpf bpf /sys/fs/bpf)".into());
     }
     None

@@ -3,7 +3,7 @@
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
-use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes};
+use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 /// `BPF_PROG_TYPE_SCHED_CLS`.
 const SCHED_CLS: u32 = 3;
@@ -169,7 +169,7 @@ pub fn delete<K: IntoBytes + Immutable>(map: BorrowedFd<'_>, key: &K) -> io::Res
 }
 
 /// A row, if there is one.
-pub fn lookup<K: IntoBytes + Immutable, V: FromZeros + IntoBytes>(map: BorrowedFd<'_>, key: &K) -> Option<V> {
+pub fn lookup<K: IntoBytes + Immutable, V: FromBytes + IntoBytes>(map: BorrowedFd<'_>, key: &K) -> Option<V> {
     let mut row = V::new_zeroed();
     bpf(1, &mut element(map, key.as_bytes().as_ptr() as u64, row.as_mut_bytes().as_mut_ptr() as u64)).ok()?;
     Some(row)
@@ -204,8 +204,8 @@ struct BatchAttr {
 /// What the kernel says.
 pub fn dump<K, V>(map: BorrowedFd<'_>, most: usize) -> io::Result<Vec<(K, V)>>
 where
-    K: FromZeros + IntoBytes + Clone,
-    V: FromZeros + IntoBytes + Clone,
+    K: FromBytes + IntoBytes + Clone,
+    V: FromBytes + IntoBytes + Clone,
 {
     let mut keys = vec![K::new_zeroed(); most];
     let mut rows = vec![V::new_zeroed(); most];

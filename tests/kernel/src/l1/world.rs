@@ -179,7 +179,7 @@ pub fn route(addr: &Address) -> Route {
         (("fd00:1::", 64), ("2001:db8::", 64), ("2001:db8:203::", 64))
     };
     if within(addr, pods.0, pods.1) {
-        return if is_v4 && (addr.bytes()[15] == 0 || addr.bytes()[15] == 255) { Route::Host } else { Route::Host };
+        return Route::Host;
     }
     if within(addr, hole.0, hole.1) {
         return Route::Blocked;

@@ -3,8 +3,8 @@
 use super::*;
 use crate::config::RoutingMode;
 use crate::state::{
-    AttachmentKey, EndpointKey, EndpointRow, FileKey, Hook, IpcacheKey, LinkKind, MapKey, ProgramSetRow, RouteKey,
-    SysctlKey,
+    AttachmentKey, EndpointKey, EndpointRow, FileKey, Hook, IpcacheKey, LinkKind, MapKey, ProgramSetRow,
+    RouteKey, SysctlKey,
 };
 use cilium_abi::Address;
 
@@ -40,8 +40,18 @@ fn a_node_in_tunnel_mode() {
     assert_eq!(cached("192.168.0.1/32").identity.0, 1);
     assert_eq!(cached("10.1.0.1/32").identity.0, 1);
     assert_eq!((cached("192.168.0.2/32").identity.0, cached("192.168.0.2/32").tunnel), (6, None));
-    assert_eq!((cached("10.2.0.5/32").identity.0, cached("10.2.0.5/32").tunnel), (4000, Some(ip("192.168.0.2"))));
-    assert_eq!((cached("10.2.0.0/24").identity.0, cached("10.2.0.0/24").tunnel), (3, Some(ip("192.168.0.2"))));
+    assert_eq!(
+        (cached("10.2.0.1/32").identity.0, cached("10.2.0.1/32").tunnel),
+        (6, Some(ip("192.168.0.2")))
+    );
+    assert_eq!(
+        (cached("10.2.0.5/32").identity.0, cached("10.2.0.5/32").tunnel),
+        (4000, Some(ip("192.168.0.2")))
+    );
+    assert_eq!(
+        (cached("10.2.0.0/24").identity.0, cached("10.2.0.0/24").tunnel),
+        (3, Some(ip("192.168.0.2")))
+    );
     assert!(state.ipcache.iter().all(|(_, e)| e.row.flags == 1));
 
     match state.endpoints.find(&EndpointKey(ip("10.1.0.1"))).unwrap() {
@@ -164,6 +174,19 @@ fn an_address_claimed_twice_keeps_its_first_owner() {
     match compiled.desired.state.endpoints.find(&EndpointKey(ip("10.1.0.7"))).unwrap() {
         EndpointRow::Pod { endpoint, .. } => assert_eq!(endpoint.0, 7),
         EndpointRow::Host { .. } => panic!("a pod's"),
+    }
+}
+
+#[test]
+fn an_endpoint_elsewhere_cannot_be_the_host() {
+    for number in [1, 2, 6, 100, 1 << 24] {
+        let mut world = world();
+        add_remote(&mut world, "db", 4000, "10.2.0.5", &[]);
+        world.remote_endpoints.values_mut().for_each(|e| e.identity.0 = number);
+        let compiled = compile(&world, &config(), &IdBook::default());
+        let row = compiled.desired.state.ipcache.find(&IpcacheKey(net("10.2.0.5/32"))).unwrap();
+        assert_eq!(row.identity.0, 3, "{number}");
+        assert_eq!(errors(&compiled).len(), 1);
     }
 }
 

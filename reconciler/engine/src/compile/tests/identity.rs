@@ -88,6 +88,19 @@ fn a_claim_written_by_hand_never_moves() {
 }
 
 #[test]
+fn an_endpoint_tells_its_identity_where_no_claim_does() {
+    let mut world = world();
+    add_remote(&mut world, "db", 4000, "10.2.0.5", &[("app", "db")]);
+    for endpoint in world.remote_endpoints.values_mut() {
+        endpoint.labels = pod_labels(&[("app", "less")]);
+    }
+    let known = |world: &World| compile(world, &config(), &IdBook::default()).view.identities;
+    assert_eq!(*known(&world)[&IdentityId(4000)].labels, pod_labels(&[("app", "db")]));
+    world.claims.clear();
+    assert_eq!(*known(&world)[&IdentityId(4000)].labels, pod_labels(&[("app", "less")]));
+}
+
+#[test]
 fn claims_cannot_pose_as_host_or_prefix() {
     let mut world = one_pod();
     let labels = Labels::default().with("reserved", "host", "");

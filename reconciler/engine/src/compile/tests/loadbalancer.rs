@@ -62,7 +62,9 @@ fn without_slices_the_selected_pods_are_the_backends() {
         add_local(&mut world, id, name, &[("app", app)]);
     }
     add_remote(&mut world, "far", 4000, "10.2.0.5", &[("app", "web")]);
-    world.pods.insert(ObjectName::new("shop", "far"), Pod { labels: strings(&[("app", "web")]), ..Pod::default() });
+    world
+        .pods
+        .insert(ObjectName::new("shop", "far"), Pod { labels: strings(&[("app", "web")]), ..Pod::default() });
     for (name, number) in [("a", 8080), ("far", 9090)] {
         let ports = vec![PodPort { name: "web".into(), port: number, proto: Protocol::TCP }];
         world.pods.get_mut(&ObjectName::new("shop", name)).unwrap().ports = ports;
@@ -78,7 +80,11 @@ fn slices_win_and_terminating_backends_only_keep() {
     let mut world = world();
     add_service(&mut world, "web", "10.96.0.10");
     add_local(&mut world, 7, "a", &[("app", "web")]);
-    add_slice(&mut world, "web", &[("10.2.0.1", true, false), ("10.2.0.2", false, true), ("10.2.0.3", false, false)]);
+    add_slice(
+        &mut world,
+        "web",
+        &[("10.2.0.1", true, false), ("10.2.0.2", false, true), ("10.2.0.3", false, false)],
+    );
     let compiled = whole(&world, &config());
     assert_eq!(list(&compiled, "10.96.0.10"), [("10.2.0.1:8080".into(), 0)]);
     let terminating: Vec<u8> = compiled.desired.state.backends.iter().map(|(_, e)| e.row.flags).collect();
@@ -103,7 +109,8 @@ fn a_changed_list_is_another_list_and_a_backend_keeps_its_number() {
     assert_eq!(row(&before).rev_nat, row(&after).rev_nat);
     let ids: Vec<_> = after.desired.state.backends.keys().copied().collect();
     assert!(ids.iter().all(|id| before.desired.state.backends.find(id).is_some()));
-    let shared = after.desired.state.slots.keys().filter(|k| before.desired.state.slots.find(k).is_some()).count();
+    let shared =
+        after.desired.state.slots.keys().filter(|k| before.desired.state.slots.find(k).is_some()).count();
     assert_eq!(shared, 0);
 }
 
@@ -121,7 +128,7 @@ fn numbers_others_hold_are_not_taken() {
         held.1 = 1;
     }
     for held in book.lists.values_mut() {
-        held[0].0 += 1;
+        held.get_mut(&0).expect("a list has a first slot").0 += 1;
     }
     let second = compile(&world, &config(), &book);
     assert!(second.book.backends.keys().all(|id| !book.backends.contains_key(id)));
@@ -138,7 +145,8 @@ fn two_services_on_one_frontend_are_both_told() {
     add_slice(&mut world, "b", &[("10.2.0.2", true, false)]);
     let compiled = whole(&world, &config());
     assert_eq!(list(&compiled, "10.96.0.10"), [("10.2.0.1:8080".into(), 0)]);
-    let about = |name: &str| compiled.problems.iter().any(|p| p.origin.object == format!("Service shop/{name}"));
+    let about =
+        |name: &str| compiled.problems.iter().any(|p| p.origin.object == format!("Service shop/{name}"));
     assert!(about("a") && about("b"));
 }
 

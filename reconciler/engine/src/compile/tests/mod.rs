@@ -56,7 +56,9 @@ pub(super) fn world() -> World {
     });
     world.nodes.insert("n1".into(), node(&["192.168.0.1", "fd11::1"], &["10.1.0.0/24", "fd00:1::/64"]));
     world.nodes.insert("n2".into(), node(&["192.168.0.2", "fd11::2"], &["10.2.0.0/24", "fd00:2::/64"]));
-    world.namespaces.insert("shop".into(), Namespace { labels: strings(&[("team", "a")]), ..Namespace::default() });
+    world
+        .namespaces
+        .insert("shop".into(), Namespace { labels: strings(&[("team", "a")]), ..Namespace::default() });
     world
 }
 

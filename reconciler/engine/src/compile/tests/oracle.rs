@@ -4,7 +4,9 @@
 use super::*;
 use crate::config::Enforcement;
 use crate::state::{Direction, Protocol, State};
-use crate::world::{Clause, DefaultDeny, Entity, Peer, PeerSet, PolicyRule, PortMatch, PortSet, RuleVerdict, Subject};
+use crate::world::{
+    Clause, DefaultDeny, Entity, Peer, PeerSet, PolicyRule, PortMatch, PortSet, RuleVerdict, Subject,
+};
 use cilium_abi::policy::{self, ALLOW, DENY, EGRESS, PolicyKey as AbiKey, PolicyRow as AbiRow};
 use cilium_abi::{Be16, endpoint};
 use proptest::prelude::*;
@@ -38,9 +40,10 @@ const PORTS: [u16; 9] = [0, 79, 80, 81, 443, 1023, 1024, 8080, 65_535];
 fn peers_of_the_world() -> Vec<(IpAddr, Far)> {
     let pod = |app: &str| Far::Pod(pod_labels(&[("app", app)]));
     vec![
-        (ip("10.2.0.1"), pod("a")),
-        (ip("10.2.0.2"), pod("b")),
-        (ip("10.2.0.3"), pod("c")),
+        (ip("10.2.0.11"), pod("a")),
+        (ip("10.2.0.12"), pod("b")),
+        (ip("10.2.0.13"), pod("c")),
+        (ip("10.2.0.1"), Far::Node),
         (ip("10.1.0.1"), Far::Host),
         (ip("192.168.0.1"), Far::Host),
         (ip("192.168.0.2"), Far::Node),
@@ -86,7 +89,10 @@ fn peer() -> impl Strategy<Value = Peer> {
         Entity::Unmanaged,
         Entity::None,
     ]);
-    let cidr = (prop::sample::select(&PREFIXES[..]), prop::collection::vec(prop::sample::select(&PREFIXES[..]), 0..3));
+    let cidr = (
+        prop::sample::select(&PREFIXES[..]),
+        prop::collection::vec(prop::sample::select(&PREFIXES[..]), 0..3),
+    );
     prop_oneof![
         3 => selector().prop_map(Peer::Endpoints),
         2 => entity.prop_map(Peer::Entity),
@@ -100,9 +106,12 @@ fn peer() -> impl Strategy<Value = Peer> {
 
 fn ports() -> impl Strategy<Value = PortSet> {
     let proto = prop::sample::select(vec![Protocol::TCP, Protocol::UDP, Protocol::ICMP]);
-    let one = (proto, prop::sample::select(&PORTS[..]), prop::sample::select(&PORTS[..]), any::<bool>()).prop_map(
-        |(proto, a, b, single)| PortMatch { proto, first: a.min(b), last: if single { a.min(b) } else { a.max(b) } },
-    );
+    let one = (proto, prop::sample::select(&PORTS[..]), prop::sample::select(&PORTS[..]), any::<bool>())
+        .prop_map(|(proto, a, b, single)| PortMatch {
+            proto,
+            first: a.min(b),
+            last: if single { a.min(b) } else { a.max(b) },
+        });
     prop_oneof![2 => Just(PortSet::Any), 5 => prop::collection::vec(one, 0..3).prop_map(PortSet::Of)]
 }
 
@@ -159,7 +168,9 @@ fn naive(
                 }
                 && match &c.ports {
                     PortSet::Any => true,
-                    PortSet::Of(all) => all.iter().any(|m| m.proto == proto && (m.first..=m.last).contains(&port)),
+                    PortSet::Of(all) => {
+                        all.iter().any(|m| m.proto == proto && (m.first..=m.last).contains(&port))
+                    }
                 }
         })
     };
@@ -175,7 +186,9 @@ fn is_peer(peer: &Peer, addr: &IpAddr, far: &Far) -> bool {
     let outside = matches!(far, Far::Outside);
     match peer {
         Peer::Endpoints(selector) => matches!(far, Far::Pod(labels) if selector.matches(labels)),
-        Peer::Cidr { net, except } => outside && net.contains(addr) && !except.iter().any(|e| e.contains(addr)),
+        Peer::Cidr { net, except } => {
+            outside && net.contains(addr) && !except.iter().any(|e| e.contains(addr))
+        }
         Peer::Entity(entity) => match entity {
             Entity::All => true,
             Entity::World => outside,
@@ -191,7 +204,14 @@ fn is_peer(peer: &Peer, addr: &IpAddr, far: &Far) -> bool {
 }
 
 /// What the programs do: the identity of the address, then the lookup.
-fn by_rows(state: &State, link: &str, direction: Direction, addr: IpAddr, proto: Protocol, port: u16) -> (bool, u32) {
+fn by_rows(
+    state: &State,
+    link: &str,
+    direction: Direction,
+    addr: IpAddr,
+    proto: Protocol,
+    port: u16,
+) -> (bool, u32) {
     let identity = state
         .ipcache
         .iter()
@@ -233,7 +253,7 @@ fn compare(rules: Vec<PolicyRule>, mode: Enforcement) -> Result<(), TestCaseErro
     add_local(&mut world, 1, "web", &[("app", "a")]);
     add_local(&mut world, 2, "db", &[("app", "d")]);
     for (n, app) in (1..).zip(["a", "b", "c"]) {
-        add_remote(&mut world, app, 4000 + n, &format!("10.2.0.{n}"), &[("app", app)]);
+        add_remote(&mut world, app, 4000 + n, &format!("10.2.0.1{n}"), &[("app", app)]);
     }
     world.rules = rules;
     let mut config = config();
@@ -249,8 +269,16 @@ fn compare(rules: Vec<PolicyRule>, mode: Enforcement) -> Result<(), TestCaseErro
                         let want = naive(&world.rules, mode, &subject, direction, (addr, far), (proto, port));
                         let (seen, id) = by_rows(state, link, direction, *addr, proto, port);
                         prop_assert_eq!(
-                            want, seen,
-                            "{} {} {} (identity {}) {} {}: {:#?}", link, direction, addr, id, proto, port, world.rules
+                            want,
+                            seen,
+                            "{} {} {} (identity {}) {} {}: {:#?}",
+                            link,
+                            direction,
+                            addr,
+                            id,
+                            proto,
+                            port,
+                            world.rules
                         );
                     }
                 }
@@ -261,7 +289,7 @@ fn compare(rules: Vec<PolicyRule>, mode: Enforcement) -> Result<(), TestCaseErro
 }
 
 proptest! {
-    // 300 worlds of 2 × 17 × 2 × 4 × 10 packets.
+    // 300 worlds of 2 × 18 × 2 × 4 × 10 packets.
     #![proptest_config(ProptestConfig::with_cases(300))]
     #[test]
     fn rows_say_what_the_rules_say(rules in rules(), mode in 0..8u8) {

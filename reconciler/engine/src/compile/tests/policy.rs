@@ -2,9 +2,11 @@
 
 use super::*;
 use crate::config::Enforcement;
-use crate::state::{Direction, PolicyId};
-use crate::world::{Clause, DefaultDeny, Entity, Peer, PeerSet, PolicyRule, PortMatch, PortSet, RuleVerdict, Subject};
 use crate::state::Protocol;
+use crate::state::{Direction, PolicyId};
+use crate::world::{
+    Clause, DefaultDeny, Entity, Peer, PeerSet, PolicyRule, PortMatch, PortSet, RuleVerdict, Subject,
+};
 use cilium_abi::endpoint::{CONFIG_OPEN_EGRESS, CONFIG_OPEN_INGRESS};
 
 pub(super) fn rule(name: &str, subject: Selector, clauses: Vec<Clause>) -> PolicyRule {
@@ -97,7 +99,13 @@ fn without_room_an_endpoint_is_closed_and_told() {
     let mut world = world();
     add_local(&mut world, 5, "a", &[("app", "web")]);
     for n in 0..200u8 {
-        add_remote(&mut world, &format!("r{n}"), 1000 + u32::from(n), &format!("10.2.0.{n}"), &[("n", &n.to_string())]);
+        add_remote(
+            &mut world,
+            &format!("r{n}"),
+            1000 + u32::from(n),
+            &format!("10.2.1.{n}"),
+            &[("n", &n.to_string())],
+        );
     }
     let all = Selector::default();
     let clause = ingress(RuleVerdict::Allow, vec![Peer::Endpoints(all)], Some(80));

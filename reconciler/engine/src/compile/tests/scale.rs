@@ -9,7 +9,13 @@ fn large(identities: u32, policies: u32, endpoints: u16) -> World {
     for n in 0..identities {
         let [.., b, c] = n.to_be_bytes();
         let (app, own) = (format!("app{}", n % policies), n.to_string());
-        add_remote(&mut world, &format!("r{n}"), 1000 + n, &format!("10.2.{b}.{c}"), &[("app", &app), ("n", &own)]);
+        add_remote(
+            &mut world,
+            &format!("r{n}"),
+            1000 + n,
+            &format!("10.3.{b}.{c}"),
+            &[("app", &app), ("n", &own)],
+        );
     }
     for n in 0..endpoints {
         let app = format!("app{}", u32::from(n) % policies);

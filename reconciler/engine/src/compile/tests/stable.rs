@@ -2,8 +2,10 @@
 
 use super::policy::{ingress, rule};
 use super::*;
-use crate::world::{Entity, Peer, RuleVerdict, Service, ServicePort, TargetPort};
+use crate::diff::diff;
 use crate::state::Protocol;
+use crate::state::{ObservedState, Source};
+use crate::world::{Entity, Peer, RuleVerdict, Service, ServicePort, TargetPort};
 use proptest::prelude::*;
 
 /// A world of many parts, from a few small numbers.
@@ -12,7 +14,13 @@ fn build(pods: &[(u8, u8)], rules: &[(u8, u8, bool)], services: u8) -> World {
     for (id, (app, extra)) in (1..).zip(pods) {
         let (app, extra) = (app.to_string(), extra.to_string());
         if id % 3 == 0 {
-            add_remote(&mut world, &format!("r{id}"), 3000 + u32::from(id), &format!("10.2.0.{id}"), &[("app", &app)]);
+            add_remote(
+                &mut world,
+                &format!("r{id}"),
+                3000 + u32::from(id),
+                &format!("10.2.0.{id}"),
+                &[("app", &app)],
+            );
         } else {
             add_local(&mut world, id, &format!("p{id}"), &[("app", &app), ("extra", &extra)]);
         }
@@ -21,7 +29,10 @@ fn build(pods: &[(u8, u8)], rules: &[(u8, u8, bool)], services: u8) -> World {
         let verdict = if *deny { RuleVerdict::Deny } else { RuleVerdict::Allow };
         let peers = vec![
             Peer::Endpoints(having("app", &peer.to_string())),
-            Peer::Cidr { net: net(&format!("8.{peer}.0.0/16")), except: vec![net(&format!("8.{peer}.1.0/24"))] },
+            Peer::Cidr {
+                net: net(&format!("8.{peer}.0.0/16")),
+                except: vec![net(&format!("8.{peer}.1.0/24"))],
+            },
             Peer::Entity(Entity::Host),
         ];
         let clause = ingress(verdict, peers, Some(u16::from(*peer) + 1));
@@ -87,4 +98,30 @@ proptest! {
             prop_assert!(before.book.lists.get(id).is_none_or(|l| l == list));
         }
     }
+}
+
+/// What `diff` would do on a node where everything stands, while only some sources have spoken.
+fn steps_when_only(sources: &[Source], keep: impl Fn(&mut World)) -> Vec<String> {
+    let world = build(&[(0, 0), (1, 0), (2, 0), (3, 1)], &[(0, 1, false), (1, 2, true)], 3);
+    let mut config = config();
+    config.source.manifests.publish = Some("/shared/n1".parse().unwrap());
+    let standing = whole(&world, &config);
+    let mut half = World { synced: SourceSet::of(sources), ..World::default() };
+    half.host = world.host.clone();
+    half.endpoints = world.endpoints.clone();
+    keep(&mut half);
+    let wish = compile(&half, &config, &standing.book).desired;
+    let plan = diff(&wish, &ObservedState::whole(standing.desired.state));
+    plan.phases.iter().flat_map(|phase| phase.steps.ids()).map(|id| id.to_string()).collect()
+}
+
+#[test]
+fn while_sources_are_silent_everything_that_stands_stays() {
+    assert_eq!(steps_when_only(&[Source::Config, Source::Endpoints], |_| ()), Vec::<String>::new());
+    let nodes = |world: &mut World| world.nodes = super::world().nodes;
+    assert_eq!(
+        steps_when_only(&[Source::Config, Source::Endpoints, Source::Nodes], nodes),
+        Vec::<String>::new()
+    );
+    assert!(!steps_when_only(&[], |world| world.synced = SourceSet::ALL).is_empty());
 }

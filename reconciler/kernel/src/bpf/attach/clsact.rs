@@ -96,7 +96,9 @@ impl Tc {
         let messages = match answer {
             Ok(messages) => messages,
             // The interface or its qdisc went away since it was listed.
-            Err(e) if matches!(e.raw_os_error(), Some(libc::ENODEV | libc::EINVAL | libc::ENOENT)) => Vec::new(),
+            Err(e) if matches!(e.raw_os_error(), Some(libc::ENODEV | libc::EINVAL | libc::ENOENT)) => {
+                Vec::new()
+            }
             Err(e) => return Err(fault(&e, format!("list the filters of interface {ifindex}"))),
         };
         // Besides its filters, each priority is listed once with handle 0.
@@ -108,7 +110,8 @@ impl Tc {
         if !self.clsact.contains(&ifindex) {
             let mut kind = Vec::new();
             attribute(&mut kind, TCA_KIND, b"clsact\0");
-            match self.ask(RTM_NEWQDISC, ACK | CREATE | EXCL, ifindex, CLSACT & 0xffff_0000, CLSACT, 0, &kind) {
+            match self.ask(RTM_NEWQDISC, ACK | CREATE | EXCL, ifindex, CLSACT & 0xffff_0000, CLSACT, 0, &kind)
+            {
                 Err(e) if e.raw_os_error() != Some(libc::EEXIST) => return Err(e),
                 _ => self.clsact.push(ifindex),
             }
@@ -146,7 +149,8 @@ impl Tc {
         attributes: &[u8],
     ) -> io::Result<Vec<Message>> {
         self.sequence = self.sequence.wrapping_add(1);
-        let length = u32::try_from(36 + attributes.len()).map_err(|_| io::Error::other("request too long"))?;
+        let length =
+            u32::try_from(36 + attributes.len()).map_err(|_| io::Error::other("request too long"))?;
         let mut request = Vec::with_capacity(36 + attributes.len());
         request.extend(length.to_ne_bytes());
         request.extend(kind.to_ne_bytes());
@@ -301,7 +305,8 @@ pub(super) fn look(known: &Known, filters: &[Filter]) -> Option<AttachmentRow> {
 /// Makes a program the first filter at the hook.
 pub(super) fn ensure(tc: &mut Tc, prog: &ProgFd, name: &str, ifindex: u32, hook: Hook) -> io::Result<()> {
     let filters = tc.filters(ifindex, hook).map_err(|e| io::Error::other(e.message))?;
-    let ours: Vec<u32> = filters.iter().filter(|filter| filter.is_ours()).map(|filter| filter.handle).collect();
+    let ours: Vec<u32> =
+        filters.iter().filter(|filter| filter.is_ours()).map(|filter| filter.handle).collect();
     let first = filters.first().filter(|filter| filter.is_ours()).map(|filter| filter.handle);
     let handle = match (first, ours.first()) {
         (Some(first), _) => first,

@@ -16,9 +16,9 @@ use super::pins::{self, Pins};
 use super::set::{open_program, read_sets};
 use super::sys::{self, AttachType, LinkInfo, Linked, ObjectKind, ProgFd};
 use crate::AttachMode;
-use clsact::Tc;
 use cilium_engine::driver::{Driver, DriverError, Scope, Step};
 use cilium_engine::state::{Attachment, AttachmentKey, AttachmentRow, Hook, LinkName, Position, SetId};
+use clsact::Tc;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
@@ -30,7 +30,9 @@ impl Known {
         let sets = read_sets(pins)?;
         Ok(Self(
             sets.into_iter()
-                .flat_map(|set| set.programs.into_iter().map(move |(name, info)| (info.id, (set.id.clone(), name))))
+                .flat_map(|set| {
+                    set.programs.into_iter().map(move |(name, info)| (info.id, (set.id.clone(), name)))
+                })
                 .collect(),
         ))
     }
@@ -108,12 +110,18 @@ impl Bpf {
 }
 
 impl Driver<Attachment> for Bpf {
-    fn observe(&mut self, scope: &Scope<AttachmentKey>) -> Result<Vec<(AttachmentKey, AttachmentRow)>, DriverError> {
+    fn observe(
+        &mut self,
+        scope: &Scope<AttachmentKey>,
+    ) -> Result<Vec<(AttachmentKey, AttachmentRow)>, DriverError> {
         let known = Known::read(&self.pins)?;
         let mut tc = Tc::open()?;
         let shown = |e: &std::io::Error| fault(e, "list interfaces");
-        let interfaces: BTreeMap<LinkName, u32> =
-            sys::interfaces().map_err(|e| shown(&e))?.into_iter().map(|(index, name)| (LinkName(name), index)).collect();
+        let interfaces: BTreeMap<LinkName, u32> = sys::interfaces()
+            .map_err(|e| shown(&e))?
+            .into_iter()
+            .map(|(index, name)| (LinkName(name), index))
+            .collect();
         let keys: BTreeSet<AttachmentKey> = match scope {
             Scope::Keys(keys) => keys.clone(),
             Scope::All => {
@@ -143,7 +151,9 @@ impl Driver<Attachment> for Bpf {
         steps
             .iter()
             .map(|step| match step {
-                Step::Create { key, row } | Step::Update { key, row, .. } => self.attach(&known, &mut tc, key, row),
+                Step::Create { key, row } | Step::Update { key, row, .. } => {
+                    self.attach(&known, &mut tc, key, row)
+                }
                 Step::Remove { key, .. } => self.detach(&known, &mut tc, key),
             })
             .collect()
@@ -264,7 +274,9 @@ fn named(doing: String, error: std::io::Error) -> DriverError {
     let shown = fault(&error, doing);
     match error.raw_os_error() {
         Some(libc::EBUSY) => shown.hint("another program holds the hook: `bpftool net show` names it"),
-        Some(libc::EINVAL) => shown.hint("a filter of another kind may hold priority 1: `tc filter show` names it"),
+        Some(libc::EINVAL) => {
+            shown.hint("a filter of another kind may hold priority 1: `tc filter show` names it")
+        }
         Some(libc::ERANGE) => shown.hint("64 programs are attached there already"),
         _ => shown,
     }

@@ -7,7 +7,8 @@ use cilium_abi::endpoint::{self as abi, ENDPOINT_HOST};
 use cilium_abi::maps::{self, MapSpec};
 use cilium_engine::driver::DriverError;
 use cilium_engine::state::{
-    Endpoint, EndpointConfig, EndpointConfigRow, EndpointId, EndpointKey, EndpointRow, IdentityId, LinkName, PolicyId,
+    Endpoint, EndpointConfig, EndpointConfigRow, EndpointId, EndpointKey, EndpointRow, IdentityId, LinkName,
+    PolicyId,
 };
 
 impl Mapped for Endpoint {
@@ -18,7 +19,11 @@ impl Mapped for Endpoint {
     fn key_out(key: &EndpointKey, _: &mut Names) -> Option<Address> {
         Some(key.0.into())
     }
-    fn row_out(_: &EndpointKey, row: &EndpointRow, names: &mut Names) -> Result<abi::EndpointRow, DriverError> {
+    fn row_out(
+        _: &EndpointKey,
+        row: &EndpointRow,
+        names: &mut Names,
+    ) -> Result<abi::EndpointRow, DriverError> {
         Ok(match row {
             EndpointRow::Host { identity } => {
                 abi::EndpointRow { identity: identity.0, flags: ENDPOINT_HOST, ..abi::EndpointRow::default() }
@@ -41,12 +46,19 @@ impl Mapped for Endpoint {
     fn row_in(row: &abi::EndpointRow, names: &mut Names) -> EndpointRow {
         let abi::EndpointRow { ifindex, identity, endpoint_id, flags, mac, node_mac } = *row;
         let identity = IdentityId(identity);
-        let host = abi::EndpointRow { identity: identity.0, flags: ENDPOINT_HOST, ..abi::EndpointRow::default() };
+        let host =
+            abi::EndpointRow { identity: identity.0, flags: ENDPOINT_HOST, ..abi::EndpointRow::default() };
         if *row == host {
             return EndpointRow::Host { identity };
         }
         let link = if flags == 0 { names.name(ifindex) } else { LinkName(format!("flags:{flags:#x}")) };
-        EndpointRow::Pod { link, endpoint: EndpointId(endpoint_id), identity, mac: mac_in(mac), node_mac: mac_in(node_mac) }
+        EndpointRow::Pod {
+            link,
+            endpoint: EndpointId(endpoint_id),
+            identity,
+            mac: mac_in(mac),
+            node_mac: mac_in(node_mac),
+        }
     }
 }
 
@@ -79,7 +91,8 @@ impl Mapped for EndpointConfig {
         Some(names.name(*key))
     }
     fn row_in(row: &abi::EndpointConfigRow, _: &mut Names) -> EndpointConfigRow {
-        let abi::EndpointConfigRow { endpoint_id, flags, identity, policy_id, ipv4, ipv6, mac, node_mac } = *row;
+        let abi::EndpointConfigRow { endpoint_id, flags, identity, policy_id, ipv4, ipv6, mac, node_mac } =
+            *row;
         EndpointConfigRow {
             endpoint: EndpointId(endpoint_id),
             identity: IdentityId(identity),

@@ -57,8 +57,9 @@ impl Driver<Ipcache> for Bpf {
         if steps.is_empty() {
             return Vec::new();
         }
-        let tables = open_writable(self, &IPCACHE)
-            .and_then(|exact: Exact| Ok((exact, open_writable::<PrefixKey, abi::IpcacheRow>(self, &IPCACHE_PREFIX)?)));
+        let tables = open_writable(self, &IPCACHE).and_then(|exact: Exact| {
+            Ok((exact, open_writable::<PrefixKey, abi::IpcacheRow>(self, &IPCACHE_PREFIX)?))
+        });
         let (exact, prefixes) = match tables {
             Ok(tables) => tables,
             Err(e) => return steps.iter().map(|_| Err(e.clone())).collect(),
@@ -84,7 +85,8 @@ fn carry_out(exact: &Exact, prefixes: &Prefixes, run: &Run<'_, Ipcache>) -> Vec<
             rows.iter().map(|(key, _)| next_of(if is_host(key) { &mut hosts } else { &mut nets })).collect()
         }
         Run::Remove(keys) => {
-            let hosts = keys.iter().filter(|key| is_host(key)).map(|key| Ok(Some(key.0.addr().into()))).collect();
+            let hosts =
+                keys.iter().filter(|key| is_host(key)).map(|key| Ok(Some(key.0.addr().into()))).collect();
             let nets = keys.iter().map(|key| Ok(Some(prefix_out(key)))).collect();
             let mut hosts = remove_laid(exact, hosts).into_iter();
             let nets = remove_laid(prefixes, nets);
@@ -104,7 +106,7 @@ fn is_host(key: &IpcacheKey) -> bool {
     key.0.prefix_len() == key.0.max_prefix_len()
 }
 
-fn prefix_out(key: &IpcacheKey) -> PrefixKey {
+pub(super) fn prefix_out(key: &IpcacheKey) -> PrefixKey {
     let offset = match key.0 {
         IpNet::V4(_) => 96,
         IpNet::V6(_) => 0,
@@ -112,7 +114,7 @@ fn prefix_out(key: &IpcacheKey) -> PrefixKey {
     PrefixKey { prefix_len: offset + u32::from(key.0.prefix_len()), addr: key.0.addr().into() }
 }
 
-fn prefix_in(key: &PrefixKey) -> IpcacheKey {
+pub(in crate::bpf) fn prefix_in(key: &PrefixKey) -> IpcacheKey {
     let len = u8::try_from(key.prefix_len.min(128)).unwrap_or(128);
     let net = match IpAddr::from(key.addr) {
         IpAddr::V4(v4) if len >= 96 => Ipv4Net::new(v4, len - 96).map(IpNet::V4).ok(),

@@ -7,8 +7,8 @@ use cilium_abi::lb;
 use cilium_abi::maps::{self, MapSpec};
 use cilium_engine::driver::DriverError;
 use cilium_engine::state::{
-    Backend, BackendId, BackendRow, Frontend, FrontendKey, FrontendRow, ListId, Protocol, RevNat, RevNatId, RevNatRow,
-    Slot, SlotKey,
+    Backend, BackendId, BackendRow, Frontend, FrontendKey, FrontendRow, ListId, Protocol, RevNat, RevNatId,
+    RevNatRow, Slot, SlotKey,
 };
 
 impl Mapped for Backend {

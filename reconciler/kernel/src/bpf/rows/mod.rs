@@ -7,6 +7,10 @@ mod ipcache;
 mod lb;
 mod node;
 mod policy;
+#[cfg(test)]
+mod tests;
+
+pub(super) use ipcache::prefix_in;
 
 use super::Bpf;
 use super::ifname::Names;
@@ -36,8 +40,14 @@ pub(super) trait Mapped: Resource {
     fn row_in(row: &Self::AbiRow, names: &mut Names) -> Self::Row;
 }
 
+/// A key and its row.
+pub(super) type Pair<R> = (<R as Resource>::Key, <R as Resource>::Row);
+
 /// Reads rows of a hash map. No map: no rows, since [`super::shape`] is about to create it.
-pub(super) fn observe<R: Mapped>(bpf: &Bpf, scope: &Scope<R::Key>) -> Result<Vec<(R::Key, R::Row)>, DriverError> {
+pub(super) fn observe<R: Mapped>(
+    bpf: &Bpf,
+    scope: &Scope<R::Key>,
+) -> Result<Vec<Pair<R>>, DriverError> {
     let Some(table) = open_readable::<R::AbiKey, R::AbiRow>(bpf, &R::MAP)? else { return Ok(Vec::new()) };
     let mut names = Names::default();
     match scope {

@@ -70,7 +70,12 @@ impl Driver<Runtime> for Bpf {
                 let row = match step {
                     Step::Create { row, .. } | Step::Update { row, .. } => abi::RuntimeRow {
                         host_ifindex: names.number(&row.host)?,
-                        overlay_ifindex: row.overlay.as_ref().map(|link| names.number(link)).transpose()?.unwrap_or(0),
+                        overlay_ifindex: row
+                            .overlay
+                            .as_ref()
+                            .map(|link| names.number(link))
+                            .transpose()?
+                            .unwrap_or(0),
                         host_mac: mac_out(row.host_mac),
                         reserved: 0,
                     },

@@ -145,7 +145,12 @@ impl AttachType {
         // SAFETY: both arrays have the `count` elements announced, and outlive the call.
         unsafe { bpf(Command::ProgQuery, &mut attr)? };
         let count = (attr.count as usize).min(64);
-        Ok(progs.iter().zip(&links).take(count).map(|(&prog_id, &link_id)| Attached { prog_id, link_id }).collect())
+        Ok(progs
+            .iter()
+            .zip(&links)
+            .take(count)
+            .map(|(&prog_id, &link_id)| Attached { prog_id, link_id })
+            .collect())
     }
 
     /// Takes off a program that was attached without a link.

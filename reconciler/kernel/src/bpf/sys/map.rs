@@ -85,8 +85,20 @@ impl MapFd {
     pub(crate) fn new(fd: OwnedFd) -> io::Result<Self> {
         let info = MapInfo::read(&fd)?;
         let size = info.value_size as usize;
-        let row_size = if info.kind == PERCPU_ARRAY { size.next_multiple_of(8) * possible_cpus()? } else { size };
+        let row_size =
+            if info.kind == PERCPU_ARRAY { size.next_multiple_of(8) * possible_cpus()? } else { size };
         Ok(Self { fd, info, row_size })
+    }
+
+    /// The map with this number.
+    pub(crate) fn by_id(id: u32) -> io::Result<Self> {
+        Self::new(super::object::map_by_id(id)?)
+    }
+
+    /// Whether it was created under this name, of which the kernel keeps the first 15 bytes.
+    pub(crate) fn is_named(&self, name: &str) -> bool {
+        let kept = self.info.name.split(|b| *b == 0).next().unwrap_or_default();
+        kept == name.as_bytes().get(..15).unwrap_or(name.as_bytes())
     }
 
     /// Creates a map. The kernel keeps the first 15 bytes of the name.
@@ -112,6 +124,10 @@ impl MapFd {
 
     pub(crate) fn fd(&self) -> &OwnedFd {
         &self.fd
+    }
+
+    pub(crate) fn into_fd(self) -> OwnedFd {
+        self.fd
     }
 
     pub(crate) fn key_size(&self) -> usize {
@@ -224,8 +240,11 @@ impl MapFd {
         rows: &mut [u8],
         count: usize,
     ) -> io::Result<BatchEnd> {
-        let mut attr =
-            self.batch((address(keys.as_mut_ptr()), keys.len()), (address(rows.as_mut_ptr()), rows.len()), count)?;
+        let mut attr = self.batch(
+            (address(keys.as_mut_ptr()), keys.len()),
+            (address(rows.as_mut_ptr()), rows.len()),
+            count,
+        )?;
         if cursor.token.len() < self.key_size().max(4) {
             return Err(invalid("cursor of another map"));
         }
@@ -245,7 +264,8 @@ impl MapFd {
 
     /// Writes `count` rows; stops at the first that fails, whose place is `done`.
     pub(crate) fn update_batch(&self, keys: &[u8], rows: &[u8], count: usize) -> io::Result<BatchEnd> {
-        let mut attr = self.batch((address(keys.as_ptr()), keys.len()), (address(rows.as_ptr()), rows.len()), count)?;
+        let mut attr =
+            self.batch((address(keys.as_ptr()), keys.len()), (address(rows.as_ptr()), rows.len()), count)?;
         // SAFETY: keys and rows hold `count` elements of the map's sizes, checked in `batch`; the
         // kernel only reads them.
         let result = unsafe { bpf(Command::MapUpdateBatch, &mut attr) };

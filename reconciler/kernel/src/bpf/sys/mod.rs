@@ -5,15 +5,17 @@
 //! Layouts and command numbers are those of include/uapi/linux/bpf.h.
 #![expect(unsafe_code, reason = "system calls take pointers; every block says why it is sound")]
 
+mod clock;
 mod interface;
 mod link;
 mod map;
 mod object;
 
+pub(crate) use clock::coarse_seconds;
 pub(crate) use interface::{index_of, interfaces, name_of};
 pub(crate) use link::{AttachType, Attached, Linked, load_drop_guard};
 pub(crate) use map::{BatchEnd, ENOTSUPP, MapFd, Shape};
-pub(crate) use object::{LinkInfo, MapInfo, ObjectKind, ProgInfo, Pinned, ProgFd, is_bpffs, open_pin, pin};
+pub(crate) use object::{LinkInfo, MapInfo, ObjectKind, Pinned, ProgFd, ProgInfo, is_bpffs, open_pin, pin};
 
 use std::io;
 use std::os::fd::{FromRawFd, OwnedFd};
@@ -33,6 +35,7 @@ enum Command {
     ObjGet = 7,
     ProgDetach = 9,
     ProgFdById = 13,
+    MapFdById = 14,
     ObjInfo = 15,
     ProgQuery = 16,
     MapLookupBatch = 24,
@@ -63,7 +66,10 @@ unsafe fn bpf<T: IntoBytes + FromBytes + Immutable>(command: Command, attr: &mut
 ///
 /// # Safety
 /// As [`bpf`], and `command` returns a file descriptor.
-unsafe fn bpf_fd<T: IntoBytes + FromBytes + Immutable>(command: Command, attr: &mut T) -> io::Result<OwnedFd> {
+unsafe fn bpf_fd<T: IntoBytes + FromBytes + Immutable>(
+    command: Command,
+    attr: &mut T,
+) -> io::Result<OwnedFd> {
     // SAFETY: passed on to the caller.
     let raw = unsafe { bpf(command, attr)? };
     let raw = i32::try_from(raw).map_err(|_| io::Error::other("bpf(2) returned no file descriptor"))?;

@@ -71,7 +71,7 @@ pub(crate) fn pin(fd: &OwnedFd, path: &Path) -> io::Result<()> {
 /// Whether a path is on a mounted bpffs.
 pub(crate) fn is_bpffs(path: &Path) -> io::Result<bool> {
     /// `BPF_FS_MAGIC` (include/uapi/linux/magic.h).
-    const MAGIC: u64 = 0xcafe_4a11;
+    const MAGIC: u32 = 0xcafe_4a11;
     let text = c_path(path)?;
     // SAFETY: `statfs` is plain integers, for which zeroes are a value.
     let mut stat: libc::statfs = unsafe { std::mem::zeroed() };
@@ -79,10 +79,8 @@ pub(crate) fn is_bpffs(path: &Path) -> io::Result<bool> {
     if unsafe { libc::statfs(text.as_ptr(), &raw mut stat) } < 0 {
         return Err(io::Error::last_os_error());
     }
-    #[expect(clippy::allow_attributes, reason = "the type of f_type differs between targets")]
-    #[allow(clippy::unnecessary_cast, clippy::cast_sign_loss, reason = "a magic number, compared by its bits")]
-    let magic = stat.f_type as u32;
-    Ok(u64::from(magic) == MAGIC)
+    // The type of `f_type` differs between targets; the number has 32 bits.
+    Ok(stat.f_type as u32 == MAGIC)
 }
 
 #[repr(C)]
@@ -248,6 +246,13 @@ impl ProgFd {
             map_ids: ids.iter().copied().take(count).collect(),
         })
     }
+}
+
+/// The map with this number.
+pub(super) fn map_by_id(id: u32) -> io::Result<OwnedFd> {
+    let mut attr = IdAttr { id, next_id: 0, open_flags: 0 };
+    // SAFETY: no pointers.
+    unsafe { bpf_fd(Command::MapFdById, &mut attr) }
 }
 
 /// The link with this number.

@@ -1,16 +1,12 @@
 //! Program sets and attachments on this kernel: load, attach, replace under traffic, drift, detach.
-//! Root; pins under /sys/fs/bpf/cilium-test-*, namespaces `kb-*`, both removed at the end.
 
-#[path = "bpf/bench.rs"]
-mod bench;
-
-use bench::{Dir, Namespace, map_steps, must, run, shape};
+use crate::bench::{Dir, Namespace, map_steps, must, run, shape};
 use cilium_abi::maps;
 use cilium_abi::node::{NODE_IPV4, NodeConstants};
 use cilium_engine::driver::{Driver, Scope, Step};
 use cilium_engine::state::*;
 use cilium_kernel::AttachMode;
-use cilium_kernel::bpf::Bpf;
+use cilium_kernel::bpf::{Bpf, dump};
 use std::collections::BTreeSet;
 use std::time::Instant;
 
@@ -56,7 +52,7 @@ fn veth() {
 
 #[test]
 fn a_set_is_whole_or_broken() {
-    root_or_skip!();
+    crate::root_or_skip!();
     let dir = Dir::new();
     let mut bpf = dir.bpf(AttachMode::Auto);
     assert_eq!(sets(&mut bpf), vec![]);
@@ -75,7 +71,7 @@ fn a_set_is_whole_or_broken() {
     std::fs::remove_file(dir.0.join("progs").join(set(1).0).join("cil_to_host")).unwrap();
     assert_eq!(sets(&mut bpf), vec![(set(1), ProgramSetRow::Broken)]);
     let repair = Step::Update { key: set(1), row: constants(1), seen: ProgramSetRow::Broken };
-    must::<ProgramSet>(&mut bpf, &[repair.clone()]);
+    must::<ProgramSet>(&mut bpf, std::slice::from_ref(&repair));
     assert_eq!(sets(&mut bpf), vec![(set(1), ProgramSetRow::Complete)]);
 
     // A map of another generation: the set would serve rows that nobody writes.
@@ -84,6 +80,18 @@ fn a_set_is_whole_or_broken() {
     must(&mut bpf, &[Step::<BpfMap>::Update { key: map, row: larger, seen: old }]);
     assert_eq!(sets(&mut bpf), vec![(set(1), ProgramSetRow::Broken)]);
     must::<ProgramSet>(&mut bpf, &[repair]);
+    assert_eq!(sets(&mut bpf), vec![(set(1), ProgramSetRow::Complete)]);
+
+    // A lost pin of a map that programs use: the same map is pinned again, and the set is whole.
+    let before = dump::list(&dir.0).unwrap();
+    std::fs::remove_file(dir.map("cilium_ct_tcp_v1")).unwrap();
+    std::fs::remove_file(dir.map("cilium_ipcache_prefix_v1")).unwrap();
+    assert_eq!(sets(&mut bpf), vec![(set(1), ProgramSetRow::Broken)]);
+    for spec in [&maps::CT_TCP, &maps::IPCACHE_PREFIX] {
+        let (key, row) = shape(spec, 1024);
+        must::<BpfMap>(&mut bpf, &[Step::Create { key, row }]);
+    }
+    assert_eq!(dump::list(&dir.0).unwrap(), before);
     assert_eq!(sets(&mut bpf), vec![(set(1), ProgramSetRow::Complete)]);
 
     // Left behind by a kill.
@@ -101,7 +109,7 @@ fn a_set_is_whole_or_broken() {
 
 #[test]
 fn programs_are_attached_replaced_and_taken_off() {
-    root_or_skip!();
+    crate::root_or_skip!();
     let dir = Dir::new();
     let _netns = Namespace::enter();
     veth();
@@ -109,7 +117,8 @@ fn programs_are_attached_replaced_and_taken_off() {
     must(&mut bpf, &map_steps());
     load(&mut bpf, 1);
     load(&mut bpf, 2);
-    let (ingress, egress, xdp) = (key("kb-a", Hook::Ingress), key("kb-a", Hook::Egress), key("kb-b", Hook::Xdp));
+    let (ingress, egress, xdp) =
+        (key("kb-a", Hook::Ingress), key("kb-a", Hook::Egress), key("kb-b", Hook::Xdp));
     let absent = Driver::<Attachment>::apply(
         &mut bpf,
         &[Step::Create { key: key("kb-none", Hook::Ingress), row: runs("cil_to_host", 1) }],
@@ -147,7 +156,7 @@ fn programs_are_attached_replaced_and_taken_off() {
 
 #[test]
 fn anothers_program_is_passed_and_left_alone() {
-    root_or_skip!();
+    crate::root_or_skip!();
     let (dir, other) = (Dir::new(), Dir::new());
     let _netns = Namespace::enter();
     veth();
@@ -162,7 +171,10 @@ fn anothers_program_is_passed_and_left_alone() {
     attach(&mut foreign, &hook, &row);
     let behind = AttachmentRow { first: Position::Behind, ..row.clone() };
     assert_eq!(attached(&mut bpf), vec![(hook.clone(), behind.clone())]);
-    must::<Attachment>(&mut bpf, &[Step::Update { key: hook.clone(), row: row.clone(), seen: behind.clone() }]);
+    must::<Attachment>(
+        &mut bpf,
+        &[Step::Update { key: hook.clone(), row: row.clone(), seen: behind.clone() }],
+    );
     assert_eq!(attached(&mut bpf), vec![(hook.clone(), row.clone())]);
     assert_eq!(attached(&mut foreign), vec![(hook.clone(), behind.clone())]);
     detach(&mut bpf, &hook, &row);
@@ -172,7 +184,7 @@ fn anothers_program_is_passed_and_left_alone() {
 
 #[test]
 fn a_lost_pin_a_lost_interface_and_a_new_name_are_put_right() {
-    root_or_skip!();
+    crate::root_or_skip!();
     let dir = Dir::new();
     let _netns = Namespace::enter();
     veth();
@@ -189,7 +201,10 @@ fn a_lost_pin_a_lost_interface_and_a_new_name_are_put_right() {
     std::fs::remove_file(&pin).unwrap();
     let seen = attached(&mut bpf);
     assert_eq!(seen[0].1.set, SetId(String::new()), "{seen:?}");
-    must::<Attachment>(&mut bpf, &[Step::Update { key: hook.clone(), row: row.clone(), seen: seen[0].1.clone() }]);
+    must::<Attachment>(
+        &mut bpf,
+        &[Step::Update { key: hook.clone(), row: row.clone(), seen: seen[0].1.clone() }],
+    );
     drop(held);
     assert_eq!(attached(&mut bpf), vec![(hook.clone(), row.clone())]);
 
@@ -222,7 +237,7 @@ fn a_lost_pin_a_lost_interface_and_a_new_name_are_put_right() {
 
 #[test]
 fn clsact_and_tcx_follow_each_other_without_a_gap() {
-    root_or_skip!();
+    crate::root_or_skip!();
     let dir = Dir::new();
     let _netns = Namespace::enter();
     veth();
@@ -260,7 +275,7 @@ fn clsact_and_tcx_follow_each_other_without_a_gap() {
 
 #[test]
 fn no_packet_is_lost_while_programs_are_replaced() {
-    root_or_skip!();
+    crate::root_or_skip!();
     let dir = Dir::new();
     let far = Namespace::enter();
     let _near = Namespace::enter();

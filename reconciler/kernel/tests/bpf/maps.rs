@@ -1,10 +1,6 @@
 //! Maps and their rows on this kernel: round trips of every kind, drift, wrong shapes, volume.
-//! Root; pins under /sys/fs/bpf/cilium-test-*, namespaces `kb-*`, both removed at the end.
 
-#[path = "bpf/bench.rs"]
-mod bench;
-
-use bench::{Dir, Namespace, map_steps, must, run, shape};
+use crate::bench::{Dir, Namespace, map_steps, must, run, shape};
 use cilium_abi::maps;
 use cilium_engine::driver::{Driver, Scope, Step};
 use cilium_engine::state::*;
@@ -57,7 +53,7 @@ fn mac(n: u8) -> Mac {
 
 #[test]
 fn every_kind_of_row_survives_the_round_trip() {
-    root_or_skip!();
+    crate::root_or_skip!();
     let dir = Dir::new();
     let _netns = Namespace::enter();
     run("ip", &["link", "add", "kb-a", "type", "veth", "peer", "name", "kb-b"]);
@@ -88,7 +84,11 @@ fn every_kind_of_row_survives_the_round_trip() {
     let leads = |list| FrontendRow { list: ListId(list), count: 3, rev_nat: RevNatId(2), flags: 1 };
     round_trip::<Frontend>(
         &mut bpf,
-        vec![(frontend("10.96.0.10", 0), leads(1)), (frontend("10.96.0.10", 1), leads(2)), (frontend("fd00::10", 0), leads(3))],
+        vec![
+            (frontend("10.96.0.10", 0), leads(1)),
+            (frontend("10.96.0.10", 1), leads(2)),
+            (frontend("fd00::10", 0), leads(3)),
+        ],
         leads(4),
     );
     round_trip::<IdentityDigest>(
@@ -105,7 +105,8 @@ fn every_kind_of_row_survives_the_round_trip() {
         port,
         port_len,
     };
-    let verdict = |verdict, lengths| PolicyRow { verdict, listener: 0, lengths, precedence: 9, cookie: Cookie(12) };
+    let verdict =
+        |verdict, lengths| PolicyRow { verdict, listener: 0, lengths, precedence: 9, cookie: Cookie(12) };
     round_trip::<Policy>(
         &mut bpf,
         vec![
@@ -173,13 +174,17 @@ fn every_kind_of_row_survives_the_round_trip() {
     );
     let device = |ipv4: Option<&str>| DeviceRow { ipv4: ipv4.map(ip), ipv6: None, mac: mac(3), flags: 1 };
     round_trip::<Device>(&mut bpf, vec![("kb-a".into(), device(Some("192.168.0.1")))], device(None));
-    let runtime = |overlay: Option<&str>| RuntimeRow { host: "kb-a".into(), overlay: overlay.map(Into::into), host_mac: mac(4) };
+    let runtime = |overlay: Option<&str>| RuntimeRow {
+        host: "kb-a".into(),
+        overlay: overlay.map(Into::into),
+        host_mac: mac(4),
+    };
     round_trip::<Runtime>(&mut bpf, vec![(Only, runtime(Some("kb-b")))], runtime(None));
 }
 
 #[test]
 fn a_row_whose_interface_is_gone_is_seen_and_can_be_removed() {
-    root_or_skip!();
+    crate::root_or_skip!();
     let dir = Dir::new();
     let _netns = Namespace::enter();
     run("ip", &["link", "add", "kb-a", "type", "veth", "peer", "name", "kb-b"]);
@@ -204,7 +209,7 @@ fn a_row_whose_interface_is_gone_is_seen_and_can_be_removed() {
 
 #[test]
 fn a_full_map_refuses_only_the_rows_that_do_not_fit() {
-    root_or_skip!();
+    crate::root_or_skip!();
     let dir = Dir::new();
     let mut bpf = dir.bpf(AttachMode::Auto);
     let (key, row) = shape(&maps::IDENTITY_DIGEST, 100);
@@ -219,7 +224,7 @@ fn a_full_map_refuses_only_the_rows_that_do_not_fit() {
 
 #[test]
 fn a_map_of_another_shape_is_seen_as_it_is_and_replaced() {
-    root_or_skip!();
+    crate::root_or_skip!();
     let dir = Dir::new();
     let mut bpf = dir.bpf(AttachMode::Auto);
     // Another row size: rows are gone, and were never misread.
@@ -238,7 +243,10 @@ fn a_map_of_another_shape_is_seen_as_it_is_and_replaced() {
     let larger = MapRow { max_entries: 2048, ..good.clone() };
     let resize = [Step::<BpfMap>::Update { key: key.clone(), row: larger.clone(), seen: good }];
     assert_eq!(bpf.apply(&resize), vec![Ok(())]);
-    assert_eq!(Driver::<BpfMap>::observe(&mut bpf, &Scope::All).unwrap(), vec![(key.clone(), larger.clone())]);
+    assert_eq!(
+        Driver::<BpfMap>::observe(&mut bpf, &Scope::All).unwrap(),
+        vec![(key.clone(), larger.clone())]
+    );
     assert_eq!(
         Driver::<IdentityDigest>::observe(&mut bpf, &Scope::All).unwrap(),
         vec![(IdentityId(1), Digest([1; 16]))]
@@ -258,7 +266,7 @@ fn a_map_of_another_shape_is_seen_as_it_is_and_replaced() {
 
 #[test]
 fn nothing_there_is_nothing_seen() {
-    root_or_skip!();
+    crate::root_or_skip!();
     let dir = Dir::new();
     let mut bpf = dir.bpf(AttachMode::Auto);
     bpf.start().unwrap();
@@ -276,20 +284,24 @@ fn nothing_there_is_nothing_seen() {
         },
         seen: PolicyRow { verdict: 0, listener: 0, lengths: 0, precedence: 0, cookie: Cookie(0) },
     }];
-    assert!(Driver::<Policy>::apply(&mut bpf, &write)[0].as_ref().unwrap_err().message.contains("not pinned"));
+    assert!(
+        Driver::<Policy>::apply(&mut bpf, &write)[0].as_ref().unwrap_err().message.contains("not pinned")
+    );
     assert!(Bpf::open(std::path::Path::new("/tmp"), AttachMode::Auto).is_err());
 }
 
 #[test]
 fn a_hundred_thousand_rows() {
-    root_or_skip!();
+    crate::root_or_skip!();
     let dir = Dir::new();
     let mut bpf = dir.bpf(AttachMode::Auto);
     for (spec, max) in [(&maps::IPCACHE, 200_000), (&maps::IPCACHE_PREFIX, 100_000), (&maps::REVISION, 1)] {
         let (key, row) = shape(spec, max);
         assert_eq!(bpf.apply(&[Step::<BpfMap>::Create { key, row }]), vec![Ok(())]);
     }
-    let key = |n: u32| IpcacheKey(ipnet::IpNet::from(std::net::IpAddr::from(std::net::Ipv4Addr::from(n + (10 << 24)))));
+    let key = |n: u32| {
+        IpcacheKey(ipnet::IpNet::from(std::net::IpAddr::from(std::net::Ipv4Addr::from(n + (10 << 24)))))
+    };
     let row = IpcacheRow { identity: IdentityId(300), tunnel: None, flags: 1 };
     let steps: Vec<Step<Ipcache>> = (0..100_000).map(|n| Step::Create { key: key(n), row }).collect();
     let begun = Instant::now();
@@ -300,7 +312,8 @@ fn a_hundred_thousand_rows() {
     println!("100 000 rows read in {:?}", begun.elapsed());
     assert_eq!(seen.len(), 100_000);
     // Drift: a tenth is deleted behind our back, and exactly that is missing.
-    let drift: Vec<Step<Ipcache>> = (0..10_000).map(|n| Step::Remove { key: key(n * 10), seen: row }).collect();
+    let drift: Vec<Step<Ipcache>> =
+        (0..10_000).map(|n| Step::Remove { key: key(n * 10), seen: row }).collect();
     assert!(bpf.apply(&drift).iter().all(Result::is_ok));
     let left: BTreeSet<IpcacheKey> =
         Driver::<Ipcache>::observe(&mut bpf, &Scope::All).unwrap().into_iter().map(|(k, _)| k).collect();
@@ -313,7 +326,9 @@ fn a_hundred_thousand_rows() {
     assert_eq!(Driver::<Ipcache>::observe(&mut bpf, &Scope::All).unwrap(), vec![]);
 
     let prefix = |n: u32| {
-        IpcacheKey(ipnet::IpNet::V4(ipnet::Ipv4Net::new(std::net::Ipv4Addr::from((10 << 24) + (n << 8)), 24).unwrap()))
+        IpcacheKey(ipnet::IpNet::V4(
+            ipnet::Ipv4Net::new(std::net::Ipv4Addr::from((10 << 24) + (n << 8)), 24).unwrap(),
+        ))
     };
     let steps: Vec<Step<Ipcache>> = (0..20_000).map(|n| Step::Create { key: prefix(n), row }).collect();
     let begun = Instant::now();

@@ -1,0 +1,270 @@
+//! How keys and rows are written out: a line of text and a JSON value each. Field names are those of
+//! the layouts; numbers stay numbers, addresses and hardware addresses are text.
+
+use super::counters::Counter;
+use super::ifname::Names;
+use cilium_abi::{Address, Be16, ct, drop, ipcache, metrics, node, snat};
+use cilium_engine::state::{
+    Backend, BackendId, BackendRow, Device, DeviceRow, Digest, Endpoint, EndpointConfig, EndpointConfigRow,
+    EndpointKey, EndpointRow, Frontend, FrontendKey, FrontendRow, IdentityDigest, IdentityId, LinkName,
+    Policy, PolicyDigest, PolicyId, PolicyKey, PolicyRow, Protocol, Resource, RevNat, RevNatId, RevNatRow,
+    Slot, SlotKey,
+};
+use serde_json::{Value, json};
+use std::net::{IpAddr, SocketAddr};
+
+/// A key or a row, written out.
+pub(super) struct Shown {
+    pub(super) text: String,
+    pub(super) json: Value,
+}
+
+/// The fields of a resource as JSON.
+pub(super) trait Fields: Resource {
+    fn key_fields(key: &Self::Key) -> Value;
+    fn row_fields(row: &Self::Row) -> Value;
+}
+
+impl Fields for Endpoint {
+    fn key_fields(key: &EndpointKey) -> Value {
+        json!({ "address": key.0 })
+    }
+    fn row_fields(row: &EndpointRow) -> Value {
+        match row {
+            EndpointRow::Host { identity } => json!({ "host": true, "identity": identity }),
+            EndpointRow::Pod { link, endpoint, identity, mac, node_mac } => json!({
+                "host": false, "interface": link.0, "endpoint": endpoint, "identity": identity,
+                "mac": mac.to_string(), "node_mac": node_mac.to_string(),
+            }),
+        }
+    }
+}
+
+impl Fields for EndpointConfig {
+    fn key_fields(key: &LinkName) -> Value {
+        json!({ "interface": key.0 })
+    }
+    fn row_fields(row: &EndpointConfigRow) -> Value {
+        let EndpointConfigRow { endpoint, identity, policy, flags, ipv4, ipv6, mac, node_mac } = row;
+        json!({
+            "endpoint": endpoint, "identity": identity, "policy": policy,
+            "open_ingress": flags & cilium_abi::endpoint::CONFIG_OPEN_INGRESS != 0,
+            "open_egress": flags & cilium_abi::endpoint::CONFIG_OPEN_EGRESS != 0,
+            "ipv4": ipv4, "ipv6": ipv6, "mac": mac.to_string(), "node_mac": node_mac.to_string(),
+        })
+    }
+}
+
+impl Fields for Device {
+    fn key_fields(key: &LinkName) -> Value {
+        json!({ "interface": key.0 })
+    }
+    fn row_fields(row: &DeviceRow) -> Value {
+        json!({ "ipv4": row.ipv4, "ipv6": row.ipv6, "mac": row.mac.to_string(), "flags": row.flags })
+    }
+}
+
+impl Fields for Policy {
+    fn key_fields(key: &PolicyKey) -> Value {
+        let PolicyKey { policy, direction, identity, proto, port, port_len } = key;
+        json!({
+            "policy": policy, "direction": direction, "identity": identity, "protocol": proto.0, "port": port,
+            "port_prefix": port_len,
+        })
+    }
+    fn row_fields(row: &PolicyRow) -> Value {
+        let verdict = match row.verdict {
+            cilium_abi::policy::ALLOW => "allow",
+            cilium_abi::policy::DENY => "deny",
+            _ => "none",
+        };
+        json!({
+            "verdict": verdict, "proxy_port": row.listener, "lengths": row.lengths, "precedence": row.precedence,
+            "rule": row.cookie,
+        })
+    }
+}
+
+impl Fields for Frontend {
+    fn key_fields(key: &FrontendKey) -> Value {
+        json!({ "address": key.addr, "port": key.port, "protocol": key.proto.to_string(), "scope": key.scope })
+    }
+    fn row_fields(row: &FrontendRow) -> Value {
+        json!({ "list": row.list, "count": row.count, "rev_nat": row.rev_nat, "flags": row.flags })
+    }
+}
+
+impl Fields for Slot {
+    fn key_fields(key: &SlotKey) -> Value {
+        json!({ "list": key.list, "slot": key.slot })
+    }
+    fn row_fields(row: &BackendId) -> Value {
+        json!({ "backend": row })
+    }
+}
+
+impl Fields for Backend {
+    fn key_fields(key: &BackendId) -> Value {
+        json!({ "id": key })
+    }
+    fn row_fields(row: &BackendRow) -> Value {
+        json!({
+            "address": row.addr, "port": row.port, "protocol": row.proto.to_string(),
+            "terminating": row.flags & cilium_abi::lb::BACKEND_TERMINATING != 0,
+        })
+    }
+}
+
+impl Fields for RevNat {
+    fn key_fields(key: &RevNatId) -> Value {
+        json!({ "id": key })
+    }
+    fn row_fields(row: &RevNatRow) -> Value {
+        json!({ "address": row.addr, "port": row.port })
+    }
+}
+
+impl Fields for IdentityDigest {
+    fn key_fields(key: &IdentityId) -> Value {
+        json!({ "identity": key })
+    }
+    fn row_fields(row: &Digest) -> Value {
+        json!({ "digest": row.to_string() })
+    }
+}
+
+impl Fields for PolicyDigest {
+    fn key_fields(key: &PolicyId) -> Value {
+        json!({ "policy": key })
+    }
+    fn row_fields(row: &Digest) -> Value {
+        json!({ "digest": row.to_string() })
+    }
+}
+
+pub(super) fn number(n: &u32, _: &mut Names) -> Shown {
+    Shown { text: n.to_string(), json: json!(n) }
+}
+
+pub(super) fn host(addr: &Address, _: &mut Names) -> Shown {
+    let addr = IpAddr::from(*addr);
+    let cidr = format!("{addr}/{}", if addr.is_ipv4() { 32 } else { 128 });
+    Shown { json: json!({ "cidr": cidr }), text: cidr }
+}
+
+pub(super) fn prefix(key: &ipcache::PrefixKey, _: &mut Names) -> Shown {
+    let cidr = super::rows::prefix_in(key).to_string();
+    Shown { json: json!({ "cidr": cidr }), text: cidr }
+}
+
+pub(super) fn known(row: &ipcache::IpcacheRow, _: &mut Names) -> Shown {
+    let tunnel = (!row.tunnel.is_none()).then(|| IpAddr::from(row.tunnel));
+    let mut text = format!("identity={}", row.identity);
+    if let Some(tunnel) = tunnel {
+        text.push_str(&format!(" tunnelendpoint={tunnel}"));
+    }
+    text.push_str(&format!(" flags={:#x}", row.flags));
+    Shown { text, json: json!({ "identity": row.identity, "tunnelendpoint": tunnel, "flags": row.flags }) }
+}
+
+pub(super) fn runtime(row: &node::RuntimeRow, names: &mut Names) -> Shown {
+    let name = |index: u32, names: &mut Names| (index != 0).then(|| names.name(index).0);
+    let (host, overlay) = (name(row.host_ifindex, names), name(row.overlay_ifindex, names));
+    let mac = cilium_engine::state::Mac(row.host_mac.0).to_string();
+    let shown = |link: &Option<String>| link.clone().unwrap_or_else(|| "none".into());
+    Shown {
+        text: format!("host {} overlay {} mac {mac}", shown(&host), shown(&overlay)),
+        json: json!({ "host": host, "overlay": overlay, "host_mac": mac }),
+    }
+}
+
+fn end(addr: Address, port: Be16) -> SocketAddr {
+    SocketAddr::new(addr.into(), port.host())
+}
+
+pub(super) fn connection(key: &ct::CtKey, _: &mut Names) -> Shown {
+    let (low, high) = (end(key.low, key.low_port), end(key.high, key.high_port));
+    let service = key.kind == ct::KIND_SERVICE;
+    let proto = Protocol(key.proto);
+    Shown {
+        text: format!("{proto} {} {low} - {high}", if service { "SVC" } else { "CT" }),
+        json: json!({
+            "protocol": proto.to_string(), "service": service, "low": low.to_string(), "high": high.to_string(),
+        }),
+    }
+}
+
+pub(super) fn tracked(row: &ct::CtRow, _: &mut Names) -> Shown {
+    const FLAGS: [(u16, &str); 6] = [
+        (ct::CT_INITIATOR_HIGH, "initiator-high"),
+        (ct::CT_SEEN_REPLY, "seen-reply"),
+        (ct::CT_CLOSING_FORWARD, "closing-forward"),
+        (ct::CT_CLOSING_REPLY, "closing-reply"),
+        (ct::CT_RESET, "reset"),
+        (ct::CT_LOOPBACK, "loopback"),
+    ];
+    let flags: Vec<&str> =
+        FLAGS.into_iter().filter(|(bit, _)| row.flags & bit != 0).map(|(_, name)| name).collect();
+    Shown {
+        text: format!(
+            "expires={} [{}] revnat={} backend={} identity={}",
+            row.expires,
+            flags.join(" "),
+            row.rev_nat,
+            row.backend,
+            row.identity
+        ),
+        json: json!({
+            "expires": row.expires, "flags": flags, "rev_nat": row.rev_nat, "backend": row.backend,
+            "identity": row.identity, "revision": row.revision, "seen_forward": row.seen_forward,
+            "seen_reply": row.seen_reply,
+        }),
+    }
+}
+
+pub(super) fn translation(key: &snat::SnatKey, _: &mut Names) -> Shown {
+    let (src, dst) = (end(key.src, key.src_port), end(key.dst, key.dst_port));
+    let proto = Protocol(key.proto);
+    let direction = if key.dir == snat::OUT { "out" } else { "in" };
+    Shown {
+        text: format!("{proto} {} {src} -> {dst}", direction.to_uppercase()),
+        json: json!({
+            "protocol": proto.to_string(), "direction": direction, "source": src.to_string(),
+            "destination": dst.to_string(),
+        }),
+    }
+}
+
+pub(super) fn translated(row: &snat::SnatRow, _: &mut Names) -> Shown {
+    let to = end(row.addr, row.port);
+    let host = row.flags & snat::SNAT_HOST != 0;
+    Shown {
+        text: format!("{}{to} created={} used={}", if host { "host " } else { "" }, row.created, row.used),
+        json: json!({ "to": to.to_string(), "host": host, "created": row.created, "used": row.used }),
+    }
+}
+
+pub(super) fn counter(counter: &Counter) -> (Shown, Shown) {
+    let Counter { reason, direction, packets, bytes } = *counter;
+    let words = match reason {
+        metrics::FORWARDED => "Success".to_owned(),
+        metrics::EVENT_LOST => "Event lost".to_owned(),
+        code => drop::text(code).map_or_else(|| format!("reason {code}"), str::to_owned),
+    };
+    let way = match direction {
+        metrics::DIRECTION_INGRESS => "INGRESS",
+        metrics::DIRECTION_EGRESS => "EGRESS",
+        metrics::DIRECTION_SERVICE => "SERVICE",
+        _ => "UNKNOWN",
+    };
+    (
+        Shown {
+            text: format!("{words} {way}"),
+            json: json!({ "reason": words, "code": reason, "direction": way }),
+        },
+        Shown {
+            text: format!("packets={packets} bytes={bytes}"),
+            json: json!({ "packets": packets, "bytes": bytes }),
+        },
+    )
+}

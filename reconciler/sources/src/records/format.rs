@@ -1,0 +1,128 @@
+//! How records stand on disk. Fields are added with a default, never changed.
+
+use cilium_engine::state::Mac;
+use cilium_engine::world::{EndpointRecord, ObjectName};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+const VERSION: u32 = 1;
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct StoredRecord {
+    version: u32,
+    pub(super) boot_id: String,
+    id: u16,
+    container_id: String,
+    network: String,
+    ifname: String,
+    netns: PathBuf,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pod_namespace: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pod_name: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pod_uid: Option<String>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    labels: BTreeMap<String, String>,
+    link: String,
+    mac: String,
+    node_mac: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    ipv4: Option<IpAddr>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    ipv6: Option<IpAddr>,
+}
+
+impl StoredRecord {
+    pub(super) fn new(record: &EndpointRecord, boot_id: &str) -> Self {
+        Self {
+            version: VERSION,
+            boot_id: boot_id.to_owned(),
+            id: record.id,
+            container_id: record.container_id.clone(),
+            network: record.network.clone(),
+            ifname: record.ifname.clone(),
+            netns: record.netns.clone(),
+            pod_namespace: record.pod.as_ref().map(|p| p.namespace.clone()),
+            pod_name: record.pod.as_ref().map(|p| p.name.clone()),
+            pod_uid: record.pod_uid.clone(),
+            labels: record.labels.clone(),
+            link: record.link.clone(),
+            mac: record.mac.to_string(),
+            node_mac: record.node_mac.to_string(),
+            ipv4: record.ipv4,
+            ipv6: record.ipv6,
+        }
+    }
+
+    /// The record, if it makes sense.
+    pub(super) fn record(self) -> Result<EndpointRecord, String> {
+        if self.version != VERSION {
+            return Err(format!("version {} is not known", self.version));
+        }
+        if self.id == 0 {
+            return Err("endpoint number 0".into());
+        }
+        if self.ipv4.is_some_and(|ip| !ip.is_ipv4()) || self.ipv6.is_some_and(|ip| !ip.is_ipv6()) {
+            return Err("an address of the wrong family".into());
+        }
+        // IFNAMSIZ, without the terminating NUL.
+        if self.link.is_empty() || self.link.len() > 15 || self.link.contains('/') {
+            return Err(format!("`{}` is no name of an interface", self.link));
+        }
+        let pod = match (self.pod_namespace, self.pod_name) {
+            (Some(namespace), Some(name)) => Some(ObjectName { namespace, name }),
+            (None, None) => None,
+            (Some(_), None) | (None, Some(_)) => return Err("half a name of a pod".into()),
+        };
+        Ok(EndpointRecord {
+            id: self.id,
+            container_id: self.container_id,
+            network: self.network,
+            ifname: self.ifname,
+            netns: self.netns,
+            pod,
+            pod_uid: self.pod_uid,
+            labels: self.labels,
+            link: self.link,
+            mac: mac(&self.mac)?,
+            node_mac: mac(&self.node_mac)?,
+            ipv4: self.ipv4,
+            ipv6: self.ipv6,
+        })
+    }
+}
+
+fn mac(text: &str) -> Result<Mac, String> {
+    let mut out = [0; 6];
+    let mut parts = text.split(':');
+    for byte in &mut out {
+        let part = parts
+            .next()
+            .filter(|p| p.len() == 2)
+            .ok_or_else(|| format!("`{text}` is no hardware address"))?;
+        *byte = u8::from_str_radix(part, 16).map_err(|_| format!("`{text}` is no hardware address"))?;
+    }
+    if parts.next().is_some() { Err(format!("`{text}` is no hardware address")) } else { Ok(Mac(out)) }
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct StoredRouter {
+    version: u32,
+    pub(super) ipv4: Option<IpAddr>,
+    pub(super) ipv6: Option<IpAddr>,
+}
+
+impl StoredRouter {
+    pub(super) fn new(ipv4: Option<IpAddr>, ipv6: Option<IpAddr>) -> Self {
+        Self { version: VERSION, ipv4, ipv6 }
+    }
+
+    pub(super) fn good(&self) -> bool {
+        self.version == VERSION
+            && self.ipv4.is_none_or(|ip| ip.is_ipv4())
+            && self.ipv6.is_none_or(|ip| ip.is_ipv6())
+    }
+}

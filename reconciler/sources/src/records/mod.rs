@@ -1,0 +1,248 @@
+//! Records of this node's CNI attachments: one JSON file each in `run_dir/state/endpoints`, written whole,
+//! synced and renamed before an attachment is told to be done. The router's addresses stand apart in
+//! `state_dir/router.json`, because they outlive a reboot, and pods do not.
+
+mod format;
+
+use cilium_engine::problem::{Problem, Severity};
+use cilium_engine::state::Origin;
+use cilium_engine::world::EndpointRecord;
+use format::{StoredRecord, StoredRouter};
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+/// Largest record read, in bytes.
+const MAX_RECORD: u64 = 64 << 10;
+
+/// Why a record was not written or removed.
+#[derive(Debug, thiserror::Error)]
+pub enum RecordError {
+    /// The file system refused.
+    #[error("{operation} {path}: {source}")]
+    Io {
+        /// What was tried.
+        operation: &'static str,
+        /// On which file.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// A path in it is not UTF-8.
+    #[error("record of endpoint {id}: {source}")]
+    Format {
+        /// Its number.
+        id: u16,
+        /// Why not.
+        source: serde_json::Error,
+    },
+}
+
+/// The router's addresses.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RouterAddresses {
+    /// IPv4.
+    pub ipv4: Option<IpAddr>,
+    /// IPv6.
+    pub ipv6: Option<IpAddr>,
+}
+
+/// The records, in memory as on disk.
+#[derive(Debug)]
+pub struct Records {
+    dir: PathBuf,
+    router_file: PathBuf,
+    boot_id: String,
+    endpoints: BTreeMap<u16, EndpointRecord>,
+    router: RouterAddresses,
+    problems: Vec<Problem>,
+    readable: bool,
+}
+
+impl Records {
+    /// Loads the records. Those of another boot are removed (their pods are gone); one that cannot be read is
+    /// put aside, ending in `.bad`, and reported.
+    pub fn load(run_dir: &Path, state_dir: &Path, boot_id: &str) -> Self {
+        let mut out = Self {
+            dir: run_dir.join("state/endpoints"),
+            router_file: state_dir.join("router.json"),
+            boot_id: boot_id.to_owned(),
+            endpoints: BTreeMap::new(),
+            router: RouterAddresses::default(),
+            problems: Vec::new(),
+            readable: true,
+        };
+        out.load_router();
+        let entries = match fs::read_dir(&out.dir) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return out,
+            Err(error) => {
+                // Pods whose records are not seen must not be taken for gone.
+                out.readable = false;
+                let hint = "check the permissions of `run_dir`; attachments of pods stay as they are";
+                out.tell(&out.dir.clone(), format!("cannot be read: {error}"), hint);
+                return out;
+            }
+        };
+        for entry in entries {
+            let Ok(entry) = entry else {
+                out.readable = false;
+                continue;
+            };
+            let path = entry.path();
+            match path.extension().and_then(|e| e.to_str()) {
+                Some("json") => out.load_one(&path),
+                // Left by a crash within a write: the attachment was never told to be done.
+                Some("tmp") => drop(fs::remove_file(&path)),
+                Some(_) | None => {}
+            }
+        }
+        out
+    }
+
+    fn load_one(&mut self, path: &Path) {
+        let stored = match read_bounded(path) {
+            Ok(bytes) => serde_json::from_slice::<StoredRecord>(&bytes).map_err(|e| e.to_string()),
+            Err(error) => Err(error.to_string()),
+        };
+        let record = stored.and_then(|stored| {
+            let boot_id = stored.boot_id.clone();
+            stored.record().map(|record| (boot_id, record))
+        });
+        let named = |id: u16| path.file_stem().and_then(|s| s.to_str()) == Some(id.to_string().as_str());
+        match record {
+            Ok((boot_id, _)) if boot_id != self.boot_id => drop(fs::remove_file(path)),
+            Ok((_, record)) if named(record.id) => {
+                self.endpoints.insert(record.id, record);
+            }
+            Ok((_, record)) => {
+                self.quarantine(path, format!("is the record of endpoint {}, misnamed", record.id))
+            }
+            Err(why) => self.quarantine(path, format!("is no record: {why}")),
+        }
+    }
+
+    fn load_router(&mut self) {
+        let path = self.router_file.clone();
+        match read_bounded(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => self.tell(&path, format!("cannot be read: {error}"), "check its permissions"),
+            Ok(bytes) => match serde_json::from_slice::<StoredRouter>(&bytes).map_err(|e| e.to_string()) {
+                Ok(stored) if stored.good() => {
+                    self.router = RouterAddresses { ipv4: stored.ipv4, ipv6: stored.ipv6 };
+                }
+                Ok(_) => self.quarantine(&path, "holds an address of the wrong family".into()),
+                Err(why) => self.quarantine(&path, format!("is no record of the router: {why}")),
+            },
+        }
+    }
+
+    fn quarantine(&mut self, path: &Path, why: String) {
+        let moved = fs::rename(path, path.with_extension("bad")).is_ok();
+        let hint =
+            if moved { "it was renamed to end in .bad; its pod must be attached anew" } else { "remove it" };
+        self.tell(path, why, hint);
+    }
+
+    fn tell(&mut self, path: &Path, message: String, hint: &str) {
+        let origin = Origin {
+            object: "endpoint records".into(),
+            place: path.display().to_string(),
+            rule: String::new(),
+        };
+        self.problems.push(Problem { severity: Severity::Error, origin, message, hint: hint.to_owned() });
+    }
+
+    /// All attachments by endpoint number.
+    pub fn endpoints(&self) -> &BTreeMap<u16, EndpointRecord> {
+        &self.endpoints
+    }
+
+    /// Whether the folder of records could be read: if not, pods that are not there may exist all the same.
+    pub fn readable(&self) -> bool {
+        self.readable
+    }
+
+    /// What was wrong when they were loaded.
+    pub fn problems(&self) -> &[Problem] {
+        &self.problems
+    }
+
+    /// The attachment with this container id and interface, as CNI names it.
+    pub fn find(&self, container_id: &str, ifname: &str) -> Option<&EndpointRecord> {
+        self.endpoints.values().find(|r| r.container_id == container_id && r.ifname == ifname)
+    }
+
+    /// Writes a record. When this returns, it outlives a crash.
+    pub fn put(&mut self, record: EndpointRecord) -> Result<(), RecordError> {
+        let id = record.id;
+        let text = serde_json::to_vec_pretty(&StoredRecord::new(&record, &self.boot_id))
+            .map_err(|source| RecordError::Format { id, source })?;
+        write_synced(&self.path(id), &text)?;
+        self.endpoints.insert(id, record);
+        Ok(())
+    }
+
+    /// Removes a record. One that is gone already is a success.
+    pub fn remove(&mut self, id: u16) -> Result<Option<EndpointRecord>, RecordError> {
+        let path = self.path(id);
+        match fs::remove_file(&path) {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                Err(RecordError::Io { operation: "remove", path, source })
+            }
+            Ok(()) | Err(_) => Ok(self.endpoints.remove(&id)),
+        }
+    }
+
+    /// The router's addresses, as last kept.
+    pub fn router(&self) -> RouterAddresses {
+        self.router
+    }
+
+    /// Keeps the router's addresses. Nothing is written if they are the same.
+    pub fn keep_router(&mut self, router: RouterAddresses) -> Result<(), RecordError> {
+        if router == self.router && self.router_file.exists() {
+            return Ok(());
+        }
+        let stored = StoredRouter::new(router.ipv4, router.ipv6);
+        let text =
+            serde_json::to_vec_pretty(&stored).map_err(|source| RecordError::Format { id: 0, source })?;
+        write_synced(&self.router_file, &text)?;
+        self.router = router;
+        Ok(())
+    }
+
+    fn path(&self, id: u16) -> PathBuf {
+        self.dir.join(format!("{id}.json"))
+    }
+}
+
+fn read_bounded(path: &Path) -> io::Result<Vec<u8>> {
+    let file = File::open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "no regular file"));
+    }
+    let mut bytes = Vec::new();
+    file.take(MAX_RECORD + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > MAX_RECORD {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, format!("more than {MAX_RECORD} bytes")));
+    }
+    Ok(bytes)
+}
+
+/// Beside its place, to disk, into its place, and the folder to disk.
+fn write_synced(path: &Path, text: &[u8]) -> Result<(), RecordError> {
+    let fail = |operation| move |source| RecordError::Io { operation, path: path.to_owned(), source };
+    let dir = path.parent().unwrap_or(Path::new("."));
+    fs::create_dir_all(dir).map_err(fail("create the folder of"))?;
+    let temporary = path.with_extension("tmp");
+    let written = File::create(&temporary).and_then(|mut file| {
+        file.write_all(text)?;
+        file.sync_all()
+    });
+    written.map_err(fail("write"))?;
+    fs::rename(&temporary, path).map_err(fail("rename into"))?;
+    File::open(dir).and_then(|dir| dir.sync_all()).map_err(fail("sync the folder of"))
+}

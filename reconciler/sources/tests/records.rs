@@ -1,0 +1,219 @@
+//! Endpoint records and the world made of all sources.
+
+use cilium_engine::config::Config;
+use cilium_engine::state::{Mac, Source, SourceSet};
+use cilium_engine::world::{EndpointRecord, HostFacts, NodeAddressKind, ObjectName};
+use cilium_sources::folder::{ManifestFolder, Now};
+use cilium_sources::records::{Records, RouterAddresses};
+use cilium_sources::world::assemble;
+use proptest::prelude::*;
+use std::collections::BTreeMap;
+use std::fs;
+use std::time::{Duration, SystemTime};
+
+fn record(id: u16) -> EndpointRecord {
+    EndpointRecord {
+        id,
+        container_id: format!("container-{id}"),
+        network: "cilium".into(),
+        ifname: "eth0".into(),
+        netns: "/var/run/netns/x".into(),
+        pod: (id % 2 == 0).then(|| ObjectName::new("shop", "web-0")),
+        pod_uid: Some("1-2-3".into()),
+        labels: BTreeMap::from([("app".to_owned(), "web".to_owned())]),
+        link: format!("lxc{id}"),
+        mac: Mac([2, 0, 0, 0, 0, 0xab]),
+        node_mac: Mac([2, 0, 0, 0, 1, 0xcd]),
+        ipv4: Some("10.1.0.5".parse().unwrap()),
+        ipv6: (id % 2 == 0).then(|| "fd00::5".parse().unwrap()),
+    }
+}
+
+fn router() -> RouterAddresses {
+    RouterAddresses { ipv4: Some("10.1.0.77".parse().unwrap()), ipv6: Some("fd00::77".parse().unwrap()) }
+}
+
+#[test]
+fn records_survive_a_restart_and_only_the_router_survives_a_reboot() {
+    let dir = tempfile::tempdir().unwrap();
+    let (run, state) = (dir.path().join("run"), dir.path().join("state"));
+    let mut records = Records::load(&run, &state, "boot-1");
+    for id in [1, 2, 65535] {
+        records.put(record(id)).unwrap();
+    }
+    records.keep_router(router()).unwrap();
+    let again = Records::load(&run, &state, "boot-1");
+    assert_eq!(again.endpoints(), records.endpoints());
+    assert_eq!(again.endpoints()[&2], record(2));
+    assert_eq!(again.router(), router());
+    assert_eq!(again.find("container-2", "eth0").map(|r| r.id), Some(2));
+    assert!(again.find("container-2", "eth1").is_none());
+    let rebooted = Records::load(&run, &state, "boot-2");
+    assert!(rebooted.endpoints().is_empty());
+    assert_eq!(rebooted.router(), router());
+    assert!(rebooted.problems().is_empty());
+    assert_eq!(fs::read_dir(run.join("state/endpoints")).unwrap().count(), 0);
+}
+
+#[test]
+fn removing_twice_is_a_success() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut records = Records::load(dir.path(), dir.path(), "b");
+    records.put(record(7)).unwrap();
+    assert_eq!(records.remove(7).unwrap(), Some(record(7)));
+    assert_eq!(records.remove(7).unwrap(), None);
+    assert!(Records::load(dir.path(), dir.path(), "b").endpoints().is_empty());
+}
+
+#[test]
+fn what_cannot_be_read_is_put_aside_and_told_and_the_others_count() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut records = Records::load(dir.path(), dir.path(), "b");
+    for id in 1..=4 {
+        records.put(record(id)).unwrap();
+    }
+    records.keep_router(router()).unwrap();
+    let folder = dir.path().join("state/endpoints");
+    fs::write(folder.join("1.json"), "{\"half").unwrap();
+    let text = fs::read_to_string(folder.join("2.json")).unwrap();
+    fs::write(folder.join("2.json"), text.replace("02:00:00:00:00:ab", "02:00:00:00:00")).unwrap();
+    fs::rename(folder.join("3.json"), folder.join("9.json")).unwrap();
+    fs::write(folder.join("5.tmp"), "left by a crash").unwrap();
+    fs::write(folder.join("6.json"), vec![b' '; 100_000]).unwrap();
+    fs::create_dir(folder.join("8.json")).unwrap();
+    fs::write(dir.path().join("router.json"), "[]").unwrap();
+    let again = Records::load(dir.path(), dir.path(), "b");
+    assert_eq!(again.endpoints().keys().copied().collect::<Vec<_>>(), [4]);
+    assert_eq!(again.problems().len(), 6, "{:?}", again.problems());
+    assert_eq!(again.router(), RouterAddresses::default());
+    assert!(!folder.join("5.tmp").exists() && folder.join("1.bad").exists());
+    assert!(Records::load(dir.path(), dir.path(), "b").problems().is_empty());
+}
+
+#[test]
+fn a_folder_of_records_that_cannot_be_read_is_not_an_empty_one() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::create_dir(dir.path().join("state")).unwrap();
+    fs::write(dir.path().join("state/endpoints"), "no folder").unwrap();
+    let records = Records::load(dir.path(), dir.path(), "b");
+    assert!(!records.readable());
+    assert_eq!(records.problems().len(), 1);
+}
+
+#[test]
+fn the_world_holds_what_all_sources_say() {
+    let dir = tempfile::tempdir().unwrap();
+    let manifests = dir.path().join("m");
+    fs::create_dir(&manifests).unwrap();
+    fs::write(
+        manifests.join("all.yaml"),
+        r#"
+apiVersion: v1
+kind: Node
+metadata: {name: n2, labels: {zone: a}}
+spec: {podCIDRs: [10.9.0.0/24]}
+status: {addresses: [{type: InternalIP, address: 192.0.2.9}]}
+---
+apiVersion: cilium.io/v2
+kind: CiliumNode
+metadata: {name: n2}
+spec: {addresses: [{type: InternalIP, ip: 192.0.2.2}], ipam: {podCIDRs: [10.2.0.0/24]}}
+---
+apiVersion: cilium.io/v2
+kind: CiliumNode
+metadata: {name: n2, annotations: {cilium.io/published-by: n2}}
+spec: {addresses: [{type: CiliumInternalIP, ip: 10.2.0.1}], ipam: {podCIDRs: [0.0.0.0/0]}}
+---
+apiVersion: cilium.io/v2
+kind: CiliumNode
+metadata: {name: n2, annotations: {cilium.io/published-by: thief}}
+spec: {addresses: [{type: InternalIP, ip: 203.0.113.6}]}
+---
+apiVersion: cilium.io/v2
+kind: CiliumNode
+metadata: {name: n1}
+spec: {ipam: {podCIDRs: [10.1.0.0/24, "fd01::/64"]}}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: here}
+spec: {nodeName: n1}
+status: {podIP: 10.1.0.9}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: there}
+spec: {nodeName: n2}
+status: {podIP: 10.2.0.9}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: ended}
+spec: {nodeName: n2}
+status: {phase: Succeeded, podIP: 10.2.0.8}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: anywhere}
+status: {podIP: 10.2.0.7}
+"#,
+    )
+    .unwrap();
+    let mut folder = ManifestFolder::new(&manifests, "n1", dir.path());
+    let wall = SystemTime::now() + Duration::from_secs(60);
+    let snapshot = folder.scan(Now { uptime: Duration::from_secs(1), wall });
+    let mut records = Records::load(dir.path(), dir.path(), "b");
+    records.put(record(1)).unwrap();
+    // The IPv6 one is not of this node's prefix any more.
+    records.keep_router(router()).unwrap();
+    let mut config = Config::default();
+    config.node.name = "n1".into();
+    config.ipv6.enabled = true;
+    let world = assemble(&snapshot, &records, HostFacts::default(), &config);
+
+    assert_eq!(world.synced, SourceSet::ALL);
+    let n2 = &world.nodes["n2"];
+    let shown: Vec<String> = n2.addresses.iter().map(|a| format!("{:?} {}", a.kind, a.ip)).collect();
+    assert_eq!(shown, ["InternalIp 192.0.2.2", "CiliumInternalIp 10.2.0.1"]);
+    assert_eq!(n2.pod_cidrs, ["10.2.0.0/24".parse().unwrap()]);
+    assert_eq!(n2.labels["zone"], "a");
+    let n1 = &world.nodes["n1"];
+    assert_eq!(n1.addresses.len(), 1);
+    assert_eq!(
+        (n1.addresses[0].kind, n1.addresses[0].ip),
+        (NodeAddressKind::CiliumInternalIp, router().ipv4.unwrap())
+    );
+    let ips = |name: &str| world.pods[&ObjectName::new("default", name)].ips.len();
+    assert_eq!([ips("here"), ips("there"), ips("ended"), ips("anywhere")], [0, 1, 0, 0]);
+    assert_eq!(world.endpoints.keys().copied().collect::<Vec<_>>(), [1]);
+    let told: Vec<String> = world.problems.iter().map(ToString::to_string).collect();
+    // The second published document of one node is one too many.
+    assert!(told.iter().any(|t| t.contains("does not count")), "{told:?}");
+
+    let missing = ManifestFolder::new(&dir.path().join("nowhere"), "n1", &dir.path().join("other"))
+        .scan(Now { uptime: Duration::ZERO, wall });
+    let world = assemble(&missing, &records, HostFacts::default(), &config);
+    assert_eq!(world.synced, SourceSet::of(&[Source::Config, Source::Endpoints]));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
+
+    #[test]
+    fn any_bytes_in_a_record_are_survived(
+        bytes in prop::collection::vec(any::<u8>(), 0..300),
+        cut in any::<prop::sample::Index>(),
+    ) {
+        let dir = tempfile::tempdir().unwrap();
+        let mut records = Records::load(dir.path(), dir.path(), "b");
+        records.put(record(1)).unwrap();
+        let folder = dir.path().join("state/endpoints");
+        let mut text = fs::read(folder.join("1.json")).unwrap();
+        fs::write(folder.join("2.json"), &bytes).unwrap();
+        let at = cut.index(text.len());
+        text[at] = bytes.first().copied().unwrap_or(b'x');
+        fs::write(folder.join("1.json"), text).unwrap();
+        fs::write(dir.path().join("router.json"), &bytes).unwrap();
+        Records::load(dir.path(), dir.path(), "b");
+    }
+}

@@ -1,0 +1,210 @@
+//! One world, the programs and the model side by side: where they differ, in words.
+
+use super::lab::{Input, Lab, Seen};
+use super::model::{Expected, Model, Verdict};
+use super::packet::{LINK, checksum_field, checksums, ones};
+use super::world::World;
+use cilium_abi::{ct::CtRow, event, proto};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write;
+
+/// The programs and the model in the same state.
+pub struct Trial<'a> {
+    /// The programs.
+    pub lab: &'a mut Lab,
+    /// The model.
+    pub model: Model<'a>,
+    before: BTreeMap<(u8, u8), u64>,
+}
+
+/// Seconds of the coarse monotonic clock, as programs read it.
+pub fn coarse_seconds() -> u32 {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: a plain system call that fills the structure it is given.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC_COARSE, &raw mut time) };
+    u32::try_from(time.tv_sec).expect("this machine is not that old")
+}
+
+/// Whether two entries say the same; timers within a second.
+pub fn same_entry(a: &CtRow, b: &CtRow) -> bool {
+    let facts = |r: &CtRow| (r.flags, r.rev_nat, r.backend, r.seen_forward, r.seen_reply);
+    facts(a) == facts(b) && a.expires.abs_diff(b.expires) <= 1
+}
+
+impl<'a> Trial<'a> {
+    /// Brings the programs into a world, without flows.
+    pub fn new(lab: &'a mut Lab, world: &'a World) -> Self {
+        lab.enter();
+        lab.install(world);
+        lab.forget();
+        let model = Model::new(world, lab.node, lab.links);
+        let before = reasons().map(|at| (at, lab.count(at.0, at.1))).collect();
+        Self { lab, model, before }
+    }
+
+    /// Runs one packet through both. `None`: the kernel would not build it.
+    ///
+    /// # Errors
+    /// What differs.
+    pub fn step(&mut self, input: &Input) -> Result<Option<(Seen, Expected)>, String> {
+        let seen = match self.lab.run(input) {
+            Ok(seen) => seen,
+            Err(e) if e.raw_os_error() == Some(libc::EINVAL) => return Ok(None),
+            Err(e) => return Err(format!("test run: {e}")),
+        };
+        let expected = self.model.run(input, &seen, coarse_seconds());
+        let mut wrong = compare(input, &seen, &expected);
+        for key in &expected.keys {
+            let (got, want) = (self.lab.connection(key), self.model.connections.get(key));
+            let same = match (&got, want) {
+                (Some(got), Some(want)) => same_entry(got, want),
+                (None, None) => true,
+                _ => false,
+            };
+            if !same {
+                wrong.push(format!("entry {key:?}:\n    is     {got:?}\n    should {want:?}"));
+            }
+        }
+        if wrong.is_empty() { Ok(Some((seen, expected))) } else { Err(wrong.join("\n  ")) }
+    }
+
+    /// Compares all entries, translations and drop counters.
+    pub fn audit(&self) -> Vec<String> {
+        let mut wrong = Vec::new();
+        let entries = self.lab.connections();
+        for key in entries.keys().chain(self.model.connections.keys()).collect::<BTreeSet<_>>() {
+            let same = match (entries.get(key), self.model.connections.get(key)) {
+                (Some(got), Some(want)) => same_entry(got, want),
+                _ => false,
+            };
+            if !same {
+                let (got, want) = (entries.get(key), self.model.connections.get(key));
+                wrong.push(format!("entry {key:?}: is {got:?}, should be {want:?}"));
+            }
+        }
+        let rows = self.lab.translations();
+        for key in rows.keys().chain(self.model.translations.keys()).collect::<BTreeSet<_>>() {
+            let facts = |r: &cilium_abi::snat::SnatRow| (r.addr, r.port, r.flags);
+            let (got, want) = (rows.get(key), self.model.translations.get(key));
+            if got.map(facts) != want.map(facts) {
+                wrong.push(format!("translation {key:?}: is {got:?}, should be {want:?}"));
+            }
+        }
+        for (at, before) in &self.before {
+            let got = self.lab.count(at.0, at.1) - before;
+            let want = self.model.drops.get(at).copied().unwrap_or(0);
+            if got != want {
+                wrong.push(format!("counter of reason {} direction {}: {got}, should be {want}", at.0, at.1));
+            }
+        }
+        wrong
+    }
+}
+
+fn reasons() -> impl Iterator<Item = (u8, u8)> {
+    cilium_abi::drop::ALL.iter().flat_map(|(reason, _)| [(*reason, 1), (*reason, 2)])
+}
+
+/// The verdict a test run showed; a drop's reason is in its event.
+fn verdict(seen: &Seen) -> Result<Verdict, String> {
+    let drops: Vec<u8> = seen.events.iter().filter(|e| e.kind == event::DROP).map(|e| e.subtype).collect();
+    match (seen.verdict, drops.as_slice()) {
+        (-1, []) => Ok(Verdict::Pass),
+        (7, []) => Ok(Verdict::Redirect),
+        (2, [reason]) => Ok(Verdict::Drop(*reason)),
+        (value, drops) => Err(format!("verdict {value} with drop events {drops:?}")),
+    }
+}
+
+/// Everything about one packet but map rows.
+pub fn compare(input: &Input, seen: &Seen, expected: &Expected) -> Vec<String> {
+    let mut wrong = Vec::new();
+    match verdict(seen) {
+        Ok(got) if got == expected.verdict => {}
+        Ok(got) => wrong.push(format!("verdict {got:?}, should be {:?}", expected.verdict)),
+        Err(why) => wrong.push(why),
+    }
+    if let Some(refusal) = expected.refusal
+        && let Some(event) = seen.events.iter().find(|e| e.kind == event::DROP)
+    {
+        let got = (event.endpoint_id, event.src_identity, event.dst_identity, event.cookie);
+        let want = (refusal.endpoint, refusal.source, refusal.destination, refusal.cookie);
+        if got != want {
+            wrong.push(format!("drop event (endpoint, source, destination, rule) {got:?}, should be {want:?}"));
+        }
+    }
+    if !wrong.is_empty() || matches!(expected.verdict, Verdict::Drop(_)) {
+        return wrong;
+    }
+    if seen.mark != expected.mark {
+        wrong.push(format!("mark {:#x}, should be {:#x}", seen.mark, expected.mark));
+    }
+    let fields = expected.l4.map_or_else(Vec::new, |(l4, number)| sum_fields(&expected.data, l4, number));
+    let without = |data: &[u8]| {
+        let mut data = data.to_vec();
+        for at in &fields {
+            if let Some(field) = data.get_mut(*at..at + 2) {
+                field.fill(0);
+            }
+        }
+        data
+    };
+    let unchanged = expected.data == input.data;
+    let same = if unchanged { seen.data == input.data } else { without(&seen.data) == without(&expected.data) };
+    if !same {
+        wrong.push(format!(
+            "packet\n    is     {}\n    should {}\n    was    {}",
+            hex(&seen.data),
+            hex(&expected.data),
+            hex(&input.data)
+        ));
+    } else if let Some((l4, number)) = expected.l4 {
+        let before = all_sums(&input.data, l4, number);
+        for (place, (at, right)) in all_sums(&seen.data, l4, number).into_iter().enumerate() {
+            let was_right = before.get(place).is_none_or(|(_, right)| *right);
+            if !right && (was_right || expected.made) {
+                wrong.push(format!("checksum at {at} is wrong: {}\n    was {}", hex(&seen.data), hex(&input.data)));
+            }
+        }
+    }
+    wrong
+}
+
+/// Where an IPv4 header lies inside an ICMP error.
+fn embedded_header(data: &[u8], l4: usize, number: u8) -> Option<std::ops::Range<usize>> {
+    let kind = *data.get(l4)?;
+    let start = l4 + 8;
+    let len = usize::from(data.get(start)? & 15) * 4;
+    (number == proto::ICMP && [3, 4, 5, 11, 12].contains(&kind) && len >= 20 && start + len <= data.len())
+        .then_some(start..start + len)
+}
+
+fn sum_fields(data: &[u8], l4: usize, number: u8) -> Vec<usize> {
+    let mut fields = Vec::new();
+    if data[12..14] == [8, 0] {
+        fields.push(LINK + 10);
+    }
+    fields.extend(checksum_field(number).map(|field| l4 + field));
+    fields.extend(embedded_header(data, l4, number).map(|header| header.start + 10));
+    fields
+}
+
+fn all_sums(data: &[u8], l4: usize, number: u8) -> Vec<(usize, bool)> {
+    let mut found = checksums(data, l4, number);
+    if let Some(header) = embedded_header(data, l4, number) {
+        found.push((header.start + 10, ones(&data[header]) == 0xffff));
+    }
+    found
+}
+
+/// Bytes as text.
+pub fn hex(data: &[u8]) -> String {
+    let mut text = String::with_capacity(data.len() * 2);
+    for (at, byte) in data.iter().enumerate() {
+        if [6, 12, 14].contains(&at) {
+            text.push(' ');
+        }
+        let _ = write!(text, "{byte:02x}");
+    }
+    text
+}

@@ -1,0 +1,448 @@
+//! The production programs in a namespace of their own: loads them once, fills their maps, runs them.
+
+use super::sys::{self, SKB_CB, SKB_IFINDEX, SKB_INGRESS, SKB_MARK, SKB_WORDS};
+use super::world::{ETH0_MAC, GATEWAY_MAC, Links, Mode, REMOTE_NODE_MAC, World, constants};
+use aya::maps::{Map, MapData, RingBuf};
+use aya::programs::Program;
+use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
+use cilium_abi::{
+    Mac,
+    ct::{CtKey, CtRow},
+    event::Event,
+    maps, metrics,
+    node::NodeConstants,
+    snat::{SnatKey, SnatRow},
+};
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::process::{Command, Stdio};
+use zerocopy::{FromBytes, Immutable, IntoBytes};
+
+/// The object, as the release embeds it.
+pub static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("CILIUM_BPF_OBJECT"));
+
+/// Most rows of a map in tests.
+pub const ROWS: u32 = 8192;
+
+/// A program's hook.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Hook {
+    /// `cil_from_container`.
+    FromContainer,
+    /// `cil_to_container`.
+    ToContainer,
+    /// `cil_from_host`.
+    FromHost,
+    /// `cil_to_host`.
+    ToHost,
+    /// `cil_from_netdev`.
+    FromNetdev,
+    /// `cil_to_netdev`.
+    ToNetdev,
+    /// `cil_from_overlay`.
+    FromOverlay,
+    /// `cil_to_overlay`.
+    ToOverlay,
+}
+
+impl Hook {
+    /// Every classifier.
+    pub const ALL: [Self; 8] = [
+        Self::FromContainer,
+        Self::ToContainer,
+        Self::FromHost,
+        Self::ToHost,
+        Self::FromNetdev,
+        Self::ToNetdev,
+        Self::FromOverlay,
+        Self::ToOverlay,
+    ];
+
+    /// The program's name.
+    pub const fn program(self) -> &'static str {
+        match self {
+            Self::FromContainer => "cil_from_container",
+            Self::ToContainer => "cil_to_container",
+            Self::FromHost => "cil_from_host",
+            Self::ToHost => "cil_to_host",
+            Self::FromNetdev => "cil_from_netdev",
+            Self::ToNetdev => "cil_to_netdev",
+            Self::FromOverlay => "cil_from_overlay",
+            Self::ToOverlay => "cil_to_overlay",
+        }
+    }
+}
+
+/// A packet at a hook.
+#[derive(Clone, Debug)]
+pub struct Input {
+    /// Where.
+    pub hook: Hook,
+    /// The interface of the hook.
+    pub ifindex: u32,
+    /// `skb->mark`.
+    pub mark: u32,
+    /// The number in the tunnel header, for a packet out of a tunnel.
+    pub wire: Option<u32>,
+    /// The frame.
+    pub data: Vec<u8>,
+}
+
+/// What a program did.
+#[derive(Clone, Debug)]
+pub struct Seen {
+    /// The verdict.
+    pub verdict: i32,
+    /// The frame afterwards.
+    pub data: Vec<u8>,
+    /// `skb->mark` afterwards.
+    pub mark: u32,
+    /// The events it gave.
+    pub events: Vec<Event>,
+}
+
+/// A loaded program set.
+pub struct Lab {
+    netns: File,
+    /// Interfaces.
+    pub links: Links,
+    /// Constants the programs were loaded with.
+    pub node: NodeConstants,
+    /// Kind of node.
+    pub mode: Mode,
+    bpf: Ebpf,
+    events: RingBuf<MapData>,
+    /// Gives a packet tunnel metadata, then tail-calls `cil_from_overlay`.
+    out_of_tunnel: OwnedFd,
+    _table: OwnedFd,
+    installed: World,
+    cpus: usize,
+}
+
+impl Lab {
+    /// Makes the namespace and loads the programs for a mode.
+    pub fn new(mode: Mode) -> Self {
+        let (netns, links) = std::thread::spawn(namespace).join().expect("the namespace could be set up");
+        let node = constants(mode);
+        let mut bpf = load(&node, Some(ROWS));
+        let events = bpf.take_map(maps::EVENTS.name).expect("the object has a ring buffer");
+        let events = RingBuf::try_from(events).expect("it is a ring buffer");
+        let (table, out_of_tunnel) = tunnel_entry(program(&bpf, Hook::FromOverlay.program()));
+        let cpus = aya::util::nr_cpus().expect("the kernel tells its CPUs");
+        let lab = Self {
+            netns,
+            links,
+            node,
+            mode,
+            bpf,
+            events,
+            out_of_tunnel,
+            _table: table,
+            installed: World::default(),
+            cpus,
+        };
+        lab.enter();
+        lab
+    }
+
+    /// Moves the calling thread into the namespace: test runs look interfaces and routes up there.
+    pub fn enter(&self) {
+        set_netns(&self.netns);
+    }
+
+    /// A program's descriptor.
+    pub fn program(&self, name: &str) -> BorrowedFd<'_> {
+        program(&self.bpf, name)
+    }
+
+    /// All programs.
+    pub fn programs(&self) -> impl Iterator<Item = (&str, &Program)> {
+        self.bpf.programs()
+    }
+
+    /// A map's descriptor.
+    pub fn map(&self, name: &str) -> BorrowedFd<'_> {
+        map(&self.bpf, name)
+    }
+
+    /// Makes the maps hold exactly this world, and no flows.
+    pub fn install(&mut self, world: &World) {
+        let old = std::mem::take(&mut self.installed);
+        sync(self.map(maps::ENDPOINT.name), &old.endpoints, &world.endpoints);
+        sync(self.map(maps::EP_CONFIG.name), &old.configs, &world.configs);
+        sync(self.map(maps::DEVICE.name), &old.devices, &world.devices);
+        sync(self.map(maps::IPCACHE.name), &old.ipcache, &world.ipcache);
+        sync(self.map(maps::IPCACHE_PREFIX.name), &old.prefixes, &world.prefixes);
+        sync(self.map(maps::POLICY.name), &old.policy_rows(), &world.policy_rows());
+        sync(self.map(maps::FRONTEND.name), &old.frontends, &world.frontends);
+        sync(self.map(maps::SLOT.name), &old.slots, &world.slots);
+        sync(self.map(maps::BACKEND.name), &old.backends, &world.backends);
+        sync(self.map(maps::REVNAT.name), &old.revnats, &world.revnats);
+        sys::update(self.map(maps::RUNTIME.name), &0u32, &world.runtime).expect("the runtime row can be written");
+        sys::update(self.map(maps::REVISION.name), &0u32, &world.revision).expect("the revision can be written");
+        self.installed = world.clone();
+    }
+
+    /// Forgets every connection and translation, and unread events.
+    pub fn forget(&mut self) {
+        for name in [maps::CT_TCP.name, maps::CT_ANY.name] {
+            let map = self.map(name);
+            for (key, _) in sys::dump::<CtKey, CtRow>(map, ROWS as usize).expect("the map can be read") {
+                sys::delete(map, &key).expect("an entry can be removed");
+            }
+        }
+        let map = self.map(maps::SNAT.name);
+        for (key, _) in sys::dump::<SnatKey, SnatRow>(map, ROWS as usize).expect("the map can be read") {
+            sys::delete(map, &key).expect("a row can be removed");
+        }
+        while self.events.next().is_some() {}
+    }
+
+    fn ct_map(&self, proto: u8) -> BorrowedFd<'_> {
+        self.map(if proto == cilium_abi::proto::TCP { maps::CT_TCP.name } else { maps::CT_ANY.name })
+    }
+
+    /// An entry of conntrack.
+    pub fn connection(&self, key: &CtKey) -> Option<CtRow> {
+        sys::lookup(self.ct_map(key.proto), key)
+    }
+
+    /// Writes an entry of conntrack.
+    pub fn put_connection(&self, key: &CtKey, row: &CtRow) {
+        sys::update(self.ct_map(key.proto), key, row).expect("an entry can be written");
+    }
+
+    /// All of conntrack.
+    pub fn connections(&self) -> BTreeMap<CtKey, CtRow> {
+        let read = |name| sys::dump(self.map(name), ROWS as usize).expect("the map can be read");
+        read(maps::CT_TCP.name).into_iter().chain(read(maps::CT_ANY.name)).collect()
+    }
+
+    /// All translations.
+    pub fn translations(&self) -> BTreeMap<SnatKey, SnatRow> {
+        sys::dump(self.map(maps::SNAT.name), ROWS as usize).expect("the map can be read").into_iter().collect()
+    }
+
+    /// Writes a translation.
+    pub fn put_translation(&self, key: &SnatKey, row: &SnatRow) {
+        sys::update(self.map(maps::SNAT.name), key, row).expect("a row can be written");
+    }
+
+    /// Removes a translation.
+    pub fn remove_translation(&self, key: &SnatKey) {
+        sys::delete(self.map(maps::SNAT.name), key).expect("a row can be removed");
+    }
+
+    /// Packets counted under a reason and direction.
+    pub fn count(&self, reason: u8, direction: u8) -> u64 {
+        let index = metrics::index(reason, direction);
+        let rows = sys::lookup_per_cpu::<metrics::MetricsRow>(self.map(maps::METRICS.name), index, self.cpus);
+        rows.iter().map(|row| row.packets).sum()
+    }
+
+    /// Runs a hook's program on a packet.
+    ///
+    /// # Errors
+    /// The kernel does not build such a packet.
+    pub fn run(&mut self, input: &Input) -> io::Result<Seen> {
+        self.run_with(input, 1, 0).map(|(seen, _)| seen)
+    }
+
+    /// As [`Self::run`], so many times on the same packet and with flags; also nanoseconds per run.
+    ///
+    /// # Errors
+    /// As [`Self::run`].
+    pub fn run_with(&mut self, input: &Input, repeat: u32, flags: u32) -> io::Result<(Seen, u32)> {
+        let mut context = [0u32; SKB_WORDS];
+        context[SKB_MARK] = input.mark;
+        context[SKB_IFINDEX] = input.ifindex;
+        context[SKB_INGRESS] = input.ifindex;
+        let program = match input.wire {
+            Some(wire) if input.hook == Hook::FromOverlay => {
+                context[SKB_CB] = wire;
+                self.out_of_tunnel.as_fd()
+            }
+            _ => self.program(input.hook.program()),
+        };
+        let ran = sys::test_run(program, &input.data, &context, repeat, flags)?;
+        let mut events = Vec::new();
+        while let Some(item) = self.events.next() {
+            events.push(Event::read_from_bytes(&item).expect("events have one size"));
+        }
+        Ok((Seen { verdict: ran.verdict, data: ran.data, mark: ran.context[SKB_MARK], events }, ran.nanoseconds))
+    }
+}
+
+fn program<'a>(bpf: &'a Ebpf, name: &str) -> BorrowedFd<'a> {
+    let fd = match bpf.program(name) {
+        Some(Program::SchedClassifier(program)) => program.fd(),
+        Some(Program::Xdp(program)) => program.fd(),
+        _ => panic!("the object has no program {name}"),
+    };
+    fd.expect("all programs are loaded").as_fd()
+}
+
+fn map<'a>(bpf: &'a Ebpf, name: &str) -> BorrowedFd<'a> {
+    let data = match bpf.map(name) {
+        Some(
+            Map::HashMap(data)
+            | Map::LruHashMap(data)
+            | Map::LpmTrie(data)
+            | Map::Array(data)
+            | Map::PerCpuArray(data)
+            | Map::RingBuf(data),
+        ) => data,
+        _ => panic!("the object has no map {name}"),
+    };
+    data.fd().as_fd()
+}
+
+/// Loads the object; maps of more than `most` rows get `most`.
+pub fn load(node: &NodeConstants, most: Option<u32>) -> Ebpf {
+    let mut loader = EbpfLoader::new();
+    loader.verifier_log_level(VerifierLogLevel::STATS);
+    for spec in maps::ALL {
+        if let Some(most) = most.filter(|most| spec.max_entries > *most) {
+            loader.map_max_entries(spec.name, most);
+        }
+    }
+    if most.is_some() {
+        loader.map_max_entries(maps::EVENTS.name, 256 << 10);
+    }
+    loader.override_global("NODE", node.as_bytes(), true);
+    let mut bpf = loader.load(OBJECT).expect("the object is well-formed");
+    for (name, program) in bpf.programs_mut() {
+        let loaded = match program {
+            Program::SchedClassifier(program) => program.load(),
+            Program::Xdp(program) => program.load(),
+            _ => panic!("{name} is of a kind nobody attaches"),
+        };
+        loaded.unwrap_or_else(|e| panic!("the verifier refuses {name}: {e:?}"));
+    }
+    bpf
+}
+
+/// Writes what is new or changed, removes what is gone.
+fn sync<K, V>(map: BorrowedFd<'_>, old: &BTreeMap<K, V>, new: &BTreeMap<K, V>)
+where
+    K: Ord + IntoBytes + Immutable,
+    V: PartialEq + IntoBytes + Immutable,
+{
+    for (key, row) in new {
+        if old.get(key) != Some(row) {
+            sys::update(map, key, row).expect("a row can be written");
+        }
+    }
+    for key in old.keys().filter(|key| !new.contains_key(key)) {
+        sys::delete(map, key).expect("a row can be removed");
+    }
+}
+
+/// A program that sets tunnel metadata from `cb[0]`, and then is `cil_from_overlay`.
+///
+/// A test run cannot be given metadata; what a program set for sending reads back as received.
+fn tunnel_entry(target: BorrowedFd<'_>) -> (OwnedFd, OwnedFd) {
+    use sys::insn;
+    /// `BPF_MAP_TYPE_PROG_ARRAY`.
+    const PROG_ARRAY: u32 = 3;
+    let table = sys::create(PROG_ARRAY, 4, 4, 1).expect("a call table can be made");
+    sys::update(table.as_fd(), &0u32, &target.as_raw_fd()).expect("the program can be put in it");
+    let [map_low, map_high] = sys::load_map(2, table.as_fd());
+    // struct bpf_tunnel_key of 44 bytes at r10-48: id, remote address, tos, ttl; the rest zero.
+    let mut code = vec![insn(0xbf, 6, 1, 0, 0), insn(0xb7, 0, 0, 0, 0)];
+    code.extend((1..=6).map(|word| insn(0x7b, 10, 0, -8 * word, 0)));
+    code.extend([
+        insn(0x61, 1, 6, 4 * SKB_CB as i16, 0),
+        insn(0x63, 10, 1, -48, 0),
+        insn(0x62, 10, 0, -44, 0x7f00_0001),
+        insn(0xbf, 1, 6, 0, 0),
+        insn(0xbf, 2, 10, 0, 0),
+        insn(0x07, 2, 0, 0, -48),
+        insn(0xb7, 3, 0, 0, 44),
+        insn(0xb7, 4, 0, 0, 0),
+        // bpf_skb_set_tunnel_key
+        insn(0x85, 0, 0, 0, 21),
+        insn(0xbf, 1, 6, 0, 0),
+        map_low,
+        map_high,
+        insn(0xb7, 3, 0, 0, 0),
+        // bpf_tail_call
+        insn(0x85, 0, 0, 0, 12),
+        insn(0xb7, 0, 0, 0, 99),
+        insn(0x95, 0, 0, 0, 0),
+    ]);
+    let program = sys::load(&code).expect("the verifier takes the entry program");
+    (table, program)
+}
+
+fn set_netns(file: &File) {
+    // SAFETY: a plain system call on a descriptor we hold; it moves only the calling thread.
+    let code = unsafe { libc::setns(file.as_raw_fd(), libc::CLONE_NEWNET) };
+    assert_eq!(code, 0, "setns: {}", io::Error::last_os_error());
+}
+
+/// Sets the namespace up; runs on a thread that ends, so that nothing else is in it.
+fn namespace() -> (File, Links) {
+    // SAFETY: a plain system call; it moves only the calling thread.
+    let code = unsafe { libc::unshare(libc::CLONE_NEWNET) };
+    assert_eq!(code, 0, "a network namespace needs root: {}", io::Error::last_os_error());
+    for (key, value) in [
+        ("ipv6/conf/default/accept_dad", "0"),
+        ("ipv6/conf/all/accept_dad", "0"),
+        ("ipv6/conf/default/disable_ipv6", "0"),
+        ("ipv6/conf/all/disable_ipv6", "0"),
+        ("ipv4/ip_forward", "1"),
+        ("ipv6/conf/all/forwarding", "1"),
+        ("ipv6/conf/default/forwarding", "1"),
+    ] {
+        std::fs::write(format!("/proc/sys/net/{key}"), value).unwrap_or_else(|e| panic!("sysctl {key}: {e}"));
+    }
+    let mut batch = String::from("link set lo up\n");
+    let links = ["l1-a", "l1-b", "l1-c", "l1-x", "l1-host", "l1-overlay", "l1-eth0"];
+    for name in links {
+        let mac = if name == "l1-eth0" { format!("address {} ", text(ETH0_MAC)) } else { String::new() };
+        batch += &format!("link add {name} {mac}type veth peer name p{name}\nlink set {name} up\nlink set p{name} up\n");
+    }
+    let (gateway, remote) = (text(GATEWAY_MAC), text(REMOTE_NODE_MAC));
+    batch += &format!(
+        "addr add 192.0.2.10/24 dev l1-eth0
+addr add 2001:db8::10/64 dev l1-eth0 nodad
+addr add 10.1.0.1/32 dev l1-host
+addr add fd00:1::1/128 dev l1-host nodad
+route add 10.1.0.0/24 dev l1-host
+route add fd00:1::/64 dev l1-host
+route add default via 192.0.2.1 dev l1-eth0
+route add default via 2001:db8::1 dev l1-eth0
+route add blackhole 203.0.113.0/24
+route add blackhole 2001:db8:203::/64
+neigh add 192.0.2.1 lladdr {gateway} dev l1-eth0 nud permanent
+neigh add 2001:db8::1 lladdr {gateway} dev l1-eth0 nud permanent
+neigh add 192.0.2.20 lladdr {remote} dev l1-eth0 nud permanent
+neigh add 2001:db8::20 lladdr {remote} dev l1-eth0 nud permanent
+"
+    );
+    let mut child = Command::new("ip")
+        .args(["-batch", "-"])
+        .stdin(Stdio::piped())
+        .spawn()
+        .expect("ip (iproute2) is installed");
+    child.stdin.take().expect("piped").write_all(batch.as_bytes()).expect("ip reads its batch");
+    assert!(child.wait().expect("ip ends").success(), "ip refused:\n{batch}");
+    let [a, b, c, x, host, overlay, eth0] = links.map(index);
+    let netns = File::open("/proc/thread-self/ns/net").expect("proc is mounted");
+    (netns, Links { lxc: [a, b, c, x], host, overlay, eth0 })
+}
+
+fn index(name: &str) -> u32 {
+    let name = std::ffi::CString::new(name).expect("no NUL");
+    // SAFETY: a NUL-terminated string that outlives the call.
+    let index = unsafe { libc::if_nametoindex(name.as_ptr()) };
+    assert_ne!(index, 0, "{name:?}: {}", io::Error::last_os_error());
+    index
+}
+
+fn text(mac: Mac) -> String {
+    mac.0.map(|byte| format!("{byte:02x}")).join(":")
+}

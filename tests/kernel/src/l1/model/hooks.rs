@@ -1,0 +1,341 @@
+//! What each hook does, as the model sees it.
+
+use super::flows::State;
+use super::{Kind, Model, Step, Verdict, Way};
+use crate::l1::lab::Hook;
+use crate::l1::world::{ETH0_MAC, Route, route};
+use cilium_abi::{
+    Address, Mac, drop,
+    endpoint::{ENDPOINT_HOST, EndpointConfigRow, EndpointRow},
+    identity,
+    node::{NODE_ALLOW_LOCALHOST, mark},
+    proto,
+};
+
+const ARP: u16 = 0x0806;
+/// Longest frame of a device with an MTU of 1500, with room for a VLAN tag.
+const FORWARDABLE: usize = 1518;
+
+fn identity_mark(number: u32) -> u32 {
+    mark::IDENTITY | (number >> 16 & 0xff) | number << 16
+}
+
+fn marked(value: u32) -> Option<u32> {
+    match value & mark::MASK {
+        mark::IDENTITY => Some((value & 0xff) << 16 | value >> 16),
+        mark::HOST => Some(identity::HOST),
+        _ => None,
+    }
+}
+
+fn is_link_message(way: &Way<'_>) -> bool {
+    way.parsed.ends.proto == proto::ICMPV6 && matches!(way.parsed.icmp.0, 130..=137 | 143) && way.parsed.v6
+}
+
+/// Whether an address is of one link or a group.
+fn is_near(addr: &Address) -> bool {
+    let bytes = addr.bytes();
+    bytes[0] == 0xff || (bytes[0] == 0xfe && bytes[1] & 0xc0 == 0x80)
+}
+
+impl Model<'_> {
+    pub(super) fn hook(&mut self, way: &mut Way<'_>, protocol: u16, is_ip: bool) -> Step<Verdict> {
+        match way.input.hook {
+            Hook::FromContainer => {
+                let config = self.config(way.input.ifindex)?;
+                match protocol {
+                    ARP => self.arp(way, &config),
+                    _ if is_ip => self.from_container(way, &config),
+                    _ => Err(drop::UNSUPPORTED_L3_PROTOCOL),
+                }
+            }
+            Hook::ToContainer => {
+                let config = self.config(way.input.ifindex)?;
+                match protocol {
+                    ARP => Ok(Verdict::Pass),
+                    _ if is_ip => self.to_container(way, &config),
+                    _ => Err(drop::UNSUPPORTED_L3_PROTOCOL),
+                }
+            }
+            Hook::FromOverlay if is_ip => self.from_overlay(way),
+            Hook::FromOverlay => Err(drop::UNSUPPORTED_L3_PROTOCOL),
+            Hook::FromHost if is_ip => self.from_host(way),
+            Hook::FromNetdev if is_ip => self.from_netdev(way),
+            Hook::ToNetdev if is_ip => self.to_netdev(way),
+            _ => Ok(Verdict::Pass),
+        }
+    }
+
+    fn config(&self, ifindex: u32) -> Step<EndpointConfigRow> {
+        self.world.configs.get(&ifindex).copied().ok_or(drop::ENDPOINT_NOT_READY)
+    }
+
+    fn arp(&self, way: &mut Way<'_>, config: &EndpointConfigRow) -> Step<Verdict> {
+        let Some(message) = way.data.get(14..42).map(<[u8]>::to_vec) else { return Err(drop::INVALID_PACKET) };
+        if message[..6] != [0, 1, 8, 0, 6, 4] {
+            return Err(drop::INVALID_PACKET);
+        }
+        if message[8..14] != config.mac.0 {
+            return Err(drop::INVALID_SOURCE_MAC);
+        }
+        let own = &config.ipv4.bytes()[12..];
+        let (sender, target) = (&message[14..18], &message[24..28]);
+        if sender == [0; 4] || target == own {
+            return Ok(Verdict::Pass);
+        }
+        if sender != own {
+            return Err(drop::INVALID_SOURCE_IP);
+        }
+        if message[6..8] != [0, 1] {
+            return Ok(Verdict::Pass);
+        }
+        let mut reply = vec![0, 1, 8, 0, 6, 4, 0, 2];
+        reply.extend(config.node_mac.0);
+        reply.extend(target);
+        reply.extend(config.mac.0);
+        reply.extend(sender);
+        way.data.splice(14..42, reply);
+        way.dst_mac(&config.mac.0);
+        way.src_mac(&config.node_mac.0);
+        Ok(Verdict::Redirect)
+    }
+
+    fn from_container(&mut self, way: &mut Way<'_>, config: &EndpointConfigRow) -> Step<Verdict> {
+        way.parsed.fault.map_or(Ok(()), Err)?;
+        if way.data[6..12] != config.mac.0 {
+            return Err(drop::INVALID_SOURCE_MAC);
+        }
+        if is_link_message(way) {
+            return self.neighbour(way, config);
+        }
+        let own = if way.parsed.v6 { config.ipv6 } else { config.ipv4 };
+        if own.is_none() || own != way.parsed.ends.src {
+            return Err(drop::INVALID_SOURCE_IP);
+        }
+        self.service(way)?;
+        let (state, rev_nat) = self.stand(way);
+        let dst = way.parsed.ends.dst;
+        match self.world.endpoints.get(&dst).copied() {
+            Some(endpoint) if endpoint.flags & ENDPOINT_HOST == 0 => {
+                let ids = (config.identity, endpoint.identity);
+                if state.asks_policy() {
+                    self.ask(way, config, true, ids)?;
+                }
+                if state.asks_policy() {
+                    let target = self.config(endpoint.ifindex)?;
+                    self.ask(way, &target, false, ids)?;
+                } else {
+                    self.config(endpoint.ifindex)?;
+                }
+                way.direction = 1;
+                self.settle(way, state, rev_nat)?;
+                self.deliver(way, &endpoint)
+            }
+            Some(_) => {
+                if state.asks_policy() {
+                    self.ask(way, config, true, (config.identity, identity::HOST))?;
+                }
+                self.settle(way, state, rev_nat)?;
+                way.mark = identity_mark(config.identity);
+                Ok(Verdict::Pass)
+            }
+            None => {
+                let peer = self.identity(&dst, way.parsed.v6);
+                if state.asks_policy() {
+                    self.ask(way, config, true, (config.identity, peer))?;
+                }
+                self.settle(way, state, rev_nat)?;
+                match self.far(&dst) {
+                    Some(row) if !row.tunnel.is_none() => self.encapsulate(),
+                    _ => self.route(way, config.identity),
+                }
+            }
+        }
+    }
+
+    fn encapsulate(&self) -> Step<Verdict> {
+        if self.world.runtime.overlay_ifindex == 0 { Err(drop::NO_DEVICE) } else { Ok(Verdict::Redirect) }
+    }
+
+    fn route(&self, way: &mut Way<'_>, sender: u32) -> Step<Verdict> {
+        let found = route(&way.parsed.ends.dst);
+        if found == Route::Blocked {
+            return Err(drop::FIB_LOOKUP_FAILED);
+        }
+        let near_source = way.parsed.v6 && is_near(&way.parsed.ends.src);
+        if found == Route::Stack || way.data.len() > FORWARDABLE || near_source {
+            way.mark = identity_mark(sender);
+            return Ok(Verdict::Pass);
+        }
+        if found == Route::Host {
+            return Err(drop::STALE_OR_UNROUTABLE_IP);
+        }
+        way.hop()?;
+        if let Route::Neighbour(mac) = found {
+            way.dst_mac(&mac.0);
+            way.src_mac(&ETH0_MAC.0);
+        }
+        Ok(Verdict::Redirect)
+    }
+
+    fn deliver(&self, way: &mut Way<'_>, endpoint: &EndpointRow) -> Step<Verdict> {
+        way.hop()?;
+        way.dst_mac(&endpoint.mac.0);
+        way.src_mac(&endpoint.node_mac.0);
+        Ok(Verdict::Redirect)
+    }
+
+    /// ICMPv6 of one link from a pod.
+    fn neighbour(&self, way: &mut Way<'_>, config: &EndpointConfigRow) -> Step<Verdict> {
+        let src = way.parsed.ends.src;
+        let bytes = src.bytes();
+        let link_local = bytes[0] == 0xfe && bytes[1] & 0xc0 == 0x80;
+        let own = !config.ipv6.is_none() && src == config.ipv6;
+        if !(own || link_local || src.is_none()) {
+            return Err(drop::INVALID_SOURCE_IP);
+        }
+        if matches!(way.parsed.icmp.0, 134 | 137) {
+            return Err(drop::FORBIDDEN_ICMPV6);
+        }
+        // Beyond the link such a message would be a packet that no policy saw.
+        let dst = way.parsed.ends.dst;
+        if !is_near(&dst) && dst != self.node.router_ipv6 {
+            return Err(drop::FORBIDDEN_ICMPV6);
+        }
+        if way.parsed.icmp.0 != 135 {
+            return Ok(Verdict::Pass);
+        }
+        if way.parsed.ttl != 255 || way.parsed.icmp.1 != 0 || way.parsed.l4 != 54 {
+            return Err(drop::INVALID_PACKET);
+        }
+        let Some(target) = way.data.get(62..78) else { return Err(drop::CT_INVALID_HEADER) };
+        let target: [u8; 16] = target.try_into().map_err(|_| drop::CT_INVALID_HEADER)?;
+        if src.is_none() || Address::v6(target) != self.node.router_ipv6 {
+            return Ok(Verdict::Pass);
+        }
+        way.data[22..38].copy_from_slice(&target);
+        way.data[38..54].copy_from_slice(&bytes);
+        way.data[54..56].copy_from_slice(&[136, 0]);
+        way.data[58..62].copy_from_slice(&[0x60, 0, 0, 0]);
+        if way.data.len() >= 86 {
+            way.data[78..80].copy_from_slice(&[2, 1]);
+            way.data[80..86].copy_from_slice(&config.node_mac.0);
+        }
+        way.dst_mac(&config.mac.0);
+        way.src_mac(&config.node_mac.0);
+        way.made = true;
+        Ok(Verdict::Redirect)
+    }
+
+    /// Into a pod of this node from elsewhere.
+    fn admit(&mut self, way: &mut Way<'_>, config: &EndpointConfigRow, source: u32) -> Step<()> {
+        let (state, rev_nat) = self.stand(way);
+        let trusted = source == identity::HOST && self.node.flags & NODE_ALLOW_LOCALHOST != 0;
+        if state.asks_policy() && !trusted {
+            self.ask(way, config, false, (source, config.identity))?;
+        }
+        self.settle(way, state, rev_nat)
+    }
+
+    fn settle(&mut self, way: &mut Way<'_>, state: State, rev_nat: u16) -> Step<()> {
+        self.record(way, state);
+        if state.asks_policy() || rev_nat == 0 { Ok(()) } else { self.restore(way, rev_nat) }
+    }
+
+    fn to_container(&mut self, way: &mut Way<'_>, config: &EndpointConfigRow) -> Step<Verdict> {
+        way.parsed.fault.map_or(Ok(()), Err)?;
+        if is_link_message(way) && matches!(way.parsed.ttl, 255 | 1) {
+            return Ok(Verdict::Pass);
+        }
+        let source = marked(way.mark).unwrap_or_else(|| self.identity(&way.parsed.ends.src, way.parsed.v6));
+        self.admit(way, config, source)?;
+        Ok(Verdict::Pass)
+    }
+
+    fn from_host(&mut self, way: &mut Way<'_>) -> Step<Verdict> {
+        let ends = way.parsed.ends;
+        if way.parsed.fault.is_some() && ends.dst.is_none() {
+            return Ok(Verdict::Pass);
+        }
+        let sender = marked(way.mark).unwrap_or_else(|| self.identity(&ends.src, way.parsed.v6));
+        if let Some(endpoint) = self.world.endpoints.get(&ends.dst).copied() {
+            if endpoint.flags & ENDPOINT_HOST != 0 {
+                return Ok(Verdict::Pass);
+            }
+            way.mark = identity_mark(sender);
+            let (Mac(dst), Mac(src)) = (endpoint.mac, endpoint.node_mac);
+            way.dst_mac(&dst);
+            way.src_mac(&src);
+            return Ok(Verdict::Redirect);
+        }
+        if self.far(&ends.dst).is_some_and(|row| !row.tunnel.is_none()) {
+            return self.encapsulate();
+        }
+        let group = if way.parsed.v6 { is_near(&ends.dst) } else { ends.dst.bytes()[12] >= 224 };
+        if group { Ok(Verdict::Pass) } else { Err(drop::STALE_OR_UNROUTABLE_IP) }
+    }
+
+    fn is_host(&self, addr: &Address) -> bool {
+        self.world.endpoints.get(addr).is_some_and(|row| row.flags & ENDPOINT_HOST != 0)
+    }
+
+    fn from_netdev(&mut self, way: &mut Way<'_>) -> Step<Verdict> {
+        if way.parsed.fault.is_none() && self.masquerades(way.parsed.v6) && self.is_host(&way.parsed.ends.dst) {
+            self.snat_in(way)?;
+        }
+        let endpoint = match self.world.endpoints.get(&way.parsed.ends.dst).copied() {
+            Some(endpoint) if endpoint.flags & ENDPOINT_HOST == 0 => endpoint,
+            _ => return Ok(Verdict::Pass),
+        };
+        way.parsed.fault.map_or(Ok(()), Err)?;
+        // Nothing outside has an address of this node, be it a pod's or its own.
+        if self.world.endpoints.contains_key(&way.parsed.ends.src) {
+            return Err(drop::INVALID_SOURCE_IP);
+        }
+        let config = self.config(endpoint.ifindex)?;
+        let source = self.identity(&way.parsed.ends.src, way.parsed.v6);
+        self.admit(way, &config, source)?;
+        self.deliver(way, &endpoint)
+    }
+
+    fn to_netdev(&mut self, way: &mut Way<'_>) -> Step<Verdict> {
+        let sender = self.world.endpoints.get(&way.parsed.ends.src).copied();
+        if let Some(sender) = sender
+            && self.masquerades(way.parsed.v6)
+            && way.mark & mark::MASK != mark::SNAT_DONE
+        {
+            let from_host = sender.flags & ENDPOINT_HOST != 0;
+            match way.parsed.fault {
+                None => self.snat_out(way, from_host)?,
+                Some(fault) if !from_host => return Err(fault),
+                Some(_) => {}
+            }
+        }
+        Ok(Verdict::Pass)
+    }
+
+    fn from_overlay(&mut self, way: &mut Way<'_>) -> Step<Verdict> {
+        let wire = match way.input.wire.ok_or(drop::TUNNEL_KEY_ERROR)? & 0xff_ffff {
+            identity::UNKNOWN => self.world_of(way.parsed.v6),
+            identity::HOST => identity::REMOTE_NODE,
+            number => number,
+        };
+        let Some(endpoint) = self.world.endpoints.get(&way.parsed.ends.dst).copied() else {
+            return Err(drop::STALE_OR_UNROUTABLE_IP);
+        };
+        if endpoint.flags & ENDPOINT_HOST != 0 {
+            way.mark = identity_mark(wire);
+            return Ok(Verdict::Pass);
+        }
+        way.parsed.fault.map_or(Ok(()), Err)?;
+        let config = self.config(endpoint.ifindex)?;
+        let source = self.world.ipcache.get(&way.parsed.ends.src).map_or(wire, |row| row.identity);
+        self.admit(way, &config, source)?;
+        self.deliver(way, &endpoint)
+    }
+
+    /// Whether services translate this packet: only what has ports.
+    pub(super) fn has_ports(way: &Way<'_>) -> bool {
+        way.parsed.kind == Kind::Ports
+    }
+}

@@ -1,0 +1,184 @@
+//! The decisions of the datapath, written a second time from its design: plain, slow, in the order
+//! an operator would explain them. Where the programs are free (a backend, a port), the model takes
+//! what they chose, if it was one of the choices.
+
+mod flows;
+mod hooks;
+mod nat;
+mod parse;
+
+pub use parse::{Ends, Kind, Parsed, parse};
+
+use super::lab::{Hook, Input, Seen};
+use super::world::{Links, World};
+use cilium_abi::{
+    Be16,
+    ct::{CtKey, CtRow, Tuple},
+    drop,
+    node::NodeConstants,
+    snat::{SnatKey, SnatRow},
+};
+use std::collections::BTreeMap;
+
+/// What becomes of a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// The stack has it.
+    Pass,
+    /// It is sent on from here.
+    Redirect,
+    /// It ends, for this reason.
+    Drop(u8),
+}
+
+/// Whom a refusal is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// The endpoint that refused.
+    pub endpoint: u16,
+    /// Source identity.
+    pub source: u32,
+    /// Destination identity.
+    pub destination: u32,
+    /// The rule.
+    pub cookie: u32,
+}
+
+/// What the model expects.
+#[derive(Clone, Debug)]
+pub struct Expected {
+    /// The verdict.
+    pub verdict: Verdict,
+    /// The frame afterwards; its checksums are not kept up.
+    pub data: Vec<u8>,
+    /// The mark afterwards.
+    pub mark: u32,
+    /// For refusals by policy.
+    pub refusal: Option<Refusal>,
+    /// Offset and protocol of layer 4, if the packet could be read.
+    pub l4: Option<(usize, u8)>,
+    /// Keys of the entries the packet is about.
+    pub keys: Vec<CtKey>,
+    /// The frame's checksum was computed anew: it must be right whatever it was before.
+    pub made: bool,
+}
+
+/// The model and what it remembers of packets.
+#[derive(Debug)]
+pub struct Model<'a> {
+    /// The state of the node.
+    pub world: &'a World,
+    /// Its constants.
+    pub node: NodeConstants,
+    /// Its interfaces.
+    pub links: Links,
+    /// Connections.
+    pub connections: BTreeMap<CtKey, CtRow>,
+    /// Translations.
+    pub translations: BTreeMap<SnatKey, SnatRow>,
+    /// Drops by reason and direction.
+    pub drops: BTreeMap<(u8, u8), u64>,
+}
+
+/// One packet's way.
+struct Way<'a> {
+    input: &'a Input,
+    seen: &'a Seen,
+    now: u32,
+    parsed: Parsed,
+    data: Vec<u8>,
+    mark: u32,
+    refusal: Option<Refusal>,
+    keys: Vec<CtKey>,
+    made: bool,
+    /// Set by a service.
+    rev_nat: u16,
+    direction: u8,
+}
+
+type Step<T> = Result<T, u8>;
+
+/// The key of a connection.
+pub fn key(ends: &Ends, kind: u8) -> (CtKey, bool) {
+    Tuple {
+        src: ends.src,
+        dst: ends.dst,
+        src_port: Be16::new(ends.sport),
+        dst_port: Be16::new(ends.dport),
+        proto: ends.proto,
+    }
+    .key(kind)
+}
+
+impl<'a> Model<'a> {
+    /// A model that has seen no packet yet.
+    pub fn new(world: &'a World, node: NodeConstants, links: Links) -> Self {
+        Self {
+            world,
+            node,
+            links,
+            connections: BTreeMap::new(),
+            translations: BTreeMap::new(),
+            drops: BTreeMap::new(),
+        }
+    }
+
+    /// What a packet at a hook should lead to; remembers its consequences. `now` is in coarse seconds,
+    /// and `seen` says what the programs chose where they may choose.
+    pub fn run(&mut self, input: &Input, seen: &Seen, now: u32) -> Expected {
+        let protocol = u16::from_be_bytes([input.data[12], input.data[13]]);
+        let mut way = Way {
+            input,
+            seen,
+            now,
+            parsed: parse(&input.data, protocol == 0x86dd),
+            data: input.data.clone(),
+            mark: input.mark,
+            refusal: None,
+            keys: Vec::new(),
+            made: false,
+            rev_nat: 0,
+            direction: match input.hook {
+                Hook::FromContainer | Hook::FromHost | Hook::ToNetdev | Hook::ToOverlay => 2,
+                _ => 1,
+            },
+        };
+        let is_ip = matches!(protocol, 0x0800 | 0x86dd);
+        let step = self.hook(&mut way, protocol, is_ip);
+        let verdict = step.unwrap_or_else(Verdict::Drop);
+        if let Verdict::Drop(reason) = verdict {
+            *self.drops.entry((reason, way.direction)).or_default() += 1;
+        }
+        let readable = is_ip && way.parsed.fault.is_none();
+        Expected {
+            verdict,
+            data: way.data,
+            mark: way.mark,
+            refusal: way.refusal.filter(|_| {
+                matches!(verdict, Verdict::Drop(drop::POLICY_DENIED | drop::POLICY_DENIED_BY_DENYLIST))
+            }),
+            l4: readable.then_some((way.parsed.l4, way.parsed.ends.proto)),
+            keys: way.keys,
+            made: way.made,
+        }
+    }
+}
+
+impl Way<'_> {
+    fn dst_mac(&mut self, mac: &[u8; 6]) {
+        self.data[..6].copy_from_slice(mac);
+    }
+
+    fn src_mac(&mut self, mac: &[u8; 6]) {
+        self.data[6..12].copy_from_slice(mac);
+    }
+
+    fn hop(&mut self) -> Step<()> {
+        if self.parsed.ttl <= 1 {
+            return Err(drop::TTL_EXCEEDED);
+        }
+        let at = if self.parsed.v6 { 21 } else { 22 };
+        self.data[at] -= 1;
+        Ok(())
+    }
+}

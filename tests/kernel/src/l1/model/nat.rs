@@ -1,0 +1,340 @@
+//! Services and masquerading, as the model sees them.
+
+use super::flows::{ENDING, be, is_syn, reversed};
+use super::{Ends, Kind, Model, Step, Way, key, parse};
+use crate::l1::packet::{FIN, RST};
+use crate::l1::world::{Family, at};
+use cilium_abi::{
+    Address,
+    ct::{CT_CLOSING_FORWARD, CT_INITIATOR_HIGH, CT_RESET, CtRow, KIND_CONNECTION, KIND_SERVICE},
+    drop, identity,
+    ipcache::FLAG_IN_CLUSTER,
+    lb::{BACKEND_TERMINATING, BackendRow, FrontendKey, SlotKey},
+    node::{NODE_MASQUERADE_IPV4, NODE_MASQUERADE_IPV6, NODE_TUNNEL},
+    proto,
+    snat::{IN, OUT, SNAT_HOST, SnatKey, SnatRow},
+};
+
+fn snat_key(ends: &Ends, dir: u8) -> SnatKey {
+    SnatKey {
+        src: ends.src,
+        dst: ends.dst,
+        src_port: be(ends.sport),
+        dst_port: be(ends.dport),
+        proto: ends.proto,
+        dir,
+        reserved: 0,
+    }
+}
+
+impl Model<'_> {
+    pub(super) fn masquerades(&self, v6: bool) -> bool {
+        self.node.flags & if v6 { NODE_MASQUERADE_IPV6 } else { NODE_MASQUERADE_IPV4 } != 0
+    }
+
+    /// Frontend to backend.
+    pub(super) fn service(&mut self, way: &mut Way<'_>) -> Step<()> {
+        let ends = way.parsed.ends;
+        let place = FrontendKey { addr: ends.dst, port: be(ends.dport), proto: ends.proto, scope: 0 };
+        let Some(frontend) = self.world.frontends.get(&place).copied().filter(|_| Self::has_ports(way)) else {
+            return Ok(());
+        };
+        let (key, _) = key(&ends, KIND_SERVICE);
+        way.keys.push(key);
+        let (is_tcp, syn, flags) = (ends.proto == proto::TCP, is_syn(way), way.parsed.flags);
+        let lifetime = match (is_tcp, syn) {
+            (false, _) => self.node.ct_any,
+            (true, true) => self.node.ct_syn,
+            (true, false) => self.node.ct_tcp,
+        };
+        let kept = self.live(&key, way.now).copied().filter(|row| {
+            self.world.backends.get(&row.backend).is_some_and(|backend| {
+                !syn || (row.flags & ENDING == 0 && backend.flags & BACKEND_TERMINATING == 0)
+            })
+        });
+        let chosen = if let Some(mut row) = kept {
+            if flags & RST != 0 {
+                row.flags |= CT_RESET;
+            } else if flags & FIN != 0 {
+                row.flags |= CT_CLOSING_FORWARD;
+            }
+            row.expires = way.now + if row.flags & CT_RESET != 0 { self.node.ct_fin } else { lifetime };
+            self.connections.insert(key, row);
+            row.backend
+        } else {
+            let number = self.chosen(way, frontend.list, frontend.count).ok_or(drop::NO_SERVICE_BACKEND)?;
+            let row = CtRow {
+                expires: way.now + lifetime,
+                rev_nat: frontend.rev_nat,
+                backend: number,
+                seen_forward: flags,
+                ..CtRow::default()
+            };
+            self.connections.insert(key, row);
+            number
+        };
+        let backend = self.world.backends.get(&chosen).copied().ok_or(drop::NO_SERVICE_BACKEND)?;
+        way.rev_nat = frontend.rev_nat;
+        way.parsed.asked = backend.port.host();
+        way.set_dst(backend.addr, backend.port.host());
+        Ok(())
+    }
+
+    /// The backend the programs chose, if it is in the list; else the first, which will then differ.
+    fn chosen(&self, way: &Way<'_>, list: u32, count: u16) -> Option<u32> {
+        let choices: Vec<(u32, &BackendRow)> = (0..u32::from(count))
+            .filter_map(|slot| self.world.slots.get(&SlotKey { list, slot }))
+            .filter_map(|number| Some((*number, self.world.backends.get(number)?)))
+            .collect();
+        let seen = parse(&way.seen.data, way.parsed.v6).ends;
+        let hit = choices.iter().find(|(_, row)| row.addr == seen.dst && row.port.host() == seen.dport);
+        hit.or(choices.first()).map(|(number, _)| *number)
+    }
+
+    /// A reply, or an error about a request, gets the frontend's address back.
+    pub(super) fn restore(&self, way: &mut Way<'_>, rev_nat: u16) -> Step<()> {
+        let Some(row) = self.world.revnats.get(&u32::from(rev_nat)) else { return Ok(()) };
+        if way.parsed.kind != Kind::Error {
+            return way.set_src(row.addr, row.port.host());
+        }
+        if let Some((inner, _)) = way.parsed.inner
+            && inner.src == way.parsed.ends.dst
+        {
+            way.set_inner(false, row.addr, row.port.host());
+        }
+        Ok(())
+    }
+
+    fn translation(&self, ends: &Ends, dir: u8) -> Option<SnatRow> {
+        self.translations.get(&snat_key(ends, dir)).copied()
+    }
+
+    /// Notes use of a row once a second, and that its other half is there.
+    fn used(&mut self, key: &SnatKey, now: u32) {
+        let Some(row) = self.translations.get_mut(key) else { return };
+        if row.used == now {
+            return;
+        }
+        row.used = now;
+        let row = *row;
+        if row.flags & SNAT_HOST != 0 {
+            return;
+        }
+        let (other, half) = if key.dir == OUT {
+            let back = SnatKey {
+                src: key.dst,
+                src_port: key.dst_port,
+                dst: row.addr,
+                dst_port: row.port,
+                dir: IN,
+                ..*key
+            };
+            (back, (key.src, key.src_port))
+        } else {
+            let out = SnatKey {
+                src: row.addr,
+                src_port: row.port,
+                dst: key.src,
+                dst_port: key.src_port,
+                dir: OUT,
+                ..*key
+            };
+            (out, (key.dst, key.dst_port))
+        };
+        let half = SnatRow { addr: half.0, port: half.1, flags: 0, created: now, used: now };
+        self.translations.entry(other).or_insert(half);
+    }
+
+    /// Towards the network.
+    pub(super) fn snat_out(&mut self, way: &mut Way<'_>, from_host: bool) -> Step<()> {
+        let Some(device) = self.world.devices.get(&way.input.ifindex).copied() else { return Ok(()) };
+        let addr = if way.parsed.v6 { device.ipv6 } else { device.ipv4 };
+        if addr.is_none() {
+            return Ok(());
+        }
+        let ends = way.parsed.ends;
+        if from_host {
+            let overlay = self.node.flags & NODE_TUNNEL != 0
+                && ends.proto == proto::UDP
+                && ends.dport == self.node.tunnel_port.host();
+            return if overlay { Ok(()) } else { self.hold(way, addr) };
+        }
+        if self.is_native(&ends.dst) {
+            return Ok(());
+        }
+        if way.parsed.kind == Kind::Error {
+            let (inner, _) = way.parsed.inner.unwrap_or_default();
+            let Some(row) = self.translation(&reversed(&inner), OUT) else { return Ok(()) };
+            way.set_inner(false, row.addr, row.port.host());
+            return way.set_src(row.addr, ends.sport);
+        }
+        if let Some(row) = self.translation(&ends, OUT) {
+            self.used(&snat_key(&ends, OUT), way.now);
+            return way.set_src(row.addr, row.port.host());
+        }
+        if self.keeps_source(way) {
+            return Ok(());
+        }
+        if way.parsed.kind == Kind::Message || ends.proto == proto::SCTP {
+            return Err(drop::SNAT_UNSUPPORTED_PROTOCOL);
+        }
+        self.borrow(way, addr)
+    }
+
+    fn is_native(&self, addr: &Address) -> bool {
+        let (prefix, len) = if addr.is_v4() {
+            (self.node.native_ipv4, self.node.native_ipv4_len)
+        } else {
+            (self.node.native_ipv6, self.node.native_ipv6_len)
+        };
+        let bits = |a: &Address| u128::from_be_bytes(a.bytes());
+        len != 0 && (bits(addr) ^ bits(&prefix)) >> (128 - len) == 0
+    }
+
+    fn keeps_source(&self, way: &Way<'_>) -> bool {
+        let ends = way.parsed.ends;
+        if let Some(row) = self.far(&ends.dst).filter(|row| row.flags & FLAG_IN_CLUSTER != 0) {
+            let is_node = matches!(row.identity, identity::REMOTE_NODE | identity::KUBE_APISERVER)
+                || row.identity & identity::REMOTE_NODE_SCOPE != 0;
+            return !is_node || self.node.flags & NODE_TUNNEL == 0;
+        }
+        // A reply on a connection that was opened from outside.
+        let (key, high) = key(&ends, KIND_CONNECTION);
+        self.live(&key, way.now).is_some_and(|row| (row.flags & CT_INITIATOR_HIGH != 0) != high)
+    }
+
+    /// Gives the flow a port of the node's address.
+    fn borrow(&mut self, way: &mut Way<'_>, addr: Address) -> Step<()> {
+        let ends = way.parsed.ends;
+        let back = |port: u16| SnatKey {
+            dst: addr,
+            dst_port: be(port),
+            ..snat_key(&Ends { sport: ends.dport, dport: 0, src: ends.dst, dst: ends.src, proto: ends.proto }, IN)
+        };
+        let free = |port: u16| !self.translations.contains_key(&back(port));
+        let range = self.node.snat_port_min..=self.node.snat_port_max;
+        let port = if free(ends.sport) {
+            ends.sport
+        } else {
+            // By chance: theirs, if it was free and in range. Finding none in a narrow range is chance too.
+            let seen = parse(&way.seen.data, way.parsed.v6).ends.sport;
+            let gave_up = way.seen.verdict == 2 && range.clone().any(|port| !free(port));
+            let any = if gave_up { None } else { range.clone().find(|port| free(*port)) };
+            if !gave_up && range.contains(&seen) && free(seen) { seen } else { any.ok_or(drop::SNAT_NO_MAPPING)? }
+        };
+        let row = |addr, port| SnatRow { addr, port, flags: 0, created: way.now, used: way.now };
+        self.translations.insert(back(port), row(ends.src, be(ends.sport)));
+        self.translations.insert(snat_key(&ends, OUT), row(addr, be(port)));
+        way.set_src(addr, port)
+    }
+
+    /// The node's own packet holds its port, or gives way to the pod that has it.
+    fn hold(&mut self, way: &mut Way<'_>, addr: Address) -> Step<()> {
+        let ends = way.parsed.ends;
+        let opens = way.parsed.kind == Kind::Request || (Self::has_ports(way) && ends.proto != proto::SCTP);
+        if ends.src != addr || !opens {
+            return Ok(());
+        }
+        if let Some(row) = self.translation(&ends, OUT) {
+            self.used(&snat_key(&ends, OUT), way.now);
+            return way.set_src(row.addr, row.port.host());
+        }
+        if ends.proto == proto::TCP && !is_syn(way) {
+            return Ok(());
+        }
+        let back = SnatKey { dst: addr, ..snat_key(&reversed(&ends), IN) };
+        match self.translations.get(&back) {
+            Some(row) if row.flags & SNAT_HOST != 0 => {
+                self.used(&back, way.now);
+                Ok(())
+            }
+            Some(_) => self.borrow(way, addr),
+            None => {
+                let row =
+                    SnatRow { addr: ends.src, port: be(ends.sport), flags: SNAT_HOST, created: way.now, used: way.now };
+                self.translations.insert(back, row);
+                Ok(())
+            }
+        }
+    }
+
+    /// From the network, for the node's address: back to the pod it is for.
+    pub(super) fn snat_in(&mut self, way: &mut Way<'_>) -> Step<()> {
+        let ends = way.parsed.ends;
+        if way.parsed.kind == Kind::Error {
+            let (inner, _) = way.parsed.inner.unwrap_or_default();
+            if let Some(row) = self.translation(&reversed(&inner), IN).filter(|row| row.flags & SNAT_HOST == 0) {
+                way.set_inner(true, row.addr, row.port.host());
+                way.set_dst(row.addr, ends.dport);
+            }
+            return Ok(());
+        }
+        let Some(row) = self.translation(&ends, IN) else { return Ok(()) };
+        self.used(&snat_key(&ends, IN), way.now);
+        if row.flags & SNAT_HOST == 0 {
+            way.set_dst(row.addr, row.port.host());
+        }
+        Ok(())
+    }
+
+    /// Whether an address is this node's on the wire, of either family.
+    pub fn is_node(addr: &Address) -> bool {
+        [Family::V4, Family::V6].iter().any(|family| at::node(*family) == *addr)
+    }
+}
+
+impl Way<'_> {
+    fn put(&mut self, at: usize, bytes: &[u8]) {
+        self.data[at..at + bytes.len()].copy_from_slice(bytes);
+    }
+
+    /// Where an end's port stands behind a layer 4 offset; an echo's identifier for either end.
+    fn port_at(l4: usize, kind_has_ports: bool, source: bool) -> usize {
+        match (kind_has_ports, source) {
+            (false, _) => l4 + 4,
+            (true, true) => l4,
+            (true, false) => l4 + 2,
+        }
+    }
+
+    fn put_addr(&mut self, l3: usize, source: bool, addr: Address) {
+        if self.parsed.v6 {
+            self.put(l3 + if source { 8 } else { 24 }, &addr.bytes());
+        } else {
+            self.put(l3 + if source { 12 } else { 16 }, &addr.bytes()[12..]);
+        }
+    }
+
+    pub(super) fn set_dst(&mut self, addr: Address, port: u16) {
+        self.put_addr(14, false, addr);
+        if port != self.parsed.ends.dport {
+            self.put(Self::port_at(self.parsed.l4, self.parsed.kind == Kind::Ports, false), &port.to_be_bytes());
+        }
+        (self.parsed.ends.dst, self.parsed.ends.dport) = (addr, port);
+    }
+
+    pub(super) fn set_src(&mut self, addr: Address, port: u16) -> Step<()> {
+        self.put_addr(14, true, addr);
+        if port != self.parsed.ends.sport {
+            self.put(Self::port_at(self.parsed.l4, self.parsed.kind == Kind::Ports, true), &port.to_be_bytes());
+        }
+        (self.parsed.ends.src, self.parsed.ends.sport) = (addr, port);
+        Ok(())
+    }
+
+    fn set_inner(&mut self, source: bool, addr: Address, port: u16) {
+        let Some((mut ends, l4)) = self.parsed.inner else { return };
+        self.put_addr(self.parsed.l4 + 8, source, addr);
+        let old = if source { ends.sport } else { ends.dport };
+        let icmp = if self.parsed.v6 { proto::ICMPV6 } else { proto::ICMP };
+        if port != old {
+            self.put(Self::port_at(l4, ends.proto != icmp, source), &port.to_be_bytes());
+        }
+        if source {
+            (ends.src, ends.sport) = (addr, port);
+        } else {
+            (ends.dst, ends.dport) = (addr, port);
+        }
+        self.parsed.inner = Some((ends, l4));
+    }
+}

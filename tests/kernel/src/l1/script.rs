@@ -1,0 +1,276 @@
+//! Fixtures: a world, a few packets one after another, and what each must lead to. The model is asked
+//! as well, so a fixture fails if any of the three disagrees.
+
+use super::compare::{Trial, coarse_seconds, same_entry};
+use super::lab::{Hook, Input, Lab, Seen};
+use super::model::{Ends, Parsed, Verdict, key, parse};
+use super::world::{Links, Mode, Pod, World};
+use cilium_abi::{
+    Address, Mac,
+    ct::{CtRow, KIND_CONNECTION},
+    event, metrics,
+};
+
+/// Where a packet is.
+#[derive(Clone, Copy, Debug)]
+pub enum Site {
+    /// The pod sends it.
+    From(Pod),
+    /// The host's stack sends it to the pod.
+    To(Pod),
+    /// The host's stack sends it out of `cilium_host`.
+    FromHost,
+    /// It reaches the host through `cilium_host`.
+    ToHost,
+    /// The device received it.
+    FromNet,
+    /// The device sends it.
+    ToNet,
+    /// It came out of the tunnel with this number.
+    FromTunnel(u32),
+    /// It came to the overlay's device without a tunnel.
+    FromNoTunnel,
+    /// The overlay sends it.
+    ToTunnel,
+}
+
+/// A frame, or how to make one from the frames that came out before.
+pub enum Frame {
+    /// As it is.
+    Bytes(Vec<u8>),
+    /// From the outputs of earlier steps.
+    Made(Box<dyn Fn(&[Parsed]) -> Vec<u8>>),
+}
+
+impl From<Vec<u8>> for Frame {
+    fn from(bytes: Vec<u8>) -> Self {
+        Self::Bytes(bytes)
+    }
+}
+impl From<super::packet::Build> for Frame {
+    fn from(build: super::packet::Build) -> Self {
+        Self::Bytes(build.bytes())
+    }
+}
+impl<F: Fn(&[Parsed]) -> super::packet::Build + 'static> From<F> for Frame {
+    fn from(make: F) -> Self {
+        Self::Made(Box::new(move |outputs| make(outputs).bytes()))
+    }
+}
+
+/// Something to look at after a packet.
+#[derive(Clone, Debug)]
+pub enum Check {
+    /// Its source.
+    Source(Address, u16),
+    /// Its destination.
+    Destination(Address, u16),
+    /// Its source port lies in a range.
+    SourcePort(u16, u16),
+    /// Its TTL or hop limit.
+    Ttl(u8),
+    /// Its hardware addresses, destination first.
+    Macs(Mac, Mac),
+    /// The mark.
+    Mark(u32),
+    /// Nothing was changed.
+    Untouched,
+    /// There is a conntrack entry for what came out, or none.
+    Entry(bool),
+    /// How long that entry lives, give or take two seconds.
+    Lives(u32),
+    /// An event of this kind was given.
+    Event(u8),
+    /// The identities in a verdict or drop event.
+    Identities(u32, u32),
+    /// The rule named by a verdict or drop event.
+    Rule(u32),
+    /// How the verdict was found.
+    Matched(u8),
+    /// The last byte of the frame at an offset.
+    Byte(usize, u8),
+}
+
+struct Step {
+    site: Site,
+    mark: u32,
+    frame: Frame,
+    want: Verdict,
+    checks: Vec<Check>,
+}
+
+/// Changes what the world holds by default.
+type Edit = Box<dyn Fn(&mut World, &Links)>;
+/// Writes rows as if packets had made them.
+type Prepare = Box<dyn Fn(&mut Trial<'_>)>;
+
+/// One fixture.
+pub struct Fixture {
+    /// Its name.
+    pub name: String,
+    mode: Mode,
+    edit: Vec<Edit>,
+    prepare: Vec<Prepare>,
+    steps: Vec<Step>,
+}
+
+/// Starts a fixture on the default world of a native-routing node.
+pub fn fixture(name: impl Into<String>) -> Fixture {
+    Fixture { name: name.into(), mode: Mode::Native, edit: Vec::new(), prepare: Vec::new(), steps: Vec::new() }
+}
+
+impl Fixture {
+    /// On another kind of node.
+    pub fn mode(mut self, mode: Mode) -> Self {
+        self.mode = mode;
+        self
+    }
+    /// In a changed world.
+    pub fn world(mut self, edit: impl Fn(&mut World) + 'static) -> Self {
+        self.edit.push(Box::new(move |world, _| edit(world)));
+        self
+    }
+    /// In a changed world, by interface.
+    pub fn links(mut self, edit: impl Fn(&mut World, &Links) + 'static) -> Self {
+        self.edit.push(Box::new(edit));
+        self
+    }
+    /// With rows that programs write.
+    pub fn prepare(mut self, prepare: impl Fn(&mut Trial<'_>) + 'static) -> Self {
+        self.prepare.push(Box::new(prepare));
+        self
+    }
+    /// With an entry of conntrack that ends in so many seconds (negative: has ended).
+    pub fn entry(self, ends: Ends, row: CtRow, seconds: i64) -> Self {
+        self.prepare(move |trial| {
+            let (key, _) = key(&ends, KIND_CONNECTION);
+            let expires = u32::try_from(i64::from(coarse_seconds()) + seconds).expect("seconds since boot");
+            let row = CtRow { expires, ..row };
+            trial.lab.put_connection(&key, &row);
+            trial.model.connections.insert(key, row);
+        })
+    }
+    fn step(mut self, site: Site, frame: impl Into<Frame>, want: Verdict) -> Self {
+        self.steps.push(Step { site, mark: 0, frame: frame.into(), want, checks: Vec::new() });
+        self
+    }
+    /// A packet that must be sent on.
+    pub fn sends(self, site: Site, frame: impl Into<Frame>) -> Self {
+        self.step(site, frame, Verdict::Redirect)
+    }
+    /// A packet that must be left to the stack.
+    pub fn passes(self, site: Site, frame: impl Into<Frame>) -> Self {
+        self.step(site, frame, Verdict::Pass)
+    }
+    /// A packet that must be dropped, and why.
+    pub fn drops(self, site: Site, frame: impl Into<Frame>, reason: u8) -> Self {
+        self.step(site, frame, Verdict::Drop(reason))
+    }
+    /// The last packet carries a mark.
+    pub fn marked(mut self, mark: u32) -> Self {
+        if let Some(step) = self.steps.last_mut() {
+            step.mark = mark;
+        }
+        self
+    }
+    /// Something that must hold after the last packet.
+    pub fn check(mut self, check: Check) -> Self {
+        if let Some(step) = self.steps.last_mut() {
+            step.checks.push(check);
+        }
+        self
+    }
+
+    fn input(links: &Links, step: &Step, outputs: &[Parsed]) -> Input {
+        let (hook, ifindex, wire) = match step.site {
+            Site::From(pod) => (Hook::FromContainer, links.lxc[pod.link], None),
+            Site::To(pod) => (Hook::ToContainer, links.lxc[pod.link], None),
+            Site::FromHost => (Hook::FromHost, links.host, None),
+            Site::ToHost => (Hook::ToHost, links.host, None),
+            Site::FromNet => (Hook::FromNetdev, links.eth0, None),
+            Site::ToNet => (Hook::ToNetdev, links.eth0, None),
+            Site::FromTunnel(number) => (Hook::FromOverlay, links.overlay, Some(number)),
+            Site::FromNoTunnel => (Hook::FromOverlay, links.overlay, None),
+            Site::ToTunnel => (Hook::ToOverlay, links.overlay, None),
+        };
+        let data = match &step.frame {
+            Frame::Bytes(bytes) => bytes.clone(),
+            Frame::Made(make) => make(outputs),
+        };
+        Input { hook, ifindex, mark: step.mark, wire, data }
+    }
+
+    /// Runs it.
+    ///
+    /// # Errors
+    /// What went otherwise.
+    pub fn run(&self, labs: &mut impl FnMut(Mode, &mut dyn FnMut(&mut Lab) -> Result<(), String>) -> Result<(), String>) -> Result<(), String> {
+        labs(self.mode, &mut |lab| {
+            let links = lab.links;
+            let mut world = World::base(&links, self.mode);
+            for edit in &self.edit {
+                edit(&mut world, &links);
+            }
+            let mut trial = Trial::new(lab, &world);
+            for prepare in &self.prepare {
+                prepare(&mut trial);
+            }
+            let mut outputs = Vec::new();
+            for (number, step) in self.steps.iter().enumerate() {
+                let place = format!("packet {} at {:?}", number + 1, step.site);
+                let input = Self::input(&links, step, &outputs);
+                let (seen, expected) = trial
+                    .step(&input)
+                    .map_err(|wrong| format!("{place}: against the model: {wrong}"))?
+                    .ok_or_else(|| format!("{place}: the kernel does not build this packet"))?;
+                if expected.verdict != step.want {
+                    return Err(format!("{place}: {:?}, the fixture wants {:?}", expected.verdict, step.want));
+                }
+                let out = parse(&seen.data, seen.data[12..14] == [0x86, 0xdd]);
+                for check in &step.checks {
+                    look(&trial, &input, &seen, &out, check).map_err(|why| format!("{place}: {why}"))?;
+                }
+                outputs.push(out);
+            }
+            match trial.audit() {
+                wrong if wrong.is_empty() => Ok(()),
+                wrong => Err(format!("afterwards: {}", wrong.join("\n  "))),
+            }
+        })
+    }
+}
+
+fn look(trial: &Trial<'_>, input: &Input, seen: &Seen, out: &Parsed, check: &Check) -> Result<(), String> {
+    let about = seen.events.iter().find(|e| matches!(e.kind, event::DROP | event::POLICY_VERDICT));
+    let verdict = || seen.events.iter().find(|e| e.kind == event::POLICY_VERDICT).or(about);
+    let last = || seen.events.iter().rev().find(|e| matches!(e.kind, event::DROP | event::POLICY_VERDICT));
+    let entry = || trial.lab.connection(&key(&out.ends, KIND_CONNECTION).0);
+    let holds = match check {
+        Check::Source(addr, port) => out.ends.src == *addr && out.ends.sport == *port,
+        Check::Destination(addr, port) => out.ends.dst == *addr && out.ends.dport == *port,
+        Check::SourcePort(first, last) => (*first..=*last).contains(&out.ends.sport),
+        Check::Ttl(ttl) => out.ttl == *ttl,
+        Check::Macs(dst, src) => seen.data[..6] == dst.0 && seen.data[6..12] == src.0,
+        Check::Mark(mark) => seen.mark == *mark,
+        Check::Untouched => seen.data == input.data,
+        Check::Entry(wanted) => entry().is_some() == *wanted,
+        Check::Lives(seconds) => entry().is_some_and(|row| row.expires.abs_diff(coarse_seconds() + seconds) <= 2),
+        Check::Event(kind) => seen.events.iter().any(|e| e.kind == *kind),
+        Check::Identities(source, destination) => {
+            last().is_some_and(|e| e.src_identity == *source && e.dst_identity == *destination)
+        }
+        Check::Rule(cookie) => last().is_some_and(|e| e.cookie == *cookie),
+        Check::Matched(matched) => verdict().is_some_and(|e| e.reason == *matched),
+        Check::Byte(at, value) => seen.data.get(*at) == Some(value),
+    };
+    if holds {
+        return Ok(());
+    }
+    let row = entry().filter(|row| !same_entry(row, &CtRow::default()));
+    Err(format!("{check:?} does not hold: {:?} ttl {} mark {:#x} entry {row:?} {:?}", out.ends, out.ttl, seen.mark, seen.events))
+}
+
+/// Whether counters of forwarded packets grew; for fixtures that look at them.
+pub fn forwarded(lab: &Lab) -> u64 {
+    [metrics::DIRECTION_INGRESS, metrics::DIRECTION_EGRESS].iter().map(|way| lab.count(metrics::FORWARDED, *way)).sum()
+}

@@ -1,0 +1,35 @@
+//! Packet fixtures through the production programs, each also against the model.
+
+use cilium_tests_kernel::l1::{
+    lab::Lab,
+    script::Fixture,
+    world::Mode,
+};
+use std::sync::{Mutex, PoisonError};
+
+#[path = "l1/basics.rs"]
+mod basics;
+
+/// Loaded once per kind of node, for all tests of this file.
+static LABS: Mutex<Vec<Lab>> = Mutex::new(Vec::new());
+
+fn with_lab(mode: Mode, work: &mut dyn FnMut(&mut Lab) -> Result<(), String>) -> Result<(), String> {
+    let mut labs = LABS.lock().unwrap_or_else(PoisonError::into_inner);
+    if !labs.iter().any(|lab| lab.mode == mode) {
+        labs.push(Lab::new(mode));
+    }
+    let lab = labs.iter_mut().find(|lab| lab.mode == mode).ok_or("no lab")?;
+    work(lab)
+}
+
+/// Runs all fixtures of a table; fails with everything that went otherwise.
+fn run(table: Vec<Fixture>) {
+    let mut wrong = Vec::new();
+    for fixture in &table {
+        if let Err(why) = fixture.run(&mut with_lab) {
+            wrong.push(format!("{}: {why}", fixture.name));
+        }
+    }
+    println!("{} fixtures", table.len());
+    assert!(wrong.is_empty(), "{} of {} fixtures fail:\n{}", wrong.len(), table.len(), wrong.join("\n"));
+}
