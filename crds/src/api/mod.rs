@@ -6,6 +6,7 @@
 pub mod cilium;
 pub mod core;
 mod int_or_string;
+pub mod l7;
 pub mod meta;
 mod named;
 pub mod network_policy;

@@ -11,7 +11,8 @@ use super::selector::{
     with,
 };
 use super::{Facts, Header};
-use crate::api::policy::{CidrRule, L7Rules};
+use crate::api::l7::L7Rules;
+use crate::api::policy::CidrRule;
 use cilium_engine::state::{Direction, Origin};
 use cilium_engine::world::{
     Clause, DefaultDeny, Entity, Label, Peer, PeerSet, PolicyRule, PortSet, RuleVerdict, Selector, Subject,

@@ -152,6 +152,10 @@ fn label(at: &Cursor<'_>, key: &str, keys: Keys, notes: &mut Notes) -> Option<La
         notes.invalid(at, format!("{} is no label key", quoted(key)), hint);
         return None;
     }
+    if let (Keys::Cilium, "any", Some(rest)) = (keys, source, name.strip_prefix("reserved.")) {
+        let hint = format!("write `reserved:{rest}`");
+        notes.warning(at, format!("no endpoint has the label {}", quoted(&name)), &hint);
+    }
     if !SOURCES.contains(&source) {
         let hint = format!("sources of labels are {}; without one, any is meant", SOURCES.join(", "));
         notes.warning(at, format!("no label has the source {}", quoted(source)), &hint);

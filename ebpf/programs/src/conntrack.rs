@@ -5,7 +5,7 @@
 
 use crate::{
     cause, event,
-    flow::{FIN, Flow, RST, SYN, Step, kind},
+    flow::{FIN, Flow, RST, SYN, Step, kind, same},
     ipcache::Memory,
     maps::{CT_ANY, CT_TCP},
     node,
@@ -48,7 +48,9 @@ pub fn write(key: &CtKey, row: &CtRow) -> bool {
 pub fn find(flow: &mut Flow) -> Option<&'static mut CtRow> {
     if flow.kind == kind::ICMP_ERROR {
         let (key, _) = flow.inner.key(KIND_CONNECTION);
-        let row = lookup(&key, flow.now);
+        // An error goes to the sender of what it is about; any other would be a packet to whomever
+        // its author likes, that no policy saw.
+        let row = if same(&flow.inner.src, &flow.tuple.dst) { lookup(&key, flow.now) } else { None };
         flow.state = if row.is_some() { reason::RELATED } else { reason::NEW };
         return row;
     }
@@ -63,6 +65,9 @@ pub fn find(flow: &mut Flow) -> Option<&'static mut CtRow> {
         if same_way && row.flags & CLOSING == 0 { reason::ESTABLISHED } else { reason::NEW }
     } else if same_way {
         reason::ESTABLISHED
+    } else if flow.kind == kind::ECHO && flow.tuple.dst_port.0 == 0 && flow.is_echo_request() {
+        // With identifier 0 both directions' requests share a key; a request is never a reply.
+        reason::NEW
     } else {
         reason::REPLY
     };
@@ -113,6 +118,8 @@ unsafe extern "C" fn conntrack_create(flow: *mut Flow, identity: u32, revision: 
     let Some(flow) = (unsafe { flow.as_mut() }) else { return 1 };
     let (key, from_high) = flow.tuple.key(KIND_CONNECTION);
     let lifetime = match (flow.tuple.proto == proto::TCP, flow.is_syn()) {
+        // The end of a connection that was not seen.
+        (true, false) if flow.tcp_flags & (FIN | RST) != 0 => node!(ct_fin),
         (true, true) => node!(ct_syn),
         (true, false) => node!(ct_tcp),
         (false, _) => node!(ct_any),

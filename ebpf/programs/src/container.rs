@@ -223,9 +223,12 @@ pub fn to<F: Family>(skb: Skb, flow: &mut Flow, config: &EndpointConfigRow) -> S
         return Ok(PASS);
     }
     let marked = deliver::marked_identity(skb.mark());
+    let own = if F::IS_V6 { &config.ipv6 } else { &config.ipv4 };
     admit::<F>(skb, flow, config, |flow, row| match marked {
         Some(identity) => Sender { identity, memory: Memory::NONE },
-        None => source::<F>(flow, row),
+        // What a connection remembers is about the end that is not the pod; of a packet to someone
+        // else nobody knows which that is.
+        None => source::<F>(flow, row.filter(|_| same(own, &flow.tuple.dst))),
     })?;
     event::trace(skb, flow, point::TO_ENDPOINT);
     Ok(PASS)

@@ -139,9 +139,7 @@ unsafe extern "C" fn deliver_encapsulate(skb: *mut __sk_buff, tunnel: *const Add
 #[inline(always)]
 pub fn route<F: Family>(skb: Skb, flow: &mut Flow, identity: u32) -> Step<i32> {
     // SAFETY: a valid context and this CPU's flow.
-    let sent = unsafe {
-        if F::IS_V6 { deliver_send_v6(skb.0, flow) } else { deliver_send_v4(skb.0, flow) }
-    };
+    let sent = unsafe { if F::IS_V6 { deliver_send_v6(skb.0, flow) } else { deliver_send_v4(skb.0, flow) } };
     if sent == PASS as i64 {
         return Ok(stack(skb, flow, identity, point::TO_STACK));
     }
@@ -179,6 +177,10 @@ senders! {
 /// A verdict, or the negative of a cause (which is never 1, the negative of [`PASS`]).
 #[inline(always)]
 fn send<F: Family>(skb: Skb, flow: &Flow) -> i64 {
+    // The IPv4 lookup has no opinion on groups and broadcast, and would give the default route.
+    if !F::IS_V6 && flow.tuple.dst.v4_word().to_ne_bytes()[0] >= 224 {
+        return PASS as i64;
+    }
     // SAFETY: all zeroes is a valid value of this plain struct.
     let mut fib: FibParams = unsafe { MaybeUninit::zeroed().assume_init() };
     fib.family = F::AF;

@@ -110,10 +110,22 @@ pub fn to_host(skb: Skb) -> i32 {
     })
 }
 
+/// The Ethernet type where the frame and the kernel agree on it, else 0: a device without Ethernet
+/// header is left to the stack.
+#[inline(always)]
+fn ethertype(skb: Skb) -> u16 {
+    let protocol = skb.protocol();
+    match at::<Ethernet, Skb>(skb, 0) {
+        // SAFETY: `at` proved the header lies inside the packet.
+        Some(ethernet) if unsafe { (*ethernet).ethertype } == protocol => protocol,
+        _ => 0,
+    }
+}
+
 /// A device received a packet.
 #[inline(always)]
 pub fn from_netdev(skb: Skb) -> i32 {
-    run(skb, DIRECTION_INGRESS, |skb, flow| match skb.protocol() {
+    run(skb, DIRECTION_INGRESS, |skb, flow| match ethertype(skb) {
         IPV4 => netdev::from::<V4>(skb, flow),
         IPV6 => netdev::from::<V6>(skb, flow),
         _ => Ok(PASS),
@@ -123,7 +135,7 @@ pub fn from_netdev(skb: Skb) -> i32 {
 /// A device sends a packet.
 #[inline(always)]
 pub fn to_netdev(skb: Skb) -> i32 {
-    run(skb, DIRECTION_EGRESS, |skb, flow| match skb.protocol() {
+    run(skb, DIRECTION_EGRESS, |skb, flow| match ethertype(skb) {
         IPV4 => netdev::to::<V4>(skb, flow),
         IPV6 => netdev::to::<V6>(skb, flow),
         _ => Ok(PASS),

@@ -103,11 +103,15 @@ fn emit(skb: Skb, flow: &mut Flow, what: u32, line: u16) {
 unsafe extern "C" fn event_emit(skb: *mut __sk_buff, flow: *mut Flow, what: u32, line: u32) -> u32 {
     let skb = Skb(skb);
     // SAFETY: as the caller promises.
-    let Some(flow) = (unsafe { flow.as_ref() }) else { return 1 };
+    let Some(flow) = (unsafe { flow.as_mut() }) else { return 1 };
     let Some(mut entry) = EVENTS.reserve(0) else {
         count(EVENT_LOST, flow.direction, skb.length());
         return 1;
     };
+    if flow.time == 0 {
+        // SAFETY: a helper without arguments. As dear as three map lookups, so once per packet.
+        flow.time = unsafe { bpf_ktime_get_ns() };
+    }
     let [kind, subtype, verdict, reason] = what.to_le_bytes();
     let (dst_mac, src_mac) = match at::<Ethernet, Skb>(skb, 0) {
         // SAFETY: `at` proved the header lies inside the packet.
@@ -118,7 +122,7 @@ unsafe extern "C" fn event_emit(skb: *mut __sk_buff, flow: *mut Flow, what: u32,
     let event = entry.as_mut_ptr();
     // SAFETY: reserved memory of this type; every field is written before it is submitted.
     unsafe {
-        (*event).time = bpf_ktime_get_ns();
+        (*event).time = flow.time;
         (*event).src = flow.tuple.src;
         (*event).dst = flow.tuple.dst;
         (*event).original = if flow.is_translated != 0 { flow.original } else { Address::NONE };

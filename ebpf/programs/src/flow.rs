@@ -83,6 +83,8 @@ pub struct Flow {
     pub original: Address,
     /// Number of the frontend to translate back to; 0: none.
     pub rev_nat: u16,
+    /// Nanoseconds since boot, once an event needed them; 0 before.
+    pub time: u64,
     /// Coarse seconds since boot.
     pub now: u32,
     /// Interface of the hook.
@@ -151,6 +153,7 @@ impl Flow {
         flow.is_loopback = 0;
         flow.rev_nat = 0;
         flow.ifindex = packet.ifindex();
+        flow.time = 0;
         flow.now = 0;
         flow.src_identity = 0;
         flow.dst_identity = 0;
@@ -196,6 +199,14 @@ impl Flow {
     #[inline(always)]
     pub fn is_syn(&self) -> bool {
         self.tuple.proto == cilium_abi::proto::TCP && self.tcp_flags & (SYN | ACK) == SYN
+    }
+}
+
+impl Flow {
+    /// Whether an ICMP message of kind [`kind::ECHO`] asks rather than answers.
+    #[inline(always)]
+    pub fn is_echo_request(&self) -> bool {
+        self.icmp_type == 8 || self.icmp_type == 128
     }
 }
 

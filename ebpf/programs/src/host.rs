@@ -32,6 +32,7 @@ pub fn from<F: Family>(skb: Skb, flow: &mut Flow) -> Step<i32> {
         }
         flow.dst_identity = endpoint.identity;
         skb.set_mark(deliver::identity_mark(sender));
+        event::forwarded(skb, flow);
         return deliver::host_side(skb, endpoint);
     }
     let far = ipcache::far::<F>(&flow.tuple.dst, None);

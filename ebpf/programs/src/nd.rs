@@ -6,7 +6,7 @@ use crate::{
     deliver::{PASS, address_frame},
     flow::{Cause, Flow, Step, same},
     node,
-    packet::{Packet, Skb, at, bounded},
+    packet::{Skb, at, bounded},
     parse::{Ipv6, L2, Link},
 };
 use aya_ebpf::{
@@ -117,6 +117,12 @@ fn decide(skb: Skb, flow: &mut Flow, config: &EndpointConfigRow) -> Step<i32> {
     if flow.icmp_type == ROUTER_ADVERTISEMENT || flow.icmp_type == REDIRECT {
         return Err(cause!(FORBIDDEN_ICMPV6));
     }
+    // Beyond the link the stack would route it: a packet that no policy saw.
+    let dst = &flow.tuple.dst;
+    let is_group = dst.words[0] & u32::from_ne_bytes([0xff, 0, 0, 0]) == u32::from_ne_bytes([0xff, 0, 0, 0]);
+    if !is_group && !is_link_local(dst) && !same(dst, &node!(router_ipv6)) {
+        return Err(cause!(FORBIDDEN_ICMPV6));
+    }
     if flow.icmp_type != NEIGHBOUR_SOLICITATION {
         return Ok(PASS);
     }
@@ -131,6 +137,15 @@ fn decide(skb: Skb, flow: &mut Flow, config: &EndpointConfigRow) -> Step<i32> {
     // A probe for a duplicate must not be told of one.
     if flow.tuple.src.is_none() || !same(&target, &node!(router_ipv6)) {
         return Ok(PASS);
+    }
+    // The answer is written over the question, which must have the length of one of its two forms: a
+    // solicitation to one neighbour may come without the option.
+    let ip = at::<Ipv6, Skb>(skb, L2::HEADER).ok_or(cause!(INVALID_PACKET))?;
+    // SAFETY: `at` proved the header lies inside the packet.
+    let length = u16::from_be(unsafe { (*ip).payload }) as usize;
+    let with_option = length != size_of::<Message>();
+    if with_option && length != size_of::<Message>() + size_of::<LinkOption>() {
+        return Err(cause!(INVALID_PACKET));
     }
     // SAFETY: all zeroes is a valid value of this plain struct.
     let mut summed: Summed = unsafe { MaybeUninit::zeroed().assume_init() };
@@ -147,9 +162,6 @@ fn decide(skb: Skb, flow: &mut Flow, config: &EndpointConfigRow) -> Step<i32> {
     };
     // SAFETY: the row's field is two-byte aligned.
     let mac = unsafe { *(&raw const config.node_mac.0).cast::<[u16; 3]>() };
-    // A solicitation to one neighbour may come without the option; then the answer has no room for it.
-    let with_option =
-        skb.length() as usize >= L2::HEADER + 40 + size_of::<Message>() + size_of::<LinkOption>();
     if with_option {
         summed.length = ((size_of::<Message>() + size_of::<LinkOption>()) as u32).to_be();
         summed.option = LinkOption { kind: 2, length: 1, mac };

@@ -67,9 +67,10 @@ pub fn to<F: Family>(skb: Skb, flow: &mut Flow) -> Step<i32> {
     }
     let parsed = parse::<F, L2, Skb>(skb, flow);
     if snat::enabled::<F>()
-        && !is_overlay(flow)
         && skb.mark() & mark::MASK != mark::SNAT_DONE
         && let Some(sender) = ipcache::local(&flow.tuple.src)
+        // The overlay's packets are the node's; a pod that uses its port is a pod like any other.
+        && !(sender.flags & ENDPOINT_HOST != 0 && is_overlay(flow))
     {
         match parsed {
             Ok(()) => snat::outgoing::<F>(skb, flow, sender)?,

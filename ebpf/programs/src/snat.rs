@@ -81,6 +81,14 @@ fn refresh(key: &SnatKey, row: &mut SnatRow, now: u32) {
     let _present = SNAT.insert(other, half, BPF_NOEXIST as u64);
 }
 
+/// Whether the row that holds a port is the flow's own, whose other half was evicted.
+#[inline(always)]
+fn is_half_of(back: &SnatKey, out: &SnatKey) -> bool {
+    row(back).is_some_and(|row| {
+        row.flags & SNAT_HOST == 0 && row.port.0 == out.src_port.0 && same(&row.addr, &out.src)
+    })
+}
+
 /// Finds a port of `addr` for the flow and writes both rows: the port in network order, or
 /// [`NO_PORT`].
 ///
@@ -97,7 +105,10 @@ unsafe extern "C" fn snat_allocate(flow: *mut Flow, addr: *const Address) -> u32
     let (first, last) = (node!(snat_port_min) as u32, node!(snat_port_max) as u32);
     let span = if last >= first { last - first + 1 } else { 1 };
     for _ in 0..=TRIES {
-        if SNAT.insert(back, half, BPF_NOEXIST as u64).is_ok() {
+        // What comes in for the overlay's port is the overlay's.
+        let is_overlay = back.proto == proto::UDP && back.dst_port.0 == node!(tunnel_port).0;
+        let is_free = !is_overlay && SNAT.insert(back, half, BPF_NOEXIST as u64).is_ok();
+        if is_free || (!is_overlay && is_half_of(&back, &out)) {
             half.addr = *addr;
             half.port = back.dst_port;
             return match SNAT.insert(out, half, 0) {
@@ -140,7 +151,9 @@ pub fn outgoing<F: Family>(skb: Skb, flow: &mut Flow, sender: &EndpointRow) -> S
     if stays(flow) {
         return Ok(());
     }
-    if flow.kind == kind::ICMP_OTHER || flow.tuple.proto == proto::SCTP {
+    // An answer nobody asked for has no port of its own: its identifier is the other end's.
+    let is_answer = flow.kind == kind::ECHO && !flow.is_echo_request();
+    if is_answer || flow.kind == kind::ICMP_OTHER || flow.tuple.proto == proto::SCTP {
         return Err(cause!(SNAT_UNSUPPORTED_PROTOCOL));
     }
     borrow::<F>(skb, flow, addr)

@@ -1,7 +1,7 @@
 //! From what is wanted and what was seen to a plan. Pure; unchanged rows cost one comparison each.
 //!
 //! ```text
-//! compare (every table, merge walk) → hold (removes, up the order) → block (ensures, down) → stages
+//! compare (every table, merge walk) → block (ensures, down the order) ⇄ hold (removes, up) → stages
 //! ```
 //! A row is in a plan only if it was looked at in this pass (G2), and goes only if every source it can
 //! come from has synced (G7).
@@ -10,7 +10,7 @@ use crate::driver::Step;
 use crate::ladder;
 use crate::order::{Gate, Stage};
 use crate::plan::{Phase, Plan, StepList, Steps, Verb, Withheld};
-use crate::realise::still_needs;
+use crate::realise::{new_needs, still_needs};
 use crate::state::{
     CoverageOf, Covered, DesiredState, Kind, ObservedState, OriginId, Policy, PolicyKey, Resource, RowId,
     Source, SourceSet, Table, TableOf,
@@ -195,29 +195,34 @@ struct Blocks {
 }
 
 impl Blocks {
-    fn apply<R: Resource>(&mut self, d: &mut Difference<'_, R>) {
-        let waiting = d.withheld.iter().filter(|(_, w)| w.verb != Verb::Remove);
-        self.rows.extend(waiting.map(|(_, w)| w.id.clone()));
+    /// Withholds rows that would lead to what cannot be relied upon; an old row that stays for it goes on
+    /// needing what it needs.
+    fn apply<R: Resource>(&mut self, d: &mut Difference<'_, R>, holds: &mut Holds) {
+        for (key, row) in d.withheld.iter().filter(|(_, row)| row.verb != Verb::Remove) {
+            self.rows.insert(row.id.clone());
+            self.rows.extend(R::groups(key));
+        }
         let unread = R::NEEDS.iter().any(|kind| self.unread.contains(kind));
         if R::NEEDS.is_empty() || (!unread && self.rows.is_empty()) {
             return;
         }
         for (step, origin) in std::mem::take(&mut d.ensures) {
-            let because = step.want().and_then(|row| {
-                R::requires(step.key(), row).into_iter().find_map(|id| {
-                    if self.unread.contains(&id.kind) {
-                        Some(format!("requires {id}, and {} rows were not read", id.kind))
-                    } else if self.rows.contains(&id) {
-                        Some(format!("requires {id}, which must wait"))
-                    } else {
-                        None
-                    }
-                })
+            let because = new_needs(&step).into_iter().find_map(|id| {
+                if self.unread.contains(&id.kind) {
+                    Some(format!("requires {id}, and {} rows were not read", id.kind))
+                } else if self.rows.contains(&id) {
+                    Some(format!("requires {id}, which must wait"))
+                } else {
+                    None
+                }
             });
             let Some(because) = because else {
                 d.ensures.push((step, origin));
                 continue;
             };
+            if let Some(seen) = step.seen() {
+                holds.need::<R>(step.key(), seen, step.want());
+            }
             let serves = matches!(&step, Step::Update { row, seen, .. } if R::serves(row, seen));
             if !serves {
                 self.rows.insert(R::id(step.key()));
@@ -269,8 +274,8 @@ macro_rules! diff {
                 }
             }
 
-            fn block(&mut self, blocks: &mut Blocks) {
-                $(blocks.apply(&mut self.$field);)*
+            fn block(&mut self, blocks: &mut Blocks, holds: &mut Holds) {
+                $(blocks.apply(&mut self.$field, holds);)*
             }
 
             fn into_plan(self) -> Plan {
@@ -297,15 +302,22 @@ crate::for_each_resource!(diff);
 pub fn diff(desired: &DesiredState, observed: &ObservedState) -> Plan {
     let mut differences = Differences::of(desired, observed);
     let unread = observed.coverage.unread();
-    if differences.any_removes() {
-        let mut holds = Holds::default();
-        for kind in Kind::ALL.iter().rev() {
-            differences.hold(*kind, &mut holds, observed);
+    let mut blocks = Blocks { unread: unread.iter().map(|(kind, _)| *kind).collect(), ..Blocks::default() };
+    let mut holds = Holds::default();
+    // What waits makes more wait, in both directions; once a round adds nothing, that is all.
+    loop {
+        differences.block(&mut blocks, &mut holds);
+        if differences.any_removes() {
+            for kind in Kind::ALL.iter().rev() {
+                differences.hold(*kind, &mut holds, observed);
+            }
+        }
+        let known = blocks.rows.len();
+        blocks.rows.extend(unclean(&differences.policies.withheld, desired, observed));
+        if blocks.rows.len() == known {
+            break;
         }
     }
-    let mut blocks = Blocks { unread: unread.iter().map(|(kind, _)| *kind).collect(), ..Blocks::default() };
-    blocks.rows.extend(unclean(&differences.policies.withheld, desired, observed));
-    differences.block(&mut blocks);
 
     let policies = std::mem::replace(&mut differences.policies, Difference::none());
     let withheld = policies.withheld.into_iter().map(|(_, row)| row);

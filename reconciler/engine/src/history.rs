@@ -99,3 +99,33 @@ impl fmt::Display for Entry {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::diff::diff;
+    use crate::state::{DesiredState, ObservedState, OriginId, Resource, Sysctl, SysctlKey};
+
+    #[test]
+    fn what_failed_is_kept_first_and_reads_back() {
+        let mut desired = DesiredState::default();
+        let key = |n: usize| SysctlKey(format!("{n:05}"));
+        for n in 0..=MOST_STEPS {
+            desired.state.sysctls.insert(key(n), "1".into(), OriginId::default());
+        }
+        let plan = diff(&desired, &ObservedState::whole(Default::default()));
+        let outcomes = (0..=MOST_STEPS).map(|n| (Sysctl::id(&key(n)), Outcome::Done));
+        let mut report = Report { outcomes: outcomes.collect() };
+        report.outcomes.insert(Sysctl::id(&key(700)), Outcome::Failed(DriverError::new("denied")));
+        let record = Record::of(&plan, &report, Circumstances::default()).expect("there was something to do");
+        assert_eq!((record.steps.len(), record.left_out, record.failed), (MOST_STEPS, 1, 1));
+        assert_eq!(record.steps[0].to_string(), "! + sysctl 00700: 1 (denied)");
+        let text = serde_json::to_string(&record).expect("plain structs serialise");
+        assert_eq!(serde_json::from_str::<Record>(&text).expect("as it was written"), record);
+    }
+
+    #[test]
+    fn a_pass_with_nothing_to_do_leaves_no_record() {
+        assert_eq!(Record::of(&Plan::default(), &Report::default(), Circumstances::default()), None);
+    }
+}

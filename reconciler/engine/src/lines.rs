@@ -178,3 +178,54 @@ impl fmt::Display for Report {
         writeln!(f, "{} done, {} failed, {} skipped", self.done(), self.failed(), self.skipped())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::diff::diff;
+    use crate::state::{
+        Covered, DesiredState, MapKey, MapRow, ObservedState, Origin, OriginId, Source, SourceSet, SysctlKey,
+    };
+    use cilium_abi::maps::MapType;
+
+    /// One row to make, one to put right, one to take away, one that waits, one kind unread.
+    fn plan() -> crate::plan::Plan {
+        let sysctl = |name: &str| SysctlKey(name.to_owned());
+        let map = MapRow { kind: MapType::Hash, key_size: 4, value_size: 8, max_entries: 16, flags: 0 };
+        let synced = SourceSet::of(&[Source::Config]);
+        let mut desired = DesiredState { synced, ..DesiredState::default() };
+        let origin = Origin { object: "config".into(), place: "cilium.toml:3".into(), rule: "ipv4".into() };
+        let why = desired.origins.add(origin);
+        desired.state.maps.insert(MapKey("m".into()), map, why);
+        desired.state.sysctls.insert(sysctl("b"), "1".into(), why);
+        let mut observed = ObservedState::whole(Default::default());
+        observed.state.sysctls.insert(sysctl("b"), "0".into(), OriginId::default());
+        observed.state.sysctls.insert(sysctl("a"), "0".into(), OriginId::default());
+        observed.state.link_ups.insert("lxc1".into(), crate::state::Present, OriginId::default());
+        observed.coverage.routes = Covered::default();
+        diff(&desired, &observed)
+    }
+
+    #[test]
+    fn people_read_rows_by_order_and_key_with_totals_last() {
+        let want = "\
+- sysctl a: 0
+~ sysctl b: 1, was 0, because config ipv4 (cilium.toml:3)
++ map m: Hash key 4 row 8 max 16, because config ipv4 (cilium.toml:3)
+… link-up lxc1: remove waits: not yet synced: endpoint records
+? route: not read: not read in this pass
+1 to create, 1 to update, 1 to remove, 1 waiting, 1 kind not read
+";
+        assert_eq!(plan().to_string(), want);
+    }
+
+    #[test]
+    fn machines_read_the_same() {
+        let json = serde_json::to_value(plan()).expect("plain structs serialise");
+        assert_eq!(json["totals"]["update"], 1);
+        assert_eq!(json["steps"][1]["verb"], "update");
+        assert_eq!(json["steps"][1]["seen"], "0");
+        assert_eq!(json["steps"][1]["because"]["place"], "cilium.toml:3");
+        assert_eq!(json["withheld"][0]["id"]["kind"], "link-up");
+        assert_eq!(json["unread"][0]["kind"], "route");
+    }
+}

@@ -5,8 +5,8 @@
 //! ensure   sysctl → … → policy₀ … policy₅ → policy-digest → ipcache → endpoint ─┐
 //!                                                        policy (closing)  ◀────┘
 //!          ┌────────────────────────────────────────────────┘
-//!          └▶ endpoint-config → link-up → file
-//! remove   file → link-up → … → sysctl
+//!          └▶ endpoint-config → link-up → route → file
+//! remove   file → route → link-up → … → sysctl
 //! ```
 //! Only policy rows have places of their own: edits of a policy in force are ordered within it
 //! ([`crate::ladder`]), and rows whose removal can only close go before the next pod opens, though after

@@ -198,8 +198,7 @@ impl<'a> Run<'a> {
             return Some("failed before, and its next try is not due yet".to_owned());
         }
         if !self.bad.is_empty() {
-            let needs = step.want().map(|row| R::requires(step.key(), row)).unwrap_or_default();
-            if let Some(id) = needs.into_iter().find(|id| self.bad.contains(id)) {
+            if let Some(id) = new_needs(step).into_iter().find(|id| self.bad.contains(id)) {
                 return Some(format!("requires {id}, which is not as wanted"));
             }
             if let Some(id) = self.gated::<R>(gate, step.key()) {
@@ -246,6 +245,17 @@ impl<'a> Run<'a> {
         }
         self.report.outcomes.insert(id, outcome);
     }
+}
+
+/// What a row requires once it is written, beyond what it requires already.
+pub(crate) fn new_needs<R: Resource>(step: &Step<R>) -> Vec<RowId> {
+    let Some(want) = step.want() else { return Vec::new() };
+    let mut needs = R::requires(step.key(), want);
+    if let Some(seen) = step.seen() {
+        let had = R::requires(step.key(), seen);
+        needs.retain(|id| !had.contains(id));
+    }
+    needs
 }
 
 /// What a row that stays as it was seen requires, beyond what it would require as wanted.

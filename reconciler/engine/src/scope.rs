@@ -2,7 +2,9 @@
 //! what is then done follows from what was seen.
 
 use crate::driver::Scope;
-use crate::state::{IdentityId, Kind, PolicyKey, Protocol, Resource, State, Table};
+use crate::state::{
+    AttachmentKey, Hook, IdentityId, Kind, LinkName, PolicyKey, Protocol, Resource, State, Table,
+};
 use std::cmp::Ordering;
 use std::collections::BTreeSet;
 
@@ -91,7 +93,24 @@ macro_rules! scopes {
 }
 crate::for_each_resource!(scopes);
 
+fn include<K: Ord>(scope: &mut Scope<K>, keys: impl IntoIterator<Item = K>) {
+    match scope {
+        Scope::All => {}
+        Scope::Keys(into) => into.extend(keys),
+    }
+}
+
 impl Scopes {
+    /// Looks at a pod's interface too, with what hangs on it.
+    pub fn add_pod_link(&mut self, link: &LinkName) {
+        let hooks = [Hook::Ingress, Hook::Egress];
+        include(&mut self.links, [link.clone()]);
+        include(&mut self.attachments, hooks.map(|hook| AttachmentKey { link: link.clone(), hook }));
+        include(&mut self.pod_interfaces, [link.clone()]);
+        include(&mut self.endpoint_configs, [link.clone()]);
+        include(&mut self.link_ups, [link.clone()]);
+    }
+
     /// Edits of a policy are ordered by what stands beside them: the rows of their ladder, the L3 row for
     /// every peer, and the policy's digest.
     fn whole_ladders(&mut self, before: &State, now: &State) {
@@ -129,5 +148,10 @@ mod tests {
         let scopes = Scopes::between(&before, &now);
         assert_eq!(scopes.backends, Scope::Keys([BackendId(1), BackendId(3), BackendId(5)].into()));
         assert!(Scopes::between(&now, &now).is_empty());
+        let mut scopes = Scopes::none();
+        scopes.add_pod_link(&"lxc1".into());
+        assert_eq!(scopes.link_ups, Scope::Keys([LinkName::from("lxc1")].into()));
+        scopes.add(Kind::Slot);
+        assert_eq!((scopes.slots, scopes.frontends), (Scope::All, Scope::All), "frontends may need slots");
     }
 }

@@ -444,7 +444,7 @@ fn an_unreadable_file_keeps_its_objects() {
     bench.write("a.yaml", &pod("a"));
     bench.scan();
     let path = bench.root.join("a.yaml");
-    fs::set_permissions(&path, fs::Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o000)).unwrap();
     let snapshot = bench.scan();
     assert_eq!(names(&snapshot), ["Pod default/a"]);
     // Root reads it nevertheless.
@@ -473,11 +473,43 @@ fn a_scan_without_a_change_reads_and_writes_nothing_and_says_the_same() {
     assert!(first.objects.iter().flat_map(|o| &o.problems).any(|p| p.severity == Severity::Error));
 }
 
+/// Name and content of every file below.
+fn content(dir: &Path) -> Vec<(PathBuf, Vec<u8>)> {
+    let entries = fs::read_dir(dir).unwrap().map(|e| e.unwrap().path());
+    let mut all: Vec<_> = entries.map(|p| (p.clone(), fs::read(&p).unwrap())).collect();
+    all.sort();
+    all
+}
+
+#[test]
+fn commands_that_only_look_know_last_good_versions_and_write_none() {
+    let mut bench = Bench::new();
+    bench.write("p.yaml", GOOD);
+    bench.write("a.yaml", &pod("a"));
+    bench.scan();
+    let store = bench.state.join("last-good");
+    fs::write(store.join("damaged.json"), "{").unwrap();
+    let before = content(&store);
+    bench.write("p.yaml", BROKEN);
+    bench.remove("a.yaml");
+    bench.write("b.yaml", &pod("b"));
+    let now = Now { uptime: Duration::ZERO, wall: SystemTime::now() + Duration::from_secs(60) };
+    let snapshot = ManifestFolder::to_look(&bench.root, "n1", Some(&bench.state)).scan(now);
+    assert_eq!(names(&snapshot), ["Pod default/b", "CiliumNetworkPolicy shop/web"]);
+    assert_eq!(allows(find(&snapshot, ObjectKind::CiliumNetworkPolicy, "web")), 1);
+    let snapshot = ManifestFolder::to_look(&bench.root, "n1", None).scan(now);
+    assert_eq!(allows(find(&snapshot, ObjectKind::CiliumNetworkPolicy, "web")), 0);
+    assert_eq!(before, content(&store));
+}
+
 #[test]
 fn the_watch_wakes_for_files_in_folders_made_later_and_not_for_temporary_ones() {
     let bench = Bench::new();
     let (send, wakes) = mpsc::channel();
-    let mut watch = Watch::new(&bench.root, move || drop(send.send(()))).unwrap();
+    let mut watch = Watch::new(&bench.root, move || {
+        let _closed = send.send(());
+    })
+    .unwrap();
     assert!(watch.ensure().unwrap());
     let woken = |patience: u64| {
         let woken = wakes.recv_timeout(Duration::from_millis(patience)).is_ok();

@@ -18,14 +18,14 @@ fn record(id: u16) -> EndpointRecord {
         network: "cilium".into(),
         ifname: "eth0".into(),
         netns: "/var/run/netns/x".into(),
-        pod: (id % 2 == 0).then(|| ObjectName::new("shop", "web-0")),
+        pod: (id.is_multiple_of(2)).then(|| ObjectName::new("shop", "web-0")),
         pod_uid: Some("1-2-3".into()),
         labels: BTreeMap::from([("app".to_owned(), "web".to_owned())]),
         link: format!("lxc{id}"),
         mac: Mac([2, 0, 0, 0, 0, 0xab]),
         node_mac: Mac([2, 0, 0, 0, 1, 0xcd]),
         ipv4: Some("10.1.0.5".parse().unwrap()),
-        ipv6: (id % 2 == 0).then(|| "fd00::5".parse().unwrap()),
+        ipv6: (id.is_multiple_of(2)).then(|| "fd00::5".parse().unwrap()),
     }
 }
 
@@ -82,6 +82,12 @@ fn what_cannot_be_read_is_put_aside_and_told_and_the_others_count() {
     fs::write(folder.join("6.json"), vec![b' '; 100_000]).unwrap();
     fs::create_dir(folder.join("8.json")).unwrap();
     fs::write(dir.path().join("router.json"), "[]").unwrap();
+    let look = Records::to_look(dir.path(), dir.path(), "b");
+    assert_eq!(look.endpoints().keys().copied().collect::<Vec<_>>(), [4]);
+    assert!(Records::to_look(dir.path(), dir.path(), "other").endpoints().is_empty());
+    assert!(
+        folder.join("5.tmp").exists() && folder.join("4.json").exists() && !folder.join("1.bad").exists()
+    );
     let again = Records::load(dir.path(), dir.path(), "b");
     assert_eq!(again.endpoints().keys().copied().collect::<Vec<_>>(), [4]);
     assert_eq!(again.problems().len(), 6, "{:?}", again.problems());

@@ -1,14 +1,22 @@
 //! Packet fixtures through the production programs, each also against the model.
 
-use cilium_tests_kernel::l1::{
-    lab::Lab,
-    script::Fixture,
-    world::Mode,
-};
+use cilium_tests_kernel::l1::{lab::Lab, script::Fixture, world::Mode};
 use std::sync::{Mutex, PoisonError};
 
 #[path = "l1/basics.rs"]
 mod basics;
+#[path = "l1/conntrack.rs"]
+mod conntrack;
+#[path = "l1/hooks.rs"]
+mod hooks;
+#[path = "l1/malformed.rs"]
+mod malformed;
+#[path = "l1/masquerade.rs"]
+mod masquerade;
+#[path = "l1/policy.rs"]
+mod policy;
+#[path = "l1/service.rs"]
+mod service;
 
 /// Loaded once per kind of node, for all tests of this file.
 static LABS: Mutex<Vec<Lab>> = Mutex::new(Vec::new());

@@ -114,7 +114,8 @@ impl Inputs {
     }
 
     fn endpoints(&self) -> Result<BTreeMap<u16, EndpointRecord>, String> {
-        let text: EndpointsText = toml::from_str(&self.endpoints).map_err(|e| format!("endpoints.toml: {e}"))?;
+        let text: EndpointsText =
+            toml::from_str(&self.endpoints).map_err(|e| format!("endpoints.toml: {e}"))?;
         text.endpoint.into_iter().map(|e| Ok((e.id, e.record()?))).collect()
     }
 }
@@ -177,7 +178,8 @@ struct EndpointText {
 
 impl EndpointText {
     fn record(self) -> Result<EndpointRecord, String> {
-        let (namespace, name) = self.pod.split_once('/').ok_or_else(|| format!("{:?} has no namespace", self.pod))?;
+        let (namespace, name) =
+            self.pod.split_once('/').ok_or_else(|| format!("{:?} has no namespace", self.pod))?;
         let [high, low] = self.id.to_be_bytes();
         Ok(EndpointRecord {
             id: self.id,

@@ -26,7 +26,11 @@ pub struct Came {
 }
 
 /// Looks and compiles: the numbers in use are read from the kernel.
-pub fn look(inputs: &Inputs, unsynced: &str, kernel: &mut FakeKernel<'_>) -> Result<(Compiled, ObservedState), String> {
+pub fn look(
+    inputs: &Inputs,
+    unsynced: &str,
+    kernel: &mut FakeKernel<'_>,
+) -> Result<(Compiled, ObservedState), String> {
     let config = inputs.config()?;
     let world = inputs.world(&config, unsynced, Order::Forward)?;
     let observed = observe(kernel, &Scopes::all());
@@ -64,11 +68,12 @@ pub fn tamperings(state: &State) -> Vec<String> {
 /// Changes rows behind the agent's back.
 pub fn drift(state: &mut State, text: &str) -> Result<(), String> {
     for line in text.lines() {
-        let found = match (line.strip_prefix("- "), line.strip_prefix("~ ").and_then(|l| l.split_once(" as "))) {
-            (Some(name), _) => remove(state, name),
-            (None, Some((name, other))) => copy(state, name, other),
-            (None, None) => false,
-        };
+        let found =
+            match (line.strip_prefix("- "), line.strip_prefix("~ ").and_then(|l| l.split_once(" as "))) {
+                (Some(name), _) => remove(state, name),
+                (None, Some((name, other))) => copy(state, name, other),
+                (None, None) => false,
+            };
         if !found {
             return Err(format!("drift: no such row, or not understood: {line:?}"));
         }
@@ -127,7 +132,8 @@ fn came(name: &str, came: &Came) -> Option<String> {
         _ => {
             let kinds: Vec<&str> = name.strip_prefix("plan:")?.split_whitespace().collect();
             let of_kind = |line: &&Line| kinds.contains(&line.kind.name());
-            let mut out: Vec<String> = came.plan.lines().iter().filter(of_kind).map(ToString::to_string).collect();
+            let mut out: Vec<String> =
+                came.plan.lines().iter().filter(of_kind).map(ToString::to_string).collect();
             let waiting = came.plan.withheld.iter().filter(|w| kinds.contains(&w.id.kind.name()));
             out.extend(waiting.map(ToString::to_string));
             Some(lines(out))

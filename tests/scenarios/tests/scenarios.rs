@@ -5,11 +5,16 @@ use std::path::PathBuf;
 
 fn scenarios() -> Vec<(PathBuf, file::Scenario)> {
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/data");
-    let mut paths: Vec<PathBuf> =
-        std::fs::read_dir(folder).expect("the folder is part of the crate").map(|e| e.unwrap().path()).collect();
+    let mut paths: Vec<PathBuf> = std::fs::read_dir(folder)
+        .expect("the folder is part of the crate")
+        .map(|e| e.unwrap().path())
+        .collect();
     paths.sort();
     assert!(paths.len() >= 8, "only {} scenarios", paths.len());
-    paths.into_iter().map(|path| (path.clone(), file::parse(&std::fs::read_to_string(path).unwrap()))).collect()
+    paths
+        .into_iter()
+        .map(|path| (path.clone(), file::parse(&std::fs::read_to_string(path).unwrap())))
+        .collect()
 }
 
 fn each(what: fn(&file::Scenario) -> Result<(), String>) {
@@ -37,7 +42,10 @@ fn plans_are_as_written() {
                     for (want_section, section) in want.sections.iter().zip(&came.sections) {
                         if want_section != section {
                             let at = format!("{}: {:?}, {}", path.display(), want.title, section.name);
-                            wrong.push(format!("{at}\n--- written\n{}+++ came\n{}", want_section.text, section.text));
+                            wrong.push(format!(
+                                "{at}\n--- written\n{}+++ came\n{}",
+                                want_section.text, section.text
+                            ));
                         }
                     }
                 }

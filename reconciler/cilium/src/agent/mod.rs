@@ -11,13 +11,13 @@ mod api;
 mod attachments;
 mod events;
 mod gc;
-pub mod history;
+pub(crate) mod history;
 mod lock;
 mod metrics;
-pub mod pass;
+pub(crate) mod pass;
 mod run;
 mod shared;
-pub mod status;
+pub(crate) mod status;
 mod view;
 mod wakers;
 

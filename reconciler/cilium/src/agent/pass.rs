@@ -16,7 +16,7 @@ use cilium_engine::plan::Plan;
 use cilium_engine::problem::Problem;
 use cilium_engine::realise::{Outcome, Report, observe, realise};
 use cilium_engine::scope::Scopes;
-use cilium_engine::state::{DesiredState, Kind, LinkName, ObservedState, RowId, Source, SourceSet, State};
+use cilium_engine::state::{DesiredState, Kind, LinkName, RowId, Source, SourceSet, State};
 use cilium_engine::world::World;
 use cilium_kernel::bpf::object_digest;
 use cilium_kernel::{AttachMode, Kernel, KernelPaths};
@@ -59,8 +59,6 @@ struct Memo {
 pub struct Thought {
     /// The rows wanted.
     pub desired: DesiredState,
-    /// The rows seen.
-    pub observed: ObservedState,
     /// The difference.
     pub plan: Plan,
     /// What is wrong with objects.
@@ -116,6 +114,7 @@ pub struct Reconciler {
     /// This node's CNI attachments.
     pub records: Records,
     folder: ManifestFolder,
+    boot_id: String,
     history: History,
     memo: Memo,
     pace: Pace,
@@ -130,14 +129,28 @@ impl Reconciler {
     /// # Errors
     /// The host cannot be read at all, or the records cannot.
     pub fn open(loaded: Loaded) -> Result<Self> {
-        Self::open_with_manifests(loaded, None)
+        let config = loaded.config.clone();
+        let paths = &config.paths;
+        let folder = ManifestFolder::new(&config.source.manifests.path, &config.node.name, &paths.state_dir);
+        let mut owner = Self::open_host(loaded, folder)?;
+        owner.records = Records::load(&paths.run_dir, &paths.state_dir, &owner.boot_id);
+        Ok(owner)
     }
 
-    /// The same, with the manifests from another folder.
+    /// The same for looking only: neither sources nor host are changed, and no lock is needed.
+    /// `manifests` may be another folder than the configured one.
     ///
     /// # Errors
     /// As [`Self::open`].
-    pub fn open_with_manifests(loaded: Loaded, manifests: Option<&Path>) -> Result<Self> {
+    pub fn open_to_look(loaded: Loaded, manifests: Option<&Path>) -> Result<Self> {
+        let config = loaded.config.clone();
+        let mut looking = Self::open_host(loaded, folder_to_look(&config, manifests))?;
+        let paths = &config.paths;
+        looking.records = Records::to_look(&paths.run_dir, &paths.state_dir, &looking.boot_id);
+        Ok(looking)
+    }
+
+    fn open_host(loaded: Loaded, folder: ManifestFolder) -> Result<Self> {
         let config = &loaded.config;
         let mut kernel = Kernel::open(
             KernelPaths {
@@ -153,9 +166,8 @@ impl Reconciler {
             },
         )
         .context("open the host's drivers")?;
-        let folder = open_folder(config, manifests);
         let boot_id = kernel.net.facts().context("read the host's devices")?.boot_id;
-        let records = Records::load(&config.paths.run_dir, &config.paths.state_dir, &boot_id);
+        let records = Records::to_look(Path::new("/nonexistent"), Path::new("/nonexistent"), &boot_id);
         Ok(Self {
             history: History::open(&config.paths.state_dir),
             memo: Memo::default(),
@@ -163,6 +175,7 @@ impl Reconciler {
             pool: Pool::default(),
             began: Instant::now(),
             scan_again: None,
+            boot_id,
             folder,
             records,
             kernel,
@@ -222,7 +235,7 @@ impl Reconciler {
         let plan = diff(&compiled.desired, &observed);
         micros.diff = clock.lap();
         let Compiled { desired, problems, book, view } = compiled;
-        Ok(Thought { rows_read: observed.state.len(), desired, observed, plan, problems, book, view, micros })
+        Ok(Thought { rows_read: observed.state.len(), desired, plan, problems, book, view, micros })
     }
 
     fn world(&mut self) -> Result<World> {
@@ -429,7 +442,7 @@ impl Offline {
     /// # Errors
     /// None today; the folder is read when compiling.
     pub fn open(loaded: &Loaded, manifests: Option<&Path>) -> Result<Self> {
-        Ok(Self { folder: open_folder(&loaded.config, manifests), loaded: loaded.clone() })
+        Ok(Self { folder: folder_to_look(&loaded.config, manifests), loaded: loaded.clone() })
     }
 
     /// Compiles what the folder says. This host's devices and attachments are not looked at.
@@ -444,7 +457,7 @@ impl Offline {
             ..cilium_engine::world::HostFacts::default()
         };
         let nowhere = Path::new("/nonexistent");
-        let records = Records::load(nowhere, nowhere, "");
+        let records = Records::to_look(nowhere, nowhere, "");
         let mut world = cilium_sources::world::assemble(&snapshot, &records, facts, config);
         world.synced = world.synced.with(Source::Endpoints).with(Source::Config);
         Ok(compile(&world, config, &IdBook::default()))
@@ -461,9 +474,15 @@ fn sysctl_record(config: &Config) -> PathBuf {
     config.paths.state_dir.join("sysctls")
 }
 
-fn open_folder(config: &Config, manifests: Option<&Path>) -> ManifestFolder {
-    let path = manifests.unwrap_or(&config.source.manifests.path);
-    ManifestFolder::new(path, &config.node.name, &config.paths.state_dir)
+/// The folder, read without a trace. Another folder than the configured one has no last good versions.
+fn folder_to_look(config: &Config, manifests: Option<&Path>) -> ManifestFolder {
+    let name = &config.node.name;
+    match manifests {
+        Some(other) => ManifestFolder::to_look(other, name, None),
+        None => {
+            ManifestFolder::to_look(&config.source.manifests.path, name, Some(&config.paths.state_dir))
+        }
+    }
 }
 
 /// Removes the directories of pins, if nothing is left in them.

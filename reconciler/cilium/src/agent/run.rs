@@ -190,7 +190,8 @@ impl Loop {
             }
         };
         if full {
-            let took = Duration::from_micros(done.summary.micros.total);
+            let m = done.summary.micros;
+            let took = Duration::from_micros(m.sources + m.observe + m.compile + m.diff);
             let period = self.reconciler.loaded.config.reconciler.full_read.duration();
             self.next_full = Instant::now() + period.max(took * FULL_READ_SHARE);
         }

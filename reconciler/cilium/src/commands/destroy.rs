@@ -17,7 +17,7 @@ const PARTIAL: u8 = 3;
 pub(super) fn run(loaded: Loaded, args: &DestroyArgs) -> Result<ExitCode> {
     let paths = loaded.config.paths.clone();
     if args.plan {
-        let plan = Reconciler::open(loaded)?.plan_destruction()?;
+        let plan = Reconciler::open_to_look(loaded, None)?.plan_destruction()?;
         print(args.form, &plan, || plan.to_string())?;
         return Ok(if plan.is_empty() { ExitCode::SUCCESS } else { PENDING.into() });
     }

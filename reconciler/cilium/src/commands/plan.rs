@@ -45,7 +45,7 @@ pub(super) fn run(source: &ConfigSource, args: &PlanArgs) -> Result<ExitCode> {
         printed.plan = cilium_engine::diff::diff(&now.desired, &ObservedState::whole(State::default()));
         printed.problems = now.problems;
     } else {
-        let mut reconciler = Reconciler::open_with_manifests(loaded, args.manifests.as_deref())?;
+        let mut reconciler = Reconciler::open_to_look(loaded, args.manifests.as_deref())?;
         let thought = reconciler.think()?;
         printed.plan = thought.plan;
         printed.problems = thought.problems;

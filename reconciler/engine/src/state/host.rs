@@ -305,11 +305,12 @@ impl fmt::Display for RouteRow {
 
 impl Resource for Route {
     const KIND: Kind = Kind::Route;
-    const NEEDS: &'static [Kind] = &[Kind::Link];
+    const NEEDS: &'static [Kind] = &[Kind::LinkUp];
     type Key = RouteKey;
     type Row = RouteRow;
+    /// The kernel takes routes only by interfaces that are up (ENETDOWN).
     fn requires(_: &RouteKey, row: &RouteRow) -> Vec<RowId> {
-        if row.link.0.starts_with("cilium_") { vec![Link::id(&row.link)] } else { vec![] }
+        if row.link.0.starts_with("cilium_") { vec![LinkUp::id(&row.link)] } else { vec![] }
     }
     fn sources(_: &RouteKey, _: &RouteRow) -> SourceSet {
         SourceSet::of(&[Source::Config, Source::Nodes])

@@ -89,7 +89,6 @@ macro_rules! for_each_resource {
             (attachments, Attachment),
             (pod_interfaces, PodInterface),
             (addresses, Address),
-            (routes, Route),
             (backends, Backend),
             (rev_nats, RevNat),
             (slots, Slot),
@@ -101,6 +100,7 @@ macro_rules! for_each_resource {
             (endpoints, Endpoint),
             (endpoint_configs, EndpointConfig),
             (link_ups, LinkUp),
+            (routes, Route),
             (files, File),
         }
     };

@@ -88,6 +88,10 @@ pub(crate) fn close(mut state: State, catalog: &Catalog) -> State {
     let none = OriginId::default();
     services(&mut state);
     let mut links: BTreeSet<LinkName> = state.links.keys().cloned().collect();
+    for (_, entry) in state.routes.clone().iter().filter(|(_, entry)| entry.row.link.0.starts_with("cilium_"))
+    {
+        state.link_ups.insert(entry.row.link.clone(), Present, none);
+    }
     let ups: Vec<LinkName> =
         state.link_ups.keys().filter(|l| l.0.starts_with(POD_LINK_PREFIX)).cloned().collect();
     let sets: Vec<SetId> = ["aaaa", "bbbb"].map(|s| SetId(s.to_owned())).into();

@@ -72,7 +72,7 @@ generate! {
         mac, mtu, alias: format!("{LINK_ALIAS_PREFIX}x"),
     });
     ProgramSet: set(), prop_oneof![
-        Just(ProgramSetRow::Constants(Box::new(NodeConstants::default()))),
+        Just(ProgramSetRow::Constants(Box::<NodeConstants>::default())),
         Just(ProgramSetRow::Complete),
         Just(ProgramSetRow::Broken),
     ];

@@ -90,6 +90,21 @@ pub(crate) fn g2<E: Engine + Default>(case: &Case, coverage: &Coverage) -> Findi
     require(plan.unread.len() == coverage.unread().len(), || "unread kinds are told".to_owned())
 }
 
+/// G2, on the way: with kinds that cannot be read nothing breaks or opens, and when they can, it converges.
+pub(crate) fn g2_unreadable<E: Engine + Default>(case: &Case, kinds: &[Kind]) -> Finding {
+    let (found, watch) = (RefCell::new(Ok(())), Watch::between(&case.before, &case.wanted));
+    let mut kernel = watched(case.before.clone(), &watch, &found);
+    kernel.unreadable = kinds.iter().copied().collect();
+    let mut engine = E::default();
+    let (plan, _) = engine.pass(&case.desired(), &mut kernel);
+    for phase in &plan.phases {
+        require(!kinds.contains(&phase.kind()), || format!("{} rows were not read:\n{plan}", phase.kind()))?;
+    }
+    kernel.unreadable.clear();
+    converges(&mut engine, &case.desired(), &mut kernel)?;
+    found.borrow().clone().map_err(|message| format!("{message}\nwith {kinds:?} not read in\n{plan}"))
+}
+
 fn converges<E: Engine>(engine: &mut E, desired: &DesiredState, kernel: &mut FakeKernel<'_>) -> Finding {
     let (_, report) = engine.pass(desired, kernel);
     require(report.is_clean(), || format!("{report}"))?;
@@ -252,6 +267,10 @@ pub(crate) fn kinds() -> BoxedStrategy<Vec<Vec<Kind>>> {
     prop::collection::vec(prop::collection::vec(prop::sample::select(Kind::ALL), 1..4), 1..4).boxed()
 }
 
+fn some_kinds() -> BoxedStrategy<Vec<Kind>> {
+    prop::collection::vec(prop::sample::select(Kind::ALL), 1..4).boxed()
+}
+
 pub(crate) fn indices() -> BoxedStrategy<Vec<prop::sample::Index>> {
     prop::collection::vec(any::<prop::sample::Index>(), 0..8).boxed()
 }
@@ -275,6 +294,11 @@ proptest! {
     #[test]
     fn g2_only_rows_read_in_this_pass_are_in_its_plan(case in case(), coverage in any_coverage()) {
         holds(g2::<Real>(&case, &coverage))?;
+    }
+
+    #[test]
+    fn g2_what_cannot_be_read_breaks_nothing(case in case(), kinds in some_kinds()) {
+        holds(g2_unreadable::<Real>(&case, &kinds))?;
     }
 
     #[test]

@@ -13,8 +13,8 @@ use std::collections::BTreeSet;
 const POLICY: PolicyId = PolicyId(1);
 
 fn state(rows: impl IntoIterator<Item = (PolicyKey, PolicyRow)>, in_force: Option<u8>) -> State {
-    let mut state = State::default();
-    state.policies = rows.into_iter().filter(|(key, _)| key.policy == POLICY).collect();
+    let policies = rows.into_iter().filter(|(key, _)| key.policy == POLICY).collect();
+    let mut state = State { policies, ..State::default() };
     if let Some(digest) = in_force {
         state.policy_digests.insert(POLICY, Digest([digest; 16]), OriginId::default());
     }

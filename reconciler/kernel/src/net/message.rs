@@ -257,6 +257,8 @@ pub(super) fn change_link(index: u32, attributes: Vec<LinkAttribute>) -> LinkMes
 pub(super) enum Admin {
     /// Up.
     Up,
+    /// Up, and without ARP and neighbour discovery (`IFF_NOARP`).
+    UpWithoutNeighbours,
     /// Down.
     Down,
 }
@@ -264,9 +266,13 @@ pub(super) enum Admin {
 /// Sets the administrative state.
 pub(super) fn set_admin(index: u32, admin: Admin) -> LinkMessage {
     let mut message = change_link(index, Vec::new());
-    message.header.change_mask = LinkFlags::Up;
+    message.header.change_mask = match admin {
+        Admin::UpWithoutNeighbours => LinkFlags::Up | LinkFlags::Noarp,
+        Admin::Up | Admin::Down => LinkFlags::Up,
+    };
     message.header.flags = match admin {
         Admin::Up => LinkFlags::Up,
+        Admin::UpWithoutNeighbours => LinkFlags::Up | LinkFlags::Noarp,
         Admin::Down => LinkFlags::empty(),
     };
     message

@@ -44,9 +44,19 @@ pub(super) struct Kept {
     digest: Digest,
 }
 
+/// Whether the store on disk is ours to write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Mode {
+    /// It is.
+    Keep,
+    /// It is only looked at.
+    Look,
+}
+
 #[derive(Debug)]
 pub(super) struct LastGood {
     dir: PathBuf,
+    mode: Mode,
     kept: BTreeMap<Identity, Kept>,
     /// What went wrong while loading.
     loading: Vec<Problem>,
@@ -55,14 +65,20 @@ pub(super) struct LastGood {
 }
 
 impl LastGood {
-    /// Loads the store. A file that cannot be read is put aside and reported.
-    pub(super) fn load(dir: &Path) -> Self {
-        let mut out = Self {
-            dir: dir.to_owned(),
+    /// A store in memory alone.
+    pub(super) fn forgetful() -> Self {
+        Self {
+            dir: PathBuf::new(),
+            mode: Mode::Look,
             kept: BTreeMap::new(),
             loading: Vec::new(),
             writing: BTreeMap::new(),
-        };
+        }
+    }
+
+    /// Loads the store. A file that cannot be read is put aside and reported.
+    pub(super) fn load(dir: &Path, mode: Mode) -> Self {
+        let mut out = Self { dir: dir.to_owned(), mode, ..Self::forgetful() };
         let entries = match fs::read_dir(dir) {
             Ok(entries) => entries,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return out,
@@ -87,7 +103,7 @@ impl LastGood {
                 }
                 Err(why) => {
                     let aside = path.with_extension("bad");
-                    let moved = fs::rename(&path, &aside).is_ok();
+                    let moved = mode == Mode::Keep && fs::rename(&path, &aside).is_ok();
                     let hint = if moved { "it was renamed to end in .bad" } else { "remove it" };
                     out.loading.push(problem(
                         &path.display().to_string(),
@@ -132,7 +148,10 @@ impl LastGood {
         let place = &object.header.place;
         let name = file_name(identity);
         let same = self.kept.get(identity).is_some_and(|k| k.digest == digest && k.file == place.file);
-        if !same && let Some(document) = document {
+        if !same
+            && self.mode == Mode::Keep
+            && let Some(document) = document
+        {
             match self.write(&name, &place.file, place.line, document) {
                 Ok(()) => {
                     self.writing.remove(&name);
@@ -162,6 +181,10 @@ impl LastGood {
     pub(super) fn retain(&mut self, keep: &BTreeSet<Identity>) {
         let gone: Vec<Identity> = self.kept.keys().filter(|id| !keep.contains(id)).cloned().collect();
         for identity in gone {
+            if self.mode == Mode::Look {
+                self.kept.remove(&identity);
+                continue;
+            }
             let name = file_name(&identity);
             match fs::remove_file(self.dir.join(&name)) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => {

@@ -19,7 +19,7 @@ use cilium_crds::lower::Header;
 use cilium_crds::object::{Object, Reading};
 use cilium_engine::problem::{Problem, Severity};
 use cilium_engine::state::Origin;
-use lastgood::{Digest, LastGood};
+use lastgood::{Digest, LastGood, Mode};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -123,12 +123,27 @@ pub struct ManifestFolder {
 
 impl ManifestFolder {
     /// The folder at `root`, read by the node of this name; last good versions are kept under
-    /// `state_dir/last-good`. Nothing of the folder is read yet.
+    /// `state_dir/last-good`. Nothing of the folder is read yet. For the one writer only.
     pub fn new(root: &Path, node_name: &str, state_dir: &Path) -> Self {
+        Self::with(root, node_name, LastGood::load(&state_dir.join("last-good"), Mode::Keep))
+    }
+
+    /// As [`Self::new`], for commands that change nothing: the store is read, never written. Without a
+    /// `state_dir` there are no last good versions but those seen by this value (for folders that are not the
+    /// one the agent reads).
+    pub fn to_look(root: &Path, node_name: &str, state_dir: Option<&Path>) -> Self {
+        let store = match state_dir {
+            Some(dir) => LastGood::load(&dir.join("last-good"), Mode::Look),
+            None => LastGood::forgetful(),
+        };
+        Self::with(root, node_name, store)
+    }
+
+    fn with(root: &Path, node_name: &str, store: LastGood) -> Self {
         Self {
             root: root.to_owned(),
             node_name: node_name.to_owned(),
-            store: LastGood::load(&state_dir.join("last-good")),
+            store,
             files: BTreeMap::new(),
             empty_since: None,
             writing: BTreeMap::new(),
@@ -156,9 +171,6 @@ impl ManifestFolder {
             }
         };
         let changed = self.read_changed(&found, now, &mut out);
-        if let Some(last) = self.last.as_ref().filter(|last| !changed && found.complete && last.synced) {
-            return Snapshot { again: out.again, ..last.clone() };
-        }
         out.problems.extend(found.problems.iter().cloned());
         let read: usize = self.files.values().map(|f| f.members.len()).sum();
         let nothing = read == 0 && found.complete && !self.files.values().any(|f| f.unsure);
@@ -180,6 +192,11 @@ impl ManifestFolder {
             }
         } else {
             self.empty_since = None;
+        }
+        if let Some(last) =
+            self.last.as_ref().filter(|last| !changed && !nothing && found.complete && last.synced)
+        {
+            return Snapshot { again: out.again, ..last.clone() };
         }
         settle::settle(&mut self.files, &mut self.store, &found, &mut out);
         out.problems.extend(self.store.problems());

@@ -59,12 +59,29 @@ pub struct Records {
     router: RouterAddresses,
     problems: Vec<Problem>,
     readable: bool,
+    mending: Mending,
+}
+
+/// Whether loading puts things in order on disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mending {
+    Yes,
+    No,
 }
 
 impl Records {
     /// Loads the records. Those of another boot are removed (their pods are gone); one that cannot be read is
     /// put aside, ending in `.bad`, and reported.
     pub fn load(run_dir: &Path, state_dir: &Path, boot_id: &str) -> Self {
+        Self::read(run_dir, state_dir, boot_id, Mending::Yes)
+    }
+
+    /// As [`Self::load`], for commands that change nothing: what is wrong on disk stays as it is.
+    pub fn to_look(run_dir: &Path, state_dir: &Path, boot_id: &str) -> Self {
+        Self::read(run_dir, state_dir, boot_id, Mending::No)
+    }
+
+    fn read(run_dir: &Path, state_dir: &Path, boot_id: &str, mending: Mending) -> Self {
         let mut out = Self {
             dir: run_dir.join("state/endpoints"),
             router_file: state_dir.join("router.json"),
@@ -73,6 +90,7 @@ impl Records {
             router: RouterAddresses::default(),
             problems: Vec::new(),
             readable: true,
+            mending,
         };
         out.load_router();
         let entries = match fs::read_dir(&out.dir) {
@@ -95,7 +113,7 @@ impl Records {
             match path.extension().and_then(|e| e.to_str()) {
                 Some("json") => out.load_one(&path),
                 // Left by a crash within a write: the attachment was never told to be done.
-                Some("tmp") => drop(fs::remove_file(&path)),
+                Some("tmp") => out.discard(&path),
                 Some(_) | None => {}
             }
         }
@@ -113,7 +131,7 @@ impl Records {
         });
         let named = |id: u16| path.file_stem().and_then(|s| s.to_str()) == Some(id.to_string().as_str());
         match record {
-            Ok((boot_id, _)) if boot_id != self.boot_id => drop(fs::remove_file(path)),
+            Ok((boot_id, _)) if boot_id != self.boot_id => self.discard(path),
             Ok((_, record)) if named(record.id) => {
                 self.endpoints.insert(record.id, record);
             }
@@ -139,8 +157,15 @@ impl Records {
         }
     }
 
+    /// Removes what nobody needs any more. That it stays is no harm: it is tried again at the next start.
+    fn discard(&self, path: &Path) {
+        if self.mending == Mending::Yes {
+            let _stays = fs::remove_file(path);
+        }
+    }
+
     fn quarantine(&mut self, path: &Path, why: String) {
-        let moved = fs::rename(path, path.with_extension("bad")).is_ok();
+        let moved = self.mending == Mending::Yes && fs::rename(path, path.with_extension("bad")).is_ok();
         let hint =
             if moved { "it was renamed to end in .bad; its pod must be attached anew" } else { "remove it" };
         self.tell(path, why, hint);

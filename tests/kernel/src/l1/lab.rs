@@ -285,18 +285,20 @@ fn program<'a>(bpf: &'a Ebpf, name: &str) -> BorrowedFd<'a> {
 }
 
 fn map<'a>(bpf: &'a Ebpf, name: &str) -> BorrowedFd<'a> {
-    let data = match bpf.map(name) {
-        Some(
-            Map::HashMap(data)
-            | Map::LruHashMap(data)
-            | Map::LpmTrie(data)
-            | Map::Array(data)
-            | Map::PerCpuArray(data)
-            | Map::RingBuf(data),
-        ) => data,
-        _ => panic!("the object has no map {name}"),
-    };
-    data.fd().as_fd()
+    descriptor(bpf.map(name).unwrap_or_else(|| panic!("the object has no map {name}")))
+}
+
+/// A map's descriptor.
+pub fn descriptor(map: &Map) -> BorrowedFd<'_> {
+    match map {
+        Map::HashMap(data)
+        | Map::LruHashMap(data)
+        | Map::LpmTrie(data)
+        | Map::Array(data)
+        | Map::PerCpuArray(data)
+        | Map::RingBuf(data) => data.fd().as_fd(),
+        _ => panic!("the object has a map of a kind nobody reads"),
+    }
 }
 
 /// Loads the object; maps of more than `most` rows get `most`.

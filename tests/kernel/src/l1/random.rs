@@ -7,7 +7,10 @@ use super::packet::{self, Build};
 use super::world::{A, B, C, Family, Links, Mode, NARROW_ID, OUTSIDE_ID, Pod, REMOTE_POD_ID, Rule, World, X, at, ip};
 use cilium_abi::{
     Address, Mac,
-    endpoint::{CONFIG_OPEN_EGRESS, CONFIG_OPEN_INGRESS},
+    endpoint::{
+        CONFIG_EGRESS_NO_ANY, CONFIG_EGRESS_NO_PEERS, CONFIG_INGRESS_NO_ANY, CONFIG_INGRESS_NO_PEERS,
+        CONFIG_OPEN_EGRESS, CONFIG_OPEN_INGRESS,
+    },
     identity,
     ipcache::{FLAG_IN_CLUSTER, IpcacheRow, PrefixKey},
     lb::BACKEND_TERMINATING,
@@ -71,6 +74,7 @@ pub fn world(random: &mut Random, links: &Links, mode: Mode) -> World {
                 config.flags |= if egress { CONFIG_OPEN_EGRESS } else { CONFIG_OPEN_INGRESS };
             }
             world.close(pod, egress);
+            let (mut peers_seen, mut any_seen) = (false, false);
             for _ in 0..random.below(9) {
                 cookie += 1;
                 let mut rule = Rule::any(pod, egress).peer(random.pick(&peers)).cookie(cookie);
@@ -90,7 +94,18 @@ pub fn world(random: &mut Random, links: &Links, mode: Mode) -> World {
                 if random.chance(30) {
                     rule = rule.deny();
                 }
+                (peers_seen, any_seen) = (peers_seen || rule.peer != 0, any_seen || rule.peer == 0);
                 world.rule(rule.precedence(random.below(3) as u32));
+            }
+            if random.chance(50)
+                && let Some(config) = world.configs.get_mut(&links.lxc[pod.link])
+            {
+                let (no_peers, no_any) = if egress {
+                    (CONFIG_EGRESS_NO_PEERS, CONFIG_EGRESS_NO_ANY)
+                } else {
+                    (CONFIG_INGRESS_NO_PEERS, CONFIG_INGRESS_NO_ANY)
+                };
+                config.flags |= if peers_seen { 0 } else { no_peers } | if any_seen { 0 } else { no_any };
             }
         }
     }

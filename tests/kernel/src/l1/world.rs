@@ -165,8 +165,7 @@ pub fn route(addr: &Address) -> Route {
     let is_v4 = addr.is_v4();
     let text: IpAddr = (*addr).into();
     let stack = match text {
-        // 0/8 is answered by the gateway's route as any other; 127/8, multicast and broadcast are not.
-        IpAddr::V4(v4) => v4.is_loopback() || v4.is_multicast() || v4.is_broadcast() || v4.octets()[0] == 0,
+        IpAddr::V4(v4) => v4.is_loopback() || v4.octets()[0] >= 224,
         IpAddr::V6(v6) => v6.is_multicast() || v6.is_unicast_link_local() || v6.is_loopback() || v6.is_unspecified(),
     };
     let own = [at::node(Family::V4), at::node(Family::V6), at::router(Family::V4), at::router(Family::V6)];

@@ -1,6 +1,6 @@
 //! Classifiers as filters of the clsact qdisc, for kernels without TCX, by rtnetlink.
 //!
-//! Ours are at priority 1, handle 1 or 2, of kind `bpf`, named `cil_…`. A change of the program
+//! Ours are at priority 1, at one of two handles, of kind `bpf`, named `cil_…`. A change of the program
 //! replaces the filter in place; a move to the front makes the other handle first, then removes the
 //! old one. The qdisc stays when the last filter goes: it may be somebody else's.
 
@@ -35,7 +35,9 @@ const TCA_BPF_FLAGS: u16 = 8;
 const TCA_BPF_ID: u16 = 11;
 const DIRECT_ACTION: u32 = 1;
 const PRIORITY: u16 = 1;
-const HANDLES: [u32; 2] = [1, 2];
+/// Far from those the kernel gives out by itself, which begin at 1: a filter put under a handle that
+/// is taken replaces the one there.
+const HANDLES: [u32; 2] = [0x7300_0001, 0x7300_0002];
 /// What the names of our programs begin with.
 const NAME: &str = "cil_";
 /// A dump of more messages than this is no answer to a question of ours.
@@ -311,9 +313,15 @@ pub(super) fn ensure(tc: &mut Tc, prog: &ProgFd, name: &str, ifindex: u32, hook:
     let handle = match (first, ours.first()) {
         (Some(first), _) => first,
         // New filters go to the front of their priority: the other handle first, then without the old.
-        (None, Some(behind)) => HANDLES.into_iter().find(|handle| handle != behind).unwrap_or(1),
-        (None, None) => 1,
+        (None, Some(behind)) => HANDLES.into_iter().find(|handle| handle != behind).unwrap_or(HANDLES[0]),
+        (None, None) => HANDLES[0],
     };
+    if filters
+        .iter()
+        .any(|filter| filter.priority == PRIORITY && filter.handle == handle && !filter.is_ours())
+    {
+        return Err(io::Error::other(format!("another's filter holds handle {handle:#x} of priority 1")));
+    }
     if first.is_none() && ours.contains(&handle) {
         tc.delete(ifindex, hook, handle)?;
     }

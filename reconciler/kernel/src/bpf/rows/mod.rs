@@ -44,10 +44,7 @@ pub(super) trait Mapped: Resource {
 pub(super) type Pair<R> = (<R as Resource>::Key, <R as Resource>::Row);
 
 /// Reads rows of a hash map. No map: no rows, since [`super::shape`] is about to create it.
-pub(super) fn observe<R: Mapped>(
-    bpf: &Bpf,
-    scope: &Scope<R::Key>,
-) -> Result<Vec<Pair<R>>, DriverError> {
+pub(super) fn observe<R: Mapped>(bpf: &Bpf, scope: &Scope<R::Key>) -> Result<Vec<Pair<R>>, DriverError> {
     let Some(table) = open_readable::<R::AbiKey, R::AbiRow>(bpf, &R::MAP)? else { return Ok(Vec::new()) };
     let mut names = Names::default();
     match scope {

@@ -5,7 +5,7 @@ use crate::l1::packet::{ACK, FIN, RST, SYN};
 use cilium_abi::{
     Address, Be16,
     ct::{
-        CT_CLOSING_FORWARD, CT_CLOSING_REPLY, CT_INITIATOR_HIGH, CT_RESET, CT_SEEN_REPLY, CtKey, CtRow, KIND_CONNECTION,
+        CT_CLOSING_FORWARD, CT_CLOSING_REPLY, CT_INITIATOR_HIGH, CT_LOOPBACK, CT_RESET, CT_SEEN_REPLY, CtKey, CtRow, KIND_CONNECTION,
     },
     drop,
     endpoint::{CONFIG_OPEN_EGRESS, CONFIG_OPEN_INGRESS, EndpointConfigRow},
@@ -35,6 +35,10 @@ impl State {
 /// Flags of connections that end.
 pub(super) const ENDING: u16 = CT_CLOSING_FORWARD | CT_CLOSING_REPLY | CT_RESET;
 
+pub(super) fn is_tcp(way: &Way<'_>) -> bool {
+    way.parsed.ends.proto == proto::TCP
+}
+
 pub(super) fn is_syn(way: &Way<'_>) -> bool {
     way.parsed.ends.proto == proto::TCP && way.parsed.flags & SYN != 0 && way.parsed.flags & ACK == 0
 }
@@ -44,20 +48,21 @@ impl Model<'_> {
         self.connections.get(key).filter(|row| row.expires >= now)
     }
 
-    /// How the packet stands, and the number of the frontend its connection went through.
-    pub(super) fn stand(&self, way: &mut Way<'_>) -> (State, u16) {
+    /// How the packet stands, the number of the frontend its connection went through, and the
+    /// connection's flags if there is one.
+    pub(super) fn stand(&self, way: &mut Way<'_>) -> (State, u16, Option<u16>) {
         if way.parsed.kind == Kind::Error {
             let (inner, _) = way.parsed.inner.unwrap_or_default();
             let (key, _) = key(&inner, KIND_CONNECTION);
             // An error is for the sender of what it is about, or it is no such error.
             return match self.live(&key, way.now) {
-                Some(row) if inner.src == way.parsed.ends.dst => (State::Related, row.rev_nat),
-                _ => (State::New, 0),
+                Some(row) if inner.src == way.parsed.ends.dst => (State::Related, row.rev_nat, Some(row.flags)),
+                _ => (State::New, 0, None),
             };
         }
         let (key, high) = key(&way.parsed.ends, KIND_CONNECTION);
         way.keys.push(key);
-        let Some(row) = self.live(&key, way.now) else { return (State::New, 0) };
+        let Some(row) = self.live(&key, way.now) else { return (State::New, 0, None) };
         let forward = high == (row.flags & CT_INITIATOR_HIGH != 0);
         let state = if is_syn(way) {
             if forward && row.flags & ENDING == 0 { State::Forward } else { State::New }
@@ -69,7 +74,7 @@ impl Model<'_> {
         } else {
             State::Reply
         };
-        (state, row.rev_nat)
+        (state, row.rev_nat, Some(row.flags))
     }
 
     /// Remembers an allowed packet.
@@ -84,11 +89,13 @@ impl Model<'_> {
             let lifetime = match (is_tcp, is_syn(way)) {
                 (false, _) => self.node.ct_any,
                 (true, true) => self.node.ct_syn,
+                // The end of a connection that was not seen.
+                (true, false) if flags & (FIN | RST) != 0 => self.node.ct_fin,
                 (true, false) => self.node.ct_tcp,
             };
             let row = CtRow {
                 expires: way.now + lifetime,
-                flags: if high { CT_INITIATOR_HIGH } else { 0 },
+                flags: if high { CT_INITIATOR_HIGH } else { 0 } | if way.loopback { CT_LOOPBACK } else { 0 },
                 rev_nat: way.rev_nat,
                 seen_forward: flags,
                 ..CtRow::default()

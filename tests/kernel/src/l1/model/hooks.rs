@@ -1,14 +1,16 @@
 //! What each hook does, as the model sees it.
 
-use super::flows::State;
+use super::flows::{State, is_syn, is_tcp};
 use super::{Kind, Model, Step, Verdict, Way};
 use crate::l1::lab::Hook;
 use crate::l1::world::{ETH0_MAC, Route, route};
 use cilium_abi::{
-    Address, Mac, drop,
+    Address, Mac,
+    ct::CT_LOOPBACK,
+    drop,
     endpoint::{ENDPOINT_HOST, EndpointConfigRow, EndpointRow},
     identity,
-    node::{NODE_ALLOW_LOCALHOST, mark},
+    node::{NODE_ALLOW_LOCALHOST, NODE_TUNNEL, mark},
     proto,
 };
 
@@ -16,7 +18,11 @@ const ARP: u16 = 0x0806;
 /// Longest frame of a device with an MTU of 1500, with room for a VLAN tag.
 const FORWARDABLE: usize = 1518;
 
+/// Numbers of more than 24 bits do not fit a mark; their packets are looked up again.
 fn identity_mark(number: u32) -> u32 {
+    if number >> 24 != 0 {
+        return 0;
+    }
     mark::IDENTITY | (number >> 16 & 0xff) | number << 16
 }
 
@@ -112,8 +118,15 @@ impl Model<'_> {
         if own.is_none() || own != way.parsed.ends.src {
             return Err(drop::INVALID_SOURCE_IP);
         }
-        self.service(way)?;
-        let (state, rev_nat) = self.stand(way);
+        let (mut state, mut rev_nat, mut flags) = self.stand(way);
+        // What belongs to a connection under its own addresses goes to no frontend.
+        let own_way = flags.is_some() && if is_tcp(way) { !is_syn(way) } else { !state.asks_policy() };
+        if !own_way && self.service(way)? {
+            if way.parsed.ends.src == way.parsed.ends.dst {
+                return self.to_itself(way);
+            }
+            (state, rev_nat, flags) = self.stand(way);
+        }
         let dst = way.parsed.ends.dst;
         match self.world.endpoints.get(&dst).copied() {
             Some(endpoint) if endpoint.flags & ENDPOINT_HOST == 0 => {
@@ -132,6 +145,9 @@ impl Model<'_> {
                 self.deliver(way, &endpoint)
             }
             Some(_) => {
+                if state == State::Reply && flags.is_some_and(|flags| flags & CT_LOOPBACK != 0) {
+                    return self.back_to_itself(way, config, rev_nat);
+                }
                 if state.asks_policy() {
                     self.ask(way, config, true, (config.identity, identity::HOST))?;
                 }
@@ -153,6 +169,27 @@ impl Model<'_> {
         }
     }
 
+    /// A pod that reaches itself through a service must not see its own address as the client's.
+    fn to_itself(&mut self, way: &mut Way<'_>) -> Step<Verdict> {
+        let router = if way.parsed.v6 { self.node.router_ipv6 } else { self.node.router_ipv4 };
+        way.set_src(router, way.parsed.ends.sport)?;
+        way.loopback = true;
+        let (state, ..) = self.stand(way);
+        self.record(way, state);
+        let endpoint = self.world.endpoints.get(&way.parsed.ends.dst).copied().ok_or(drop::ENDPOINT_NOT_READY)?;
+        self.deliver(way, &endpoint)
+    }
+
+    /// And its answer comes from the frontend, to itself.
+    fn back_to_itself(&mut self, way: &mut Way<'_>, config: &EndpointConfigRow, rev_nat: u16) -> Step<Verdict> {
+        let own = if way.parsed.v6 { config.ipv6 } else { config.ipv4 };
+        self.record(way, State::Reply);
+        self.restore(way, rev_nat)?;
+        way.set_dst(own, way.parsed.ends.dport);
+        let endpoint = self.world.endpoints.get(&own).copied().ok_or(drop::ENDPOINT_NOT_READY)?;
+        self.deliver(way, &endpoint)
+    }
+
     fn encapsulate(&self) -> Step<Verdict> {
         if self.world.runtime.overlay_ifindex == 0 { Err(drop::NO_DEVICE) } else { Ok(Verdict::Redirect) }
     }
@@ -163,7 +200,9 @@ impl Model<'_> {
             return Err(drop::FIB_LOOKUP_FAILED);
         }
         let near_source = way.parsed.v6 && is_near(&way.parsed.ends.src);
-        if found == Route::Stack || way.data.len() > FORWARDABLE || near_source {
+        // The kernel compares with the MTU where it knows the neighbour.
+        let too_long = way.data.len() > FORWARDABLE && matches!(found, Route::Neighbour(_));
+        if found == Route::Stack || too_long || near_source {
             way.mark = identity_mark(sender);
             return Ok(Verdict::Pass);
         }
@@ -213,11 +252,16 @@ impl Model<'_> {
         if src.is_none() || Address::v6(target) != self.node.router_ipv6 {
             return Ok(Verdict::Pass);
         }
+        // The answer has the length of the question, which must be one of the two forms.
+        let payload = u16::from_be_bytes([way.data[18], way.data[19]]);
+        if payload != 24 && payload != 32 {
+            return Err(drop::INVALID_PACKET);
+        }
         way.data[22..38].copy_from_slice(&target);
         way.data[38..54].copy_from_slice(&bytes);
         way.data[54..56].copy_from_slice(&[136, 0]);
         way.data[58..62].copy_from_slice(&[0x60, 0, 0, 0]);
-        if way.data.len() >= 86 {
+        if payload == 32 {
             way.data[78..80].copy_from_slice(&[2, 1]);
             way.data[80..86].copy_from_slice(&config.node_mac.0);
         }
@@ -229,7 +273,7 @@ impl Model<'_> {
 
     /// Into a pod of this node from elsewhere.
     fn admit(&mut self, way: &mut Way<'_>, config: &EndpointConfigRow, source: u32) -> Step<()> {
-        let (state, rev_nat) = self.stand(way);
+        let (state, rev_nat, _) = self.stand(way);
         let trusted = source == identity::HOST && self.node.flags & NODE_ALLOW_LOCALHOST != 0;
         if state.asks_policy() && !trusted {
             self.ask(way, config, false, (source, config.identity))?;
@@ -280,7 +324,11 @@ impl Model<'_> {
     }
 
     fn from_netdev(&mut self, way: &mut Way<'_>) -> Step<Verdict> {
-        if way.parsed.fault.is_none() && self.masquerades(way.parsed.v6) && self.is_host(&way.parsed.ends.dst) {
+        if way.parsed.fault.is_none()
+            && self.masquerades(way.parsed.v6)
+            && !self.is_overlay(way)
+            && self.is_host(&way.parsed.ends.dst)
+        {
             self.snat_in(way)?;
         }
         let endpoint = match self.world.endpoints.get(&way.parsed.ends.dst).copied() {
@@ -288,8 +336,12 @@ impl Model<'_> {
             _ => return Ok(Verdict::Pass),
         };
         way.parsed.fault.map_or(Ok(()), Err)?;
-        // Nothing outside has an address of this node, be it a pod's or its own.
-        if self.world.endpoints.contains_key(&way.parsed.ends.src) {
+        // Nothing outside has an address of this node, be it a pod's or its own, and nothing that is
+        // behind the overlay comes beside it.
+        let src = way.parsed.ends.src;
+        let overlaid = self.node.flags & NODE_TUNNEL != 0
+            && self.world.ipcache.get(&src).is_some_and(|row| !row.tunnel.is_none());
+        if overlaid || self.world.endpoints.contains_key(&src) {
             return Err(drop::INVALID_SOURCE_IP);
         }
         let config = self.config(endpoint.ifindex)?;
@@ -328,8 +380,12 @@ impl Model<'_> {
             return Ok(Verdict::Pass);
         }
         way.parsed.fault.map_or(Ok(()), Err)?;
+        if self.world.endpoints.contains_key(&way.parsed.ends.src) {
+            return Err(drop::INVALID_SOURCE_IP);
+        }
         let config = self.config(endpoint.ifindex)?;
-        let source = self.world.ipcache.get(&way.parsed.ends.src).map_or(wire, |row| row.identity);
+        let exact = self.world.ipcache.get(&way.parsed.ends.src).map(|row| row.identity);
+        let source = exact.filter(|number| *number != identity::HOST).unwrap_or(wire);
         self.admit(way, &config, source)?;
         self.deliver(way, &endpoint)
     }

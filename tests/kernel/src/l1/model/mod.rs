@@ -94,6 +94,8 @@ struct Way<'a> {
     /// Set by a service.
     rev_nat: u16,
     direction: u8,
+    /// The pod reaches itself through a service.
+    loopback: bool,
 }
 
 type Step<T> = Result<T, u8>;
@@ -142,6 +144,7 @@ impl<'a> Model<'a> {
                 Hook::FromContainer | Hook::FromHost | Hook::ToNetdev | Hook::ToOverlay => 2,
                 _ => 1,
             },
+            loopback: false,
         };
         let is_ip = matches!(protocol, 0x0800 | 0x86dd);
         let step = self.hook(&mut way, protocol, is_ip);

@@ -3,7 +3,6 @@
 use super::flows::{ENDING, be, is_syn, reversed};
 use super::{Ends, Kind, Model, Step, Way, key, parse};
 use crate::l1::packet::{FIN, RST};
-use crate::l1::world::{Family, at};
 use cilium_abi::{
     Address,
     ct::{CT_CLOSING_FORWARD, CT_INITIATOR_HIGH, CT_RESET, CtRow, KIND_CONNECTION, KIND_SERVICE},
@@ -32,12 +31,12 @@ impl Model<'_> {
         self.node.flags & if v6 { NODE_MASQUERADE_IPV6 } else { NODE_MASQUERADE_IPV4 } != 0
     }
 
-    /// Frontend to backend.
-    pub(super) fn service(&mut self, way: &mut Way<'_>) -> Step<()> {
+    /// Frontend to backend; whether that was done.
+    pub(super) fn service(&mut self, way: &mut Way<'_>) -> Step<bool> {
         let ends = way.parsed.ends;
         let place = FrontendKey { addr: ends.dst, port: be(ends.dport), proto: ends.proto, scope: 0 };
         let Some(frontend) = self.world.frontends.get(&place).copied().filter(|_| Self::has_ports(way)) else {
-            return Ok(());
+            return Ok(false);
         };
         let (key, _) = key(&ends, KIND_SERVICE);
         way.keys.push(key);
@@ -77,7 +76,7 @@ impl Model<'_> {
         way.rev_nat = frontend.rev_nat;
         way.parsed.asked = backend.port.host();
         way.set_dst(backend.addr, backend.port.host());
-        Ok(())
+        Ok(true)
     }
 
     /// The backend the programs chose, if it is in the list; else the first, which will then differ.
@@ -154,10 +153,7 @@ impl Model<'_> {
         }
         let ends = way.parsed.ends;
         if from_host {
-            let overlay = self.node.flags & NODE_TUNNEL != 0
-                && ends.proto == proto::UDP
-                && ends.dport == self.node.tunnel_port.host();
-            return if overlay { Ok(()) } else { self.hold(way, addr) };
+            return if self.is_overlay(way) { Ok(()) } else { self.hold(way, addr) };
         }
         if self.is_native(&ends.dst) {
             return Ok(());
@@ -175,10 +171,16 @@ impl Model<'_> {
         if self.keeps_source(way) {
             return Ok(());
         }
-        if way.parsed.kind == Kind::Message || ends.proto == proto::SCTP {
+        if matches!(way.parsed.kind, Kind::Message | Kind::Reply) || ends.proto == proto::SCTP {
             return Err(drop::SNAT_UNSUPPORTED_PROTOCOL);
         }
         self.borrow(way, addr)
+    }
+
+    /// Whether the packet is the overlay's own.
+    pub(super) fn is_overlay(&self, way: &Way<'_>) -> bool {
+        let ends = way.parsed.ends;
+        self.node.flags & NODE_TUNNEL != 0 && ends.proto == proto::UDP && ends.dport == self.node.tunnel_port.host()
     }
 
     fn is_native(&self, addr: &Address) -> bool {
@@ -275,11 +277,6 @@ impl Model<'_> {
             way.set_dst(row.addr, row.port.host());
         }
         Ok(())
-    }
-
-    /// Whether an address is this node's on the wire, of either family.
-    pub fn is_node(addr: &Address) -> bool {
-        [Family::V4, Family::V6].iter().any(|family| at::node(*family) == *addr)
     }
 }
 

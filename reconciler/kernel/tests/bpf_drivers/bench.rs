@@ -42,6 +42,26 @@ macro_rules! root_or_skip {
     };
 }
 
+/// Why TCX cannot be tested here, if it cannot.
+pub(crate) fn without_tcx() -> Option<String> {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let mut numbers = release.split(['.', '-']).map_while(|n| n.parse::<u32>().ok());
+    let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    (version < (6, 6)).then(|| format!("needs TCX (Linux 6.6), this is {}", release.trim()))
+}
+
+/// Returns from the test, saying why, where there is no TCX.
+#[macro_export]
+macro_rules! tcx_or_skip {
+    () => {
+        $crate::root_or_skip!();
+        if let Some(why) = $crate::bench::without_tcx() {
+            println!("SKIP: {why}");
+            return;
+        }
+    };
+}
+
 /// A `bpf_dir` of its own.
 pub(crate) struct Dir(pub(crate) PathBuf);
 

@@ -156,7 +156,7 @@ fn programs_are_attached_replaced_and_taken_off() {
 
 #[test]
 fn anothers_program_is_passed_and_left_alone() {
-    crate::root_or_skip!();
+    crate::tcx_or_skip!();
     let (dir, other) = (Dir::new(), Dir::new());
     let _netns = Namespace::enter();
     veth();
@@ -184,7 +184,7 @@ fn anothers_program_is_passed_and_left_alone() {
 
 #[test]
 fn a_lost_pin_a_lost_interface_and_a_new_name_are_put_right() {
-    crate::root_or_skip!();
+    crate::tcx_or_skip!();
     let dir = Dir::new();
     let _netns = Namespace::enter();
     veth();
@@ -236,8 +236,50 @@ fn a_lost_pin_a_lost_interface_and_a_new_name_are_put_right() {
 }
 
 #[test]
-fn clsact_and_tcx_follow_each_other_without_a_gap() {
+fn filters_are_attached_replaced_and_removed() {
     crate::root_or_skip!();
+    let dir = Dir::new();
+    let _netns = Namespace::enter();
+    veth();
+    let mut bpf = dir.bpf(AttachMode::Clsact);
+    must(&mut bpf, &map_steps());
+    load(&mut bpf, 1);
+    load(&mut bpf, 2);
+    let hook = key("kb-a", Hook::Ingress);
+    for n in [1, 1, 2] {
+        let row = runs("cil_from_netdev", n);
+        attach(&mut bpf, &hook, &row);
+        assert_eq!(attached(&mut bpf), vec![(hook.clone(), row)]);
+    }
+    let row = runs("cil_from_netdev", 2);
+    let foreign = |prio: &str, classifier: &[&str]| {
+        let head = ["filter", "add", "dev", "kb-a", "ingress", "prio", prio, "protocol", "all"];
+        run("tc", &[&head, classifier].concat())
+    };
+    foreign("2", &["u32", "match", "u32", "0", "0"]);
+    assert_eq!(attached(&mut bpf), vec![(hook.clone(), row.clone())]);
+    // One that went before ours: ours is made anew in front of it.
+    foreign("1", &["bpf", "bytecode", "1,6 0 0 0"]);
+    let behind = AttachmentRow { first: Position::Behind, ..row.clone() };
+    assert_eq!(attached(&mut bpf), vec![(hook.clone(), behind)]);
+    attach(&mut bpf, &hook, &row);
+    assert_eq!(attached(&mut bpf), vec![(hook.clone(), row.clone())]);
+    for _ in 0..2 {
+        detach(&mut bpf, &hook, &row);
+    }
+    assert_eq!(attached(&mut bpf), vec![]);
+    let left = run("tc", &["filter", "show", "dev", "kb-a", "ingress"]);
+    assert!(left.contains("u32") && left.contains("bytecode"), "others' filters stay: {left}");
+    // Priority 1 is of another kind: nothing of ours could come before it, and that is said.
+    run("tc", &["filter", "del", "dev", "kb-a", "ingress"]);
+    foreign("1", &["u32", "match", "u32", "0", "0"]);
+    let refused = Driver::<Attachment>::apply(&mut bpf, &[Step::Create { key: hook, row }]);
+    assert!(refused[0].as_ref().unwrap_err().hint.contains("priority 1"), "{refused:?}");
+}
+
+#[test]
+fn clsact_and_tcx_follow_each_other_without_a_gap() {
+    crate::tcx_or_skip!();
     let dir = Dir::new();
     let _netns = Namespace::enter();
     veth();
@@ -261,7 +303,6 @@ fn clsact_and_tcx_follow_each_other_without_a_gap() {
         assert!(attached(&mut clsact)[0].1 != row);
         attach(&mut clsact, &hook, &row);
         assert_eq!(attached(&mut clsact), vec![(hook.clone(), row.clone())]);
-        // A filter of another at the same priority runs first, until ours is made anew.
         let parent = if hook.hook == Hook::Ingress { "ingress" } else { "egress" };
         let shown = run("tc", &["filter", "show", "dev", "kb-a", parent]);
         assert!(shown.contains("cil_from_netdev") && shown.contains("direct-action"), "{shown}");
