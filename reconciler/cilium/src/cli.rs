@@ -6,7 +6,7 @@ use std::path::PathBuf;
 /// eBPF networking, load balancing and policy: one config file, one loop.
 #[derive(Debug, Parser)]
 #[command(name = "cilium", version, propagate_version = true, max_term_width = 110)]
-pub struct Cli {
+pub(crate) struct Cli {
     /// Where the configuration comes from.
     #[command(flatten)]
     pub source: ConfigSource,
@@ -17,7 +17,7 @@ pub struct Cli {
 
 /// Where the configuration comes from.
 #[derive(Clone, Debug, Args)]
-pub struct ConfigSource {
+pub(crate) struct ConfigSource {
     /// The configuration file.
     #[arg(long, global = true, value_name = "FILE", default_value = "/etc/cilium/cilium.toml")]
     pub config: PathBuf,
@@ -28,7 +28,7 @@ pub struct ConfigSource {
 
 /// Form of the output.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub enum Output {
+pub(crate) enum Output {
     /// For people.
     #[default]
     Text,
@@ -38,7 +38,7 @@ pub enum Output {
 
 /// `-o text|json`.
 #[derive(Clone, Copy, Debug, Args)]
-pub struct Form {
+pub(crate) struct Form {
     /// Form of the output.
     #[arg(short = 'o', long = "output", value_enum, default_value_t)]
     pub output: Output,
@@ -46,7 +46,7 @@ pub struct Form {
 
 /// All commands.
 #[derive(Debug, Subcommand)]
-pub enum Command {
+pub(crate) enum Command {
     /// Runs the loop until SIGTERM; the datapath stays in place when it ends.
     Agent,
     /// Passes until the plan is empty or nothing moves any more, then ends (exit 0, 1 or 3).
@@ -97,7 +97,7 @@ pub enum Command {
 
 /// Parameters of `plan`.
 #[derive(Debug, Args)]
-pub struct PlanArgs {
+pub(crate) struct PlanArgs {
     /// Form.
     #[command(flatten)]
     pub form: Form,
@@ -117,7 +117,7 @@ pub struct PlanArgs {
 
 /// Parameters of `destroy`.
 #[derive(Debug, Args)]
-pub struct DestroyArgs {
+pub(crate) struct DestroyArgs {
     /// Only says what would be removed.
     #[arg(long)]
     pub plan: bool,
@@ -131,7 +131,7 @@ pub struct DestroyArgs {
 
 /// Parameters of `history`.
 #[derive(Debug, Args)]
-pub struct HistoryArgs {
+pub(crate) struct HistoryArgs {
     /// How many of the last plans.
     #[arg(short = 'n', long, default_value_t = 20)]
     pub last: usize,
@@ -142,7 +142,7 @@ pub struct HistoryArgs {
 
 /// Parameters of `status`.
 #[derive(Debug, Args)]
-pub struct StatusArgs {
+pub(crate) struct StatusArgs {
     /// Lists problems and kinds.
     #[arg(long)]
     pub verbose: bool,
@@ -156,7 +156,7 @@ pub struct StatusArgs {
 
 /// `config …`.
 #[derive(Debug, Subcommand)]
-pub enum ConfigCommand {
+pub(crate) enum ConfigCommand {
     /// Validates; every finding with file:line:column.
     Check,
     /// The effective configuration, with where each value came from.
@@ -167,7 +167,7 @@ pub enum ConfigCommand {
 
 /// `migrate …`.
 #[derive(Debug, Subcommand)]
-pub enum MigrateCommand {
+pub(crate) enum MigrateCommand {
     /// At which version the document is.
     Status(Form),
     /// What `up` would do.
@@ -180,7 +180,7 @@ pub enum MigrateCommand {
 
 /// Parameters of `migrate up` and `down`.
 #[derive(Debug, Args)]
-pub struct MigrateArgs {
+pub(crate) struct MigrateArgs {
     /// The version to reach.
     #[arg(long, value_name = "V")]
     pub to: Option<u32>,
@@ -194,7 +194,7 @@ pub struct MigrateArgs {
 
 /// `… list` and `… get ID`.
 #[derive(Debug, Subcommand)]
-pub enum ListOrGet {
+pub(crate) enum ListOrGet {
     /// All.
     List(Form),
     /// One, by number.
@@ -209,14 +209,14 @@ pub enum ListOrGet {
 
 /// `… list`.
 #[derive(Debug, Subcommand)]
-pub enum ListOnly {
+pub(crate) enum ListOnly {
     /// All.
     List(Form),
 }
 
 impl ListOnly {
     /// The form asked for.
-    pub fn form(&self) -> Form {
+    pub(crate) fn form(&self) -> Form {
         let Self::List(form) = self;
         *form
     }
@@ -224,7 +224,7 @@ impl ListOnly {
 
 /// `map …`.
 #[derive(Debug, Subcommand)]
-pub enum MapCommand {
+pub(crate) enum MapCommand {
     /// All pinned maps.
     List(Form),
     /// The rows of one, by its name or the name users of Cilium know.
@@ -239,7 +239,7 @@ pub enum MapCommand {
 
 /// `bpf …`.
 #[derive(Debug, Subcommand)]
-pub enum BpfCommand {
+pub(crate) enum BpfCommand {
     /// Addresses and prefixes.
     #[command(subcommand)]
     Ipcache(ListOnly),
@@ -274,7 +274,7 @@ pub enum BpfCommand {
 
 /// Parameters of `monitor`.
 #[derive(Debug, Args)]
-pub struct MonitorArgs {
+pub(crate) struct MonitorArgs {
     /// Only these types; may be repeated.
     #[arg(short = 't', long = "type", value_enum)]
     pub types: Vec<EventType>,
@@ -288,7 +288,7 @@ pub struct MonitorArgs {
 
 /// Types of events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum EventType {
+pub(crate) enum EventType {
     /// Dropped packets.
     Drop,
     /// Packets at observation points.

@@ -12,13 +12,13 @@ const MAX_ANSWER: u64 = 256 << 20;
 
 /// The agent behind `run_dir/cilium.sock`.
 #[derive(Debug)]
-pub struct Agent {
+pub(crate) struct Agent {
     socket: PathBuf,
 }
 
 impl Agent {
     /// The agent of this run directory.
-    pub fn new(run_dir: &Path) -> Self {
+    pub(crate) fn new(run_dir: &Path) -> Self {
         Self { socket: run_dir.join(cilium_cni::wire::SOCKET) }
     }
 
@@ -48,19 +48,19 @@ impl Agent {
     }
 
     /// The body as text.
-    pub fn text(&self, path: &str) -> Result<String> {
+    pub(crate) fn text(&self, path: &str) -> Result<String> {
         let mut body = String::new();
         self.send(path, Some(Duration::from_secs(30)))?.take(MAX_ANSWER).read_to_string(&mut body)?;
         Ok(body)
     }
 
     /// The body as JSON.
-    pub fn json<T: DeserializeOwned>(&self, path: &str) -> Result<T> {
+    pub(crate) fn json<T: DeserializeOwned>(&self, path: &str) -> Result<T> {
         serde_json::from_str(&self.text(path)?).with_context(|| format!("the agent's answer to {path}"))
     }
 
     /// The body line by line, for as long as the agent sends.
-    pub fn lines(&self, path: &str) -> Result<impl Iterator<Item = std::io::Result<String>>> {
+    pub(crate) fn lines(&self, path: &str) -> Result<impl Iterator<Item = std::io::Result<String>>> {
         Ok(self.send(path, None)?.lines())
     }
 }

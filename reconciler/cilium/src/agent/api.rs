@@ -20,7 +20,7 @@ use tokio::task::JoinHandle;
 ///
 /// # Errors
 /// An address cannot be bound.
-pub async fn listen(config: &Config, shared: Arc<Shared>) -> Result<Vec<JoinHandle<()>>> {
+pub(super) async fn listen(config: &Config, shared: Arc<Shared>) -> Result<Vec<JoinHandle<()>>> {
     let socket = config.paths.run_dir.join(cilium_cni::wire::SOCKET);
     // The writer lock is held: a socket that is there is a dead agent's.
     match std::fs::remove_file(&socket) {
@@ -49,7 +49,7 @@ fn serve(name: &'static str, server: impl Future<Output = std::io::Result<()>> +
 }
 
 /// Routes on `cilium.sock`.
-pub fn router(shared: Arc<Shared>) -> Router {
+pub(super) fn router(shared: Arc<Shared>) -> Router {
     Router::new()
         .route("/v1/healthz", get(healthz))
         .route("/v1/status", get(status))
@@ -62,7 +62,7 @@ pub fn router(shared: Arc<Shared>) -> Router {
 }
 
 /// Routes on the TCP address of `[metrics]`.
-pub fn metrics_router(shared: Arc<Shared>) -> Router {
+pub(super) fn metrics_router(shared: Arc<Shared>) -> Router {
     Router::new().route("/metrics", get(metrics)).route("/healthz", get(healthz)).with_state(shared)
 }
 

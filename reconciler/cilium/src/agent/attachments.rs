@@ -16,7 +16,7 @@ use std::path::Path;
 use tokio::sync::oneshot::Sender;
 
 /// An ADD that waits for its pass, or any other request that does.
-pub struct Waiting {
+pub(super) struct Waiting {
     what: Awaited,
     reply: Sender<Answer>,
 }
@@ -34,14 +34,14 @@ enum Awaited {
 
 /// Turns requests into records, and passes into answers.
 #[derive(Debug, Default)]
-pub struct Attachments {
+pub(super) struct Attachments {
     pool: Pool,
     released: Released,
 }
 
 impl Attachments {
     /// Forgets attachments that were deleted while no agent ran.
-    pub fn bury(&mut self, records: &mut Records, config: &Config) {
+    pub(super) fn bury(&mut self, records: &mut Records, config: &Config) {
         let queue = config.paths.run_dir.join(DELETE_QUEUE);
         let Ok(entries) = std::fs::read_dir(&queue) else { return };
         for entry in entries.flatten().take(100_000) {
@@ -58,7 +58,7 @@ impl Attachments {
     }
 
     /// Carries out what can be done at once; the rest waits for the pass.
-    pub fn change_records(&mut self, calls: Vec<CniCall>, records: &mut Records) -> Vec<Waiting> {
+    pub(super) fn change_records(&mut self, calls: Vec<CniCall>, records: &mut Records) -> Vec<Waiting> {
         let mut waiting = Vec::new();
         for CniCall { request, reply } in calls {
             let what = match request {
@@ -93,7 +93,7 @@ impl Attachments {
     }
 
     /// What this node's pods get, as the last pass saw it.
-    pub fn learn(&mut self, pool: &Pool) {
+    pub(super) fn learn(&mut self, pool: &Pool) {
         self.pool = pool.clone();
     }
 
@@ -145,7 +145,7 @@ impl Attachments {
     }
 
     /// Answers what waited for the pass. Returns whether records were taken back, so that another pass is due.
-    pub fn answer(&mut self, waiting: Vec<Waiting>, done: &Done, records: &mut Records) -> bool {
+    pub(super) fn answer(&mut self, waiting: Vec<Waiting>, done: &Done, records: &mut Records) -> bool {
         let mut took_back = false;
         for Waiting { what, reply } in waiting {
             let answer = match what {
@@ -178,7 +178,7 @@ impl Attachments {
     }
 
     /// Answers that the pass could not be made at all.
-    pub fn answer_failed(&mut self, waiting: Vec<Waiting>, why: &str, records: &mut Records) {
+    pub(super) fn answer_failed(&mut self, waiting: Vec<Waiting>, why: &str, records: &mut Records) {
         for Waiting { what, reply } in waiting {
             if let Awaited::Attached(id) = what {
                 let _ = records.remove(id);

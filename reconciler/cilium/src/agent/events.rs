@@ -19,7 +19,7 @@ const PATIENCE: Duration = Duration::from_millis(500);
 const LOOK: Duration = Duration::from_secs(10);
 
 /// Starts the reader; it ends with the process.
-pub fn start(config: &Config, shared: &Arc<Shared>) {
+pub(super) fn start(config: &Config, shared: &Arc<Shared>) {
     let (bpf_dir, shared) = (config.paths.bpf_dir.to_path_buf(), shared.clone());
     let started = std::thread::Builder::new().name("events".into()).spawn(move || read(&bpf_dir, &shared));
     if let Err(e) = started {

@@ -11,7 +11,7 @@ const COUNTERS: Duration = Duration::from_secs(5);
 
 /// Knows when the next cleaning is due.
 #[derive(Debug)]
-pub struct Collector {
+pub(super) struct Collector {
     interval: Duration,
     idle: gc::Idle,
     next: Instant,
@@ -20,7 +20,7 @@ pub struct Collector {
 
 impl Collector {
     /// Cleans as the configuration says.
-    pub fn new(config: &Bpf) -> Self {
+    pub(super) fn new(config: &Bpf) -> Self {
         let now = Instant::now();
         let interval = config.ct_gc_interval.duration();
         let seconds = |span: cilium_engine::config::Span| u32::try_from(span.duration().as_secs()).unwrap_or(u32::MAX);
@@ -29,7 +29,7 @@ impl Collector {
     }
 
     /// Runs what is due.
-    pub fn run_if_due(&mut self, bpf_dir: &Path, metrics: &AgentMetrics) {
+    pub(super) fn run_if_due(&mut self, bpf_dir: &Path, metrics: &AgentMetrics) {
         let now = Instant::now();
         if now >= self.next_counters {
             self.next_counters = now + COUNTERS;

@@ -12,14 +12,14 @@ const KEEP: usize = 1000;
 const ROTATE_AT: usize = 2 * KEEP;
 /// The file.
 #[derive(Debug)]
-pub struct History {
+pub(crate) struct History {
     path: PathBuf,
     lines: usize,
 }
 
 impl History {
     /// Opens, or prepares to create.
-    pub fn open(state_dir: &Path) -> Self {
+    pub(crate) fn open(state_dir: &Path) -> Self {
         let path = state_dir.join("history/plans.jsonl");
         let lines = fs::File::open(&path).map(|f| BufReader::new(f).lines().count()).unwrap_or(0);
         Self { path, lines }
@@ -29,7 +29,7 @@ impl History {
     ///
     /// # Errors
     /// The file cannot be written (the pass goes on without).
-    pub fn append(&mut self, record: &Record) -> Result<()> {
+    pub(crate) fn append(&mut self, record: &Record) -> Result<()> {
         let dir = self.path.parent().context("history has a directory")?;
         fs::create_dir_all(dir).with_context(|| format!("create {}", dir.display()))?;
         let mut line = serde_json::to_vec(record)?;
@@ -75,7 +75,7 @@ fn read_lines(path: &Path, last: usize) -> Result<Vec<String>> {
 ///
 /// # Errors
 /// The file is there but cannot be read.
-pub fn read(state_dir: &Path, last: usize) -> Result<Vec<Record>> {
+pub(crate) fn read(state_dir: &Path, last: usize) -> Result<Vec<Record>> {
     let lines = read_lines(&state_dir.join("history/plans.jsonl"), last)?;
     Ok(lines.iter().filter_map(|line| serde_json::from_str(line).ok()).collect())
 }

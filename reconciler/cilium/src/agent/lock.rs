@@ -8,7 +8,7 @@ use std::path::Path;
 
 /// Held while this process may write.
 #[derive(Debug)]
-pub struct WriterLock {
+pub(crate) struct WriterLock {
     _file: File,
 }
 
@@ -17,7 +17,7 @@ impl WriterLock {
     ///
     /// # Errors
     /// Another process holds it (named by pid), or the directory cannot be written.
-    pub fn take(run_dir: &Path) -> Result<Self> {
+    pub(crate) fn take(run_dir: &Path) -> Result<Self> {
         std::fs::create_dir_all(run_dir).with_context(|| format!("create {}", run_dir.display()))?;
         let path = run_dir.join("agent.lock");
         let mut file = OpenOptions::new()

@@ -13,14 +13,14 @@ use std::sync::atomic::Ordering;
 
 /// Label `kind`.
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-pub struct KindLabel {
+pub(super) struct KindLabel {
     /// Name of the kind.
     pub kind: &'static str,
 }
 
 /// Labels of steps.
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-pub struct StepLabel {
+pub(super) struct StepLabel {
     /// Name of the kind.
     pub kind: &'static str,
     /// `create`, `update` or `remove`.
@@ -31,28 +31,28 @@ pub struct StepLabel {
 
 /// Label `stage`.
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-pub struct StageLabel {
+pub(super) struct StageLabel {
     /// Stage of a pass.
     pub stage: &'static str,
 }
 
 /// Label `trigger`.
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-pub struct TriggerLabel {
+pub(super) struct TriggerLabel {
     /// What woke the pass.
     pub trigger: String,
 }
 
 /// Label `severity`.
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-pub struct SeverityLabel {
+pub(super) struct SeverityLabel {
     /// `warning` or `error`.
     pub severity: &'static str,
 }
 
 /// Labels of packet counters.
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-pub struct DropLabel {
+pub(super) struct DropLabel {
     /// Text of the reason.
     pub reason: &'static str,
     /// `INGRESS`, `EGRESS`, `SERVICE` or `UNKNOWN`.
@@ -61,7 +61,7 @@ pub struct DropLabel {
 
 /// Label `direction`.
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-pub struct DirectionLabel {
+pub(super) struct DirectionLabel {
     /// `INGRESS`, `EGRESS`, `SERVICE` or `UNKNOWN`.
     pub direction: &'static str,
 }
@@ -72,7 +72,7 @@ struct VersionLabel {
 }
 
 /// All metrics of the agent.
-pub struct AgentMetrics {
+pub(super) struct AgentMetrics {
     registry: Registry,
     /// Passes.
     pub passes: Family<TriggerLabel, Counter>,
@@ -151,14 +151,14 @@ impl AgentMetrics {
     ///
     /// # Errors
     /// Formatting failed.
-    pub fn encode(&self) -> Result<String> {
+    pub(super) fn encode(&self) -> Result<String> {
         let mut text = String::new();
         encode(&mut text, &self.registry).context("encode metrics")?;
         Ok(text)
     }
 
     /// Takes over the datapath's counters: `(reason, direction, packets, bytes)`, totals since load.
-    pub fn set_packets(&self, rows: &[(u8, u8, u64, u64)]) {
+    pub(super) fn set_packets(&self, rows: &[(u8, u8, u64, u64)]) {
         for &(reason, direction, packets, bytes) in rows {
             let direction = direction_name(direction);
             if reason == cilium_abi::metrics::FORWARDED {
@@ -175,7 +175,7 @@ impl AgentMetrics {
     }
 
     /// Sets the number of rows wanted of a kind.
-    pub fn set_rows(&self, kind: Kind, rows: usize) {
+    pub(super) fn set_rows(&self, kind: Kind, rows: usize) {
         self.rows.get_or_create(&KindLabel { kind: kind.name() }).set(i64::try_from(rows).unwrap_or(i64::MAX));
     }
 }
@@ -186,7 +186,7 @@ fn raise(counter: &Counter, total: u64) {
 }
 
 /// As in the label `direction`.
-pub fn direction_name(direction: u8) -> &'static str {
+pub(crate) fn direction_name(direction: u8) -> &'static str {
     match direction {
         cilium_abi::metrics::DIRECTION_INGRESS => "INGRESS",
         cilium_abi::metrics::DIRECTION_EGRESS => "EGRESS",

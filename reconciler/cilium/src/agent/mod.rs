@@ -21,6 +21,6 @@ pub(crate) mod status;
 mod view;
 mod wakers;
 
-pub use lock::WriterLock;
-pub use metrics::direction_name;
-pub use run::run;
+pub(crate) use lock::WriterLock;
+pub(crate) use metrics::direction_name;
+pub(crate) use run::run;

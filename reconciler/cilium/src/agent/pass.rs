@@ -32,7 +32,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// How much of the host a pass reads.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Looking {
+pub(crate) enum Looking {
     /// All rows of all kinds.
     AtEverything,
     /// Rows whose wish changed, rows that failed, and these kinds.
@@ -41,7 +41,7 @@ pub enum Looking {
 
 /// What pods of this node get.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Pool {
+pub(crate) struct Pool {
     /// This node's pod CIDRs.
     pub cidrs: Vec<IpNet>,
     /// Its router addresses: the pods' gateways.
@@ -56,7 +56,7 @@ struct Memo {
 }
 
 /// What a pass would do.
-pub struct Thought {
+pub(crate) struct Thought {
     /// The rows wanted.
     pub desired: DesiredState,
     /// The difference.
@@ -70,7 +70,7 @@ pub struct Thought {
 }
 
 /// What a pass did.
-pub struct Done {
+pub(crate) struct Done {
     /// What was to be done.
     pub plan: Plan,
     /// Steps carried out.
@@ -100,13 +100,13 @@ pub struct Done {
 
 impl Done {
     /// MTU inside the pod behind an interface, bytes.
-    pub fn pod_mtu(&self, link: &str) -> Option<u32> {
+    pub(crate) fn pod_mtu(&self, link: &str) -> Option<u32> {
         self.pod_mtus.get(link).copied()
     }
 }
 
 /// Sources and host of one node.
-pub struct Reconciler {
+pub(crate) struct Reconciler {
     /// The configuration in force.
     pub loaded: Loaded,
     /// The host.
@@ -128,7 +128,7 @@ impl Reconciler {
     ///
     /// # Errors
     /// The host cannot be read at all, or the records cannot.
-    pub fn open(loaded: Loaded) -> Result<Self> {
+    pub(crate) fn open(loaded: Loaded) -> Result<Self> {
         let config = loaded.config.clone();
         let paths = &config.paths;
         let folder = ManifestFolder::new(&config.source.manifests.path, &config.node.name, &paths.state_dir);
@@ -142,7 +142,7 @@ impl Reconciler {
     ///
     /// # Errors
     /// As [`Self::open`].
-    pub fn open_to_look(loaded: Loaded, manifests: Option<&Path>) -> Result<Self> {
+    pub(crate) fn open_to_look(loaded: Loaded, manifests: Option<&Path>) -> Result<Self> {
         let config = loaded.config.clone();
         let mut looking = Self::open_host(loaded, folder_to_look(&config, manifests))?;
         let paths = &config.paths;
@@ -187,7 +187,7 @@ impl Reconciler {
     ///
     /// # Errors
     /// The host's facts cannot be read.
-    pub fn think(&mut self) -> Result<Thought> {
+    pub(crate) fn think(&mut self) -> Result<Thought> {
         self.look(&Looking::AtEverything)
     }
 
@@ -255,7 +255,7 @@ impl Reconciler {
     ///
     /// # Errors
     /// The host's facts cannot be read; nothing was written.
-    pub fn pass(&mut self, woken_by: &[String], looking: Looking) -> Result<Done> {
+    pub(crate) fn pass(&mut self, woken_by: &[String], looking: Looking) -> Result<Done> {
         let clock = Instant::now();
         let started = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
         let thought = self.look(&looking)?;
@@ -319,18 +319,18 @@ impl Reconciler {
     }
 
     /// Forgets what the last pass left; the next one reads everything.
-    pub fn forget(&mut self) {
+    pub(crate) fn forget(&mut self) {
         self.memo = Memo::default();
     }
 
     /// When the next look is due though nothing happens: a failed row's next try, or a file that is being
     /// written.
-    pub fn next_look(&self) -> Option<Duration> {
+    pub(crate) fn next_look(&self) -> Option<Duration> {
         self.pace.next(self.began.elapsed()).into_iter().chain(self.scan_again).min()
     }
 
     /// What this node's pods get their addresses from, as the last pass saw it.
-    pub fn pool(&self) -> &Pool {
+    pub(crate) fn pool(&self) -> &Pool {
         &self.pool
     }
 
@@ -369,7 +369,7 @@ impl Reconciler {
     }
 
     /// How many pods are attached.
-    pub fn attached_pods(&self) -> usize {
+    pub(crate) fn attached_pods(&self) -> usize {
         self.records.endpoints().len()
     }
 
@@ -377,7 +377,7 @@ impl Reconciler {
     ///
     /// # Errors
     /// The host cannot be read.
-    pub fn plan_destruction(&mut self) -> Result<Plan> {
+    pub(crate) fn plan_destruction(&mut self) -> Result<Plan> {
         Ok(self.destruction().1)
     }
 
@@ -400,7 +400,7 @@ impl Reconciler {
     ///
     /// # Errors
     /// The record of sysctls cannot be removed.
-    pub fn destroy(mut self) -> Result<Destroyed> {
+    pub(crate) fn destroy(mut self) -> Result<Destroyed> {
         let mut first = None;
         let mut failures = Vec::new();
         for _ in 0..5 {
@@ -423,7 +423,7 @@ impl Reconciler {
 }
 
 /// What `destroy` did.
-pub struct Destroyed {
+pub(crate) struct Destroyed {
     /// What was to be removed.
     pub plan: Plan,
     /// What could not be.
@@ -431,7 +431,7 @@ pub struct Destroyed {
 }
 
 /// Sources without a host: what `plan --against` and `--observed none` compile.
-pub struct Offline {
+pub(crate) struct Offline {
     loaded: Loaded,
     folder: ManifestFolder,
 }
@@ -441,7 +441,7 @@ impl Offline {
     ///
     /// # Errors
     /// None today; the folder is read when compiling.
-    pub fn open(loaded: &Loaded, manifests: Option<&Path>) -> Result<Self> {
+    pub(crate) fn open(loaded: &Loaded, manifests: Option<&Path>) -> Result<Self> {
         Ok(Self { folder: folder_to_look(&loaded.config, manifests), loaded: loaded.clone() })
     }
 
@@ -449,7 +449,7 @@ impl Offline {
     ///
     /// # Errors
     /// None today.
-    pub fn compile(&mut self) -> Result<Compiled> {
+    pub(crate) fn compile(&mut self) -> Result<Compiled> {
         let snapshot = self.folder.scan(Now { uptime: Duration::ZERO, wall: SystemTime::now() });
         let config = &self.loaded.config;
         let facts = cilium_engine::world::HostFacts {

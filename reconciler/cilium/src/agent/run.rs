@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 ///
 /// # Errors
 /// The lock is held by another, or the host or the sockets cannot be opened.
-pub fn run(loaded: Loaded) -> Result<ExitCode> {
+pub(crate) fn run(loaded: Loaded) -> Result<ExitCode> {
     init_log();
     let lock = WriterLock::take(&loaded.config.paths.run_dir)?;
     let (wake, woken) = channel();

@@ -11,7 +11,7 @@ use tokio::sync::{broadcast, oneshot};
 /// Why the loop looks again. No variant carries state to act on: a CNI call changes the endpoint
 /// records, which are read like every other source.
 #[derive(Debug)]
-pub enum Wake {
+pub(super) enum Wake {
     /// Something in the manifest folder.
     Manifests,
     /// Something the kernel told by netlink: kinds to look at.
@@ -24,7 +24,7 @@ pub enum Wake {
 
 /// A CNI request with the way to answer it.
 #[derive(Debug)]
-pub struct CniCall {
+pub(super) struct CniCall {
     /// What is asked.
     pub request: Request,
     /// Where the answer goes.
@@ -32,10 +32,10 @@ pub struct CniCall {
 }
 
 /// Events of the datapath as JSON lines, shared among monitors.
-pub type EventLine = Arc<str>;
+pub(super) type EventLine = Arc<str>;
 
 /// Shared between the loop and the servers. The loop writes, once a pass; the servers read.
-pub struct Shared {
+pub(super) struct Shared {
     status: RwLock<Arc<Status>>,
     view: RwLock<Arc<View>>,
     view_json: RwLock<Arc<str>>,
@@ -51,7 +51,7 @@ const EVENT_BACKLOG: usize = 8192;
 
 impl Shared {
     /// Nothing known yet; `wake` leads to the loop.
-    pub fn new(wake: Sender<Wake>, metrics: AgentMetrics) -> Self {
+    pub(super) fn new(wake: Sender<Wake>, metrics: AgentMetrics) -> Self {
         Self {
             status: RwLock::default(),
             view: RwLock::default(),
@@ -63,22 +63,22 @@ impl Shared {
     }
 
     /// The status after the last pass.
-    pub fn status(&self) -> Arc<Status> {
+    pub(super) fn status(&self) -> Arc<Status> {
         self.status.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// The view after the last pass.
-    pub fn view(&self) -> Arc<View> {
+    pub(super) fn view(&self) -> Arc<View> {
         self.view.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// The view as JSON.
-    pub fn view_json(&self) -> Arc<str> {
+    pub(super) fn view_json(&self) -> Arc<str> {
         self.view_json.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Publishes what a pass found.
-    pub fn publish(&self, status: Status, view: Arc<View>, view_json: String) {
+    pub(super) fn publish(&self, status: Status, view: Arc<View>, view_json: String) {
         *self.status.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(status);
         *self.view.write().unwrap_or_else(PoisonError::into_inner) = view;
         *self.view_json.write().unwrap_or_else(PoisonError::into_inner) = view_json.into();
@@ -88,7 +88,7 @@ impl Shared {
     ///
     /// # Errors
     /// The loop has ended.
-    pub fn wake(&self, wake: Wake) -> Result<(), SendError<Wake>> {
+    pub(super) fn wake(&self, wake: Wake) -> Result<(), SendError<Wake>> {
         self.wake.lock().unwrap_or_else(PoisonError::into_inner).send(wake)
     }
 
@@ -96,7 +96,7 @@ impl Shared {
     ///
     /// # Errors
     /// The loop has ended.
-    pub fn wake_cni(&self, call: CniCall) -> Result<(), SendError<Wake>> {
+    pub(super) fn wake_cni(&self, call: CniCall) -> Result<(), SendError<Wake>> {
         self.wake(Wake::Cni(call))
     }
 }

@@ -7,7 +7,7 @@ use std::fmt;
 /// State of the agent after its last pass.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub struct Status {
+pub(crate) struct Status {
     /// Version of the agent.
     pub version: String,
     /// Name of this node.
@@ -37,7 +37,7 @@ pub struct Status {
 /// What one pass did.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub struct PassSummary {
+pub(crate) struct PassSummary {
     /// What woke it.
     pub woken_by: Vec<String>,
     /// Seconds since the epoch when it began.
@@ -60,7 +60,7 @@ pub struct PassSummary {
 
 /// Time per stage in microseconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct StageTimes {
+pub(crate) struct StageTimes {
     /// Reading the sources.
     pub sources: u64,
     /// Compiling.
@@ -78,7 +78,7 @@ pub struct StageTimes {
 /// Rows of one kind.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub struct KindStatus {
+pub(crate) struct KindStatus {
     /// The kind.
     pub kind: String,
     /// Rows wanted.
@@ -91,7 +91,7 @@ pub struct KindStatus {
 
 /// A row or kind with the reason why it is not as wanted.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct FailedRow {
+pub(crate) struct FailedRow {
     /// Kind and key, or the kind.
     pub row: String,
     /// The reason.
@@ -100,7 +100,7 @@ pub struct FailedRow {
 
 impl Status {
     /// In sync, with all sources there and no row failing.
-    pub fn healthy(&self) -> bool {
+    pub(crate) fn healthy(&self) -> bool {
         self.in_sync && self.synced && self.failed.is_empty() && self.unread.is_empty()
     }
 }

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 /// Everything, one array per list. Endpoints with a row among `failing` (interface names) are not ready.
-pub fn render(view: &View, failing: &BTreeSet<String>) -> Value {
+pub(super) fn render(view: &View, failing: &BTreeSet<String>) -> Value {
     json!({
         "node": view.node,
         "endpoints": view.endpoints.values().map(|e| endpoint(view, e, failing)).collect::<Vec<_>>(),

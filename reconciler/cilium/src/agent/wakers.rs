@@ -11,7 +11,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 /// The watchers; they end with the process.
-pub struct Wakers {
+pub(super) struct Wakers {
     _folder: std::thread::JoinHandle<()>,
 }
 
@@ -19,7 +19,7 @@ pub struct Wakers {
 ///
 /// # Errors
 /// A watcher cannot be started.
-pub fn start(config: &Config, shared: &Arc<Shared>) -> Result<Wakers> {
+pub(super) fn start(config: &Config, shared: &Arc<Shared>) -> Result<Wakers> {
     let watch = Watch::open().context("watch the network state")?;
     let waker = shared.clone();
     std::thread::Builder::new()
@@ -95,7 +95,7 @@ fn wait_readable(fd: i32) {
 ///
 /// # Errors
 /// The handlers cannot be installed.
-pub async fn terminated() -> Result<()> {
+pub(super) async fn terminated() -> Result<()> {
     use tokio::signal::unix::{SignalKind, signal};
     let mut term = signal(SignalKind::terminate()).context("handle SIGTERM")?;
     let mut int = signal(SignalKind::interrupt()).context("handle SIGINT")?;

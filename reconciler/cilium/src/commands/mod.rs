@@ -18,7 +18,7 @@ use serde::Serialize;
 use std::process::ExitCode;
 
 /// Carries out a command.
-pub fn run(cli: Cli) -> Result<ExitCode> {
+pub(crate) fn run(cli: Cli) -> Result<ExitCode> {
     let source = cli.source;
     match cli.command {
         Command::Agent => crate::agent::run(load(&source)?),
