@@ -42,10 +42,12 @@ run: build ## two nodes, pods, a Service, a policy, a repaired datapath; then cl
 
 .PHONY: test
 test: ebpf ## all tests of a plain run, as root (L0 to L3, short forms)
+	cargo build --package cilium --package cilium-cni
 	@tests/run
 
 .PHONY: test-long
 test-long: ebpf ## the same with the full counts
+	cargo build --release --package cilium --package cilium-cni
 	@CILIUM_TEST_LONG=1 tests/run --workspace --release
 
 .PHONY: test-vm

@@ -255,6 +255,19 @@ impl Lab {
     /// # Errors
     /// As [`Self::run`].
     pub fn run_with(&mut self, input: &Input, repeat: u32, flags: u32) -> io::Result<(Seen, u32)> {
+        let ran = self.run_unheard(input, repeat, flags)?;
+        let mut events = Vec::new();
+        while let Some(item) = self.events.next() {
+            events.push(Event::read_from_bytes(&item).expect("events have one size"));
+        }
+        Ok((Seen { verdict: ran.verdict, data: ran.data, mark: ran.context[SKB_MARK], events }, ran.nanoseconds))
+    }
+
+    /// As [`Self::run_with`], with nobody reading events.
+    ///
+    /// # Errors
+    /// As [`Self::run`].
+    pub fn run_unheard(&self, input: &Input, repeat: u32, flags: u32) -> io::Result<sys::Ran> {
         let mut context = [0u32; SKB_WORDS];
         context[SKB_MARK] = input.mark;
         context[SKB_IFINDEX] = input.ifindex;
@@ -266,12 +279,7 @@ impl Lab {
             }
             _ => self.program(input.hook.program()),
         };
-        let ran = sys::test_run(program, &input.data, &context, repeat, flags)?;
-        let mut events = Vec::new();
-        while let Some(item) = self.events.next() {
-            events.push(Event::read_from_bytes(&item).expect("events have one size"));
-        }
-        Ok((Seen { verdict: ran.verdict, data: ran.data, mark: ran.context[SKB_MARK], events }, ran.nanoseconds))
+        sys::test_run(program, &input.data, &context, repeat, flags)
     }
 }
 
