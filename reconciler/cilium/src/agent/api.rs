@@ -34,13 +34,18 @@ pub(super) async fn listen(config: &Config, shared: Arc<Shared>) -> Result<Vec<J
         .with_context(|| format!("set the mode of {}", socket.display()))?;
     let mut servers = vec![serve("socket", axum::serve(unix, router(shared.clone())).into_future())];
     if let Some(listen) = &config.metrics.listen {
-        let tcp = TcpListener::bind(listen).await.with_context(|| format!("listen on {listen} ([metrics] listen)"))?;
+        let tcp = TcpListener::bind(listen)
+            .await
+            .with_context(|| format!("listen on {listen} ([metrics] listen)"))?;
         servers.push(serve("metrics", axum::serve(tcp, metrics_router(shared)).into_future()));
     }
     Ok(servers)
 }
 
-fn serve(name: &'static str, server: impl Future<Output = std::io::Result<()>> + Send + 'static) -> JoinHandle<()> {
+fn serve(
+    name: &'static str,
+    server: impl Future<Output = std::io::Result<()>> + Send + 'static,
+) -> JoinHandle<()> {
     tokio::spawn(async move {
         if let Err(e) = server.await {
             tracing::error!("{name} server ended: {e}");

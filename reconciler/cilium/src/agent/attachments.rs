@@ -3,7 +3,9 @@
 
 use super::pass::{Done, Pool};
 use super::shared::CniCall;
-use cilium_cni::error::{CHECK_FAILED, CniError, INVALID_CONFIG, INVALID_ENVIRONMENT, TRY_AGAIN, UNKNOWN_CONTAINER};
+use cilium_cni::error::{
+    CHECK_FAILED, CniError, INVALID_CONFIG, INVALID_ENVIRONMENT, TRY_AGAIN, UNKNOWN_CONTAINER,
+};
 use cilium_cni::wire::{Add, Answer, Attached, AttachedAddress, Attachment, DELETE_QUEUE, Request};
 use cilium_engine::config::Config;
 use cilium_engine::ipam::{self, Released};
@@ -46,7 +48,8 @@ impl Attachments {
         let Ok(entries) = std::fs::read_dir(&queue) else { return };
         for entry in entries.flatten().take(100_000) {
             let path = entry.path();
-            let attachment = std::fs::read(&path).ok().and_then(|b| serde_json::from_slice::<Attachment>(&b).ok());
+            let attachment =
+                std::fs::read(&path).ok().and_then(|b| serde_json::from_slice::<Attachment>(&b).ok());
             if let Some(attachment) = attachment {
                 tracing::info!(container = %attachment.container_id, "deleted while no agent ran");
                 self.forget(records, &attachment);
@@ -106,7 +109,9 @@ impl Attachments {
             }
             // The same container id with another namespace: the old sandbox is gone.
             let id = known.id;
-            records.remove(id).map_err(|e| CniError::new(TRY_AGAIN, "forget the old sandbox").details(e.to_string()))?;
+            records
+                .remove(id)
+                .map_err(|e| CniError::new(TRY_AGAIN, "forget the old sandbox").details(e.to_string()))?;
         }
         check_netns(netns)?;
         if self.pool.cidrs.is_empty() {
@@ -114,16 +119,22 @@ impl Attachments {
                 .details("give node.pod_cidrs, or spec.ipam.podCIDRs of its CiliumNode object"));
         }
         let pod = add.pod_name.as_ref().map(|name| {
-            ObjectName::new(add.pod_namespace.as_deref().filter(|ns| !ns.is_empty()).unwrap_or("default"), name)
+            ObjectName::new(
+                add.pod_namespace.as_deref().filter(|ns| !ns.is_empty()).unwrap_or("default"),
+                name,
+            )
         });
         let has = |family: fn(&IpAddr) -> bool| self.pool.cidrs.iter().any(|cidr| family(&cidr.addr()));
-        let wanted = ipam::Request {
-            ipv4: has(IpAddr::is_ipv4),
-            ipv6: has(IpAddr::is_ipv6),
-            wanted: add.ips.clone(),
-        };
-        let allocated = ipam::allocate(records.endpoints(), &self.pool.cidrs, &self.pool.routers.iter().copied().collect(), &self.released, &wanted)
-            .map_err(|e| CniError::new(TRY_AGAIN, "no address for the pod").details(e.to_string()))?;
+        let wanted =
+            ipam::Request { ipv4: has(IpAddr::is_ipv4), ipv6: has(IpAddr::is_ipv6), wanted: add.ips.clone() };
+        let allocated = ipam::allocate(
+            records.endpoints(),
+            &self.pool.cidrs,
+            &self.pool.routers.iter().copied().collect(),
+            &self.released,
+            &wanted,
+        )
+        .map_err(|e| CniError::new(TRY_AGAIN, "no address for the pod").details(e.to_string()))?;
         let id = allocated.id;
         let record = EndpointRecord {
             id,
@@ -140,7 +151,9 @@ impl Attachments {
             ipv4: allocated.ipv4,
             ipv6: allocated.ipv6,
         };
-        records.put(record).map_err(|e| CniError::new(TRY_AGAIN, "write the endpoint record").details(e.to_string()))?;
+        records
+            .put(record)
+            .map_err(|e| CniError::new(TRY_AGAIN, "write the endpoint record").details(e.to_string()))?;
         Ok(id)
     }
 
@@ -164,13 +177,15 @@ impl Attachments {
                         Answer::Failed(e)
                     }
                 },
-                Awaited::Checked(attachment) => match records.endpoints().values().find(|r| attachment_of(r) == attachment) {
-                    None => Answer::Failed(CniError::new(UNKNOWN_CONTAINER, "no such attachment")),
-                    Some(record) => match self.realised(record.id, done, records) {
-                        Ok(_) => Answer::Done,
-                        Err(e) => Answer::Failed(CniError { code: CHECK_FAILED, ..e }),
-                    },
-                },
+                Awaited::Checked(attachment) => {
+                    match records.endpoints().values().find(|r| attachment_of(r) == attachment) {
+                        None => Answer::Failed(CniError::new(UNKNOWN_CONTAINER, "no such attachment")),
+                        Some(record) => match self.realised(record.id, done, records) {
+                            Ok(_) => Answer::Done,
+                            Err(e) => Answer::Failed(CniError { code: CHECK_FAILED, ..e }),
+                        },
+                    }
+                }
             };
             send(reply, answer);
         }
@@ -201,14 +216,19 @@ impl Attachments {
     }
 
     fn realised(&self, id: u16, done: &Done, records: &Records) -> Result<Attached, CniError> {
-        let record =
-            records.endpoints().values().find(|r| r.id == id).ok_or_else(|| CniError::new(UNKNOWN_CONTAINER, "no such attachment"))?;
-        let refuse = |details: String| Err(CniError::new(TRY_AGAIN, "the pod could not be attached").details(details));
+        let record = records
+            .endpoints()
+            .values()
+            .find(|r| r.id == id)
+            .ok_or_else(|| CniError::new(UNKNOWN_CONTAINER, "no such attachment"))?;
+        let refuse =
+            |details: String| Err(CniError::new(TRY_AGAIN, "the pod could not be attached").details(details));
         if !done.view.endpoints.contains_key(&id) {
             let problems: Vec<String> = done.problems.iter().map(ToString::to_string).take(5).collect();
             return refuse(format!("its rows could not be compiled: {}", problems.join("; ")));
         }
-        let addresses: Vec<String> = record.ipv4.iter().chain(&record.ipv6).map(ToString::to_string).collect();
+        let addresses: Vec<String> =
+            record.ipv4.iter().chain(&record.ipv6).map(ToString::to_string).collect();
         let concerns = |key: &str| {
             key.split([' ', '/', '.']).any(|word| word == record.link) || addresses.iter().any(|a| a == key)
         };

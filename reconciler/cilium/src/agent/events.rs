@@ -101,7 +101,8 @@ impl Named {
             }
         }
         for endpoint in view.endpoints.values() {
-            let name = endpoint.pod.as_ref().map_or_else(|| endpoint.container_id.clone(), ToString::to_string);
+            let name =
+                endpoint.pod.as_ref().map_or_else(|| endpoint.container_id.clone(), ToString::to_string);
             for ip in endpoint.ipv4.iter().chain(&endpoint.ipv6) {
                 by_address.insert(*ip, name.clone());
             }

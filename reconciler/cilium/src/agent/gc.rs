@@ -23,8 +23,12 @@ impl Collector {
     pub(super) fn new(config: &Bpf) -> Self {
         let now = Instant::now();
         let interval = config.ct_gc_interval.duration();
-        let seconds = |span: cilium_engine::config::Span| u32::try_from(span.duration().as_secs()).unwrap_or(u32::MAX);
-        let idle = gc::Idle { host_tcp: seconds(config.ct_timeout_regular_tcp), any: seconds(config.ct_timeout_regular_any) };
+        let seconds =
+            |span: cilium_engine::config::Span| u32::try_from(span.duration().as_secs()).unwrap_or(u32::MAX);
+        let idle = gc::Idle {
+            host_tcp: seconds(config.ct_timeout_regular_tcp),
+            any: seconds(config.ct_timeout_regular_any),
+        };
         Self { interval, idle, next: now + interval, next_counters: now }
     }
 
@@ -35,7 +39,8 @@ impl Collector {
             self.next_counters = now + COUNTERS;
             match counters::read(bpf_dir) {
                 Ok(rows) => {
-                    let rows: Vec<_> = rows.iter().map(|c| (c.reason, c.direction, c.packets, c.bytes)).collect();
+                    let rows: Vec<_> =
+                        rows.iter().map(|c| (c.reason, c.direction, c.packets, c.bytes)).collect();
                     metrics.set_packets(&rows);
                 }
                 Err(e) => tracing::warn!("{e}"),

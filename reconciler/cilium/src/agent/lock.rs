@@ -33,7 +33,9 @@ impl WriterLock {
             file.read_to_string(&mut holder).with_context(|| format!("read {}", path.display()))?;
             bail!("another writer holds {}: pid {}", path.display(), holder.trim());
         }
-        file.set_len(0).and_then(|()| file.rewind()).and_then(|()| writeln!(file, "{}", std::process::id()))?;
+        file.set_len(0)
+            .and_then(|()| file.rewind())
+            .and_then(|()| writeln!(file, "{}", std::process::id()))?;
         Ok(Self { _file: file })
     }
 }

@@ -128,10 +128,22 @@ impl Default for AgentMetrics {
         r.register("reconciler_stage_seconds", "Time per stage of a pass", metrics.stage_seconds.clone());
         r.register("reconciler_steps", "Steps carried out", metrics.steps.clone());
         r.register("reconciler_drift_found", "Rows found changed by others", metrics.drift_found.clone());
-        r.register("reconciler_drift_repaired", "Rows changed by others and repaired", metrics.drift_repaired.clone());
+        r.register(
+            "reconciler_drift_repaired",
+            "Rows changed by others and repaired",
+            metrics.drift_repaired.clone(),
+        );
         r.register("reconciler_rows", "Rows wanted", metrics.rows.clone());
-        r.register("reconciler_in_sync", "1 if the last pass ended with nothing to do", metrics.in_sync.clone());
-        r.register("reconciler_config_changed", "1 if the file differs from what runs", metrics.config_changed.clone());
+        r.register(
+            "reconciler_in_sync",
+            "1 if the last pass ended with nothing to do",
+            metrics.in_sync.clone(),
+        );
+        r.register(
+            "reconciler_config_changed",
+            "1 if the file differs from what runs",
+            metrics.config_changed.clone(),
+        );
         r.register("problems", "Problems with objects", metrics.problems.clone());
         r.register("endpoint", "Endpoints of this node", metrics.endpoints.clone());
         r.register("drop_count", "Packets dropped by reason", metrics.drops.clone());
@@ -176,7 +188,9 @@ impl AgentMetrics {
 
     /// Sets the number of rows wanted of a kind.
     pub(super) fn set_rows(&self, kind: Kind, rows: usize) {
-        self.rows.get_or_create(&KindLabel { kind: kind.name() }).set(i64::try_from(rows).unwrap_or(i64::MAX));
+        self.rows
+            .get_or_create(&KindLabel { kind: kind.name() })
+            .set(i64::try_from(rows).unwrap_or(i64::MAX));
     }
 }
 

@@ -196,7 +196,8 @@ impl Reconciler {
         let mut clock = Stopwatch::start();
         let world = self.world()?;
         micros.sources = clock.lap();
-        let whole = *looking == Looking::AtEverything || self.memo.wanted.is_none() || self.memo.book.is_none();
+        let whole =
+            *looking == Looking::AtEverything || self.memo.wanted.is_none() || self.memo.book.is_none();
         let config = &self.loaded.config;
         self.pool = Pool { cidrs: pod_cidrs(&world, config), routers: router_addresses(&world, config) };
         let (compiled, observed);
@@ -296,7 +297,9 @@ impl Reconciler {
         let done = Done {
             done: report.done(),
             failures,
-            unread: unread.map(|(kind, e)| FailedRow { row: kind.to_string(), reason: e.to_string() }).collect(),
+            unread: unread
+                .map(|(kind, e)| FailedRow { row: kind.to_string(), reason: e.to_string() })
+                .collect(),
             pod_mtus: thought
                 .desired
                 .state
@@ -392,7 +395,8 @@ impl Reconciler {
 
     /// Tells the drivers where the pods' namespaces are: hints where to look.
     fn place_pods(&mut self) {
-        let places = self.records.endpoints().values().map(|r| (LinkName(r.link.clone()), r.netns.clone())).collect();
+        let places =
+            self.records.endpoints().values().map(|r| (LinkName(r.link.clone()), r.netns.clone())).collect();
         self.kernel.net.place(places);
     }
 
@@ -409,7 +413,8 @@ impl Reconciler {
                 failures.clear();
                 break;
             }
-            let report = realise(&plan, &mut self.kernel, &BTreeSet::new(), &mut |_| ControlFlow::Continue(()));
+            let report =
+                realise(&plan, &mut self.kernel, &BTreeSet::new(), &mut |_| ControlFlow::Continue(()));
             failures = self::failures(&report);
             first.get_or_insert(plan);
         }
@@ -479,9 +484,7 @@ fn folder_to_look(config: &Config, manifests: Option<&Path>) -> ManifestFolder {
     let name = &config.node.name;
     match manifests {
         Some(other) => ManifestFolder::to_look(other, name, None),
-        None => {
-            ManifestFolder::to_look(&config.source.manifests.path, name, Some(&config.paths.state_dir))
-        }
+        None => ManifestFolder::to_look(&config.source.manifests.path, name, Some(&config.paths.state_dir)),
     }
 }
 

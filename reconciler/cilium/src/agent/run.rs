@@ -30,7 +30,8 @@ pub(crate) fn run(loaded: Loaded) -> Result<ExitCode> {
     let reconciler = Reconciler::open(loaded)?;
     let config = reconciler.loaded.config.clone();
     tracing::info!(node = %config.node.name, digest = %config.hash(), "cilium agent starts");
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("start the runtime")?;
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().context("start the runtime")?;
     let servers = runtime.block_on(api::listen(&config, shared.clone()))?;
     let _wakers = wakers::start(&config, &shared)?;
     events::start(&config, &shared);
@@ -281,11 +282,8 @@ impl Loop {
             _ => false,
         };
         self.shared.metrics.config_changed.set(i64::from(changed));
-        let failing: BTreeSet<String> = done
-            .failures
-            .iter()
-            .filter_map(|(id, _)| id.key.split(' ').next().map(str::to_owned))
-            .collect();
+        let failing: BTreeSet<String> =
+            done.failures.iter().filter_map(|(id, _)| id.key.split(' ').next().map(str::to_owned)).collect();
         let status = Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             node: loaded.config.node.name.clone(),

@@ -2,8 +2,8 @@
 
 use super::metrics::AgentMetrics;
 use super::status::Status;
-use cilium_engine::compile::View;
 use cilium_cni::wire::{Answer, Request};
+use cilium_engine::compile::View;
 use std::sync::mpsc::{SendError, Sender};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use tokio::sync::{broadcast, oneshot};

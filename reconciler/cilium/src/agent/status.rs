@@ -111,7 +111,11 @@ impl fmt::Display for Status {
         writeln!(f, "Cilium:        {}", word(self.healthy(), "OK", "not healthy"))?;
         writeln!(f, "Version:       {}", self.version)?;
         writeln!(f, "Node:          {}", self.node)?;
-        writeln!(f, "Sources:       {}", word(self.synced, "synced", "not synced: nothing of theirs is removed"))?;
+        writeln!(
+            f,
+            "Sources:       {}",
+            word(self.synced, "synced", "not synced: nothing of theirs is removed")
+        )?;
         writeln!(
             f,
             "State:         {}, {} rows wanted",
@@ -121,7 +125,11 @@ impl fmt::Display for Status {
         writeln!(
             f,
             "Configuration: {}",
-            word(!self.config_changed_on_disk, "as on disk", "the file on disk differs; `cilium plan` shows what a restart changes")
+            word(
+                !self.config_changed_on_disk,
+                "as on disk",
+                "the file on disk differs; `cilium plan` shows what a restart changes"
+            )
         )?;
         let drift: u64 = self.kinds.iter().map(|k| k.drift_repaired).sum();
         writeln!(

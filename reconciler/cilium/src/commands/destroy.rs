@@ -25,7 +25,9 @@ pub(super) fn run(loaded: Loaded, args: &DestroyArgs) -> Result<ExitCode> {
     let reconciler = Reconciler::open(loaded)?;
     let pods = reconciler.attached_pods();
     if pods > 0 && !args.with_pods {
-        bail!("{pods} pods are attached and would lose their network (hint: detach them first, or --with-pods)");
+        bail!(
+            "{pods} pods are attached and would lose their network (hint: detach them first, or --with-pods)"
+        );
     }
     let destroyed = reconciler.destroy()?;
     print(args.form, &destroyed.plan, || destroyed.plan.to_string())?;

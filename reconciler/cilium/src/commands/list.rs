@@ -22,9 +22,11 @@ fn at(row: &Value, pointer: &str) -> String {
     match row.pointer(pointer) {
         None | Some(Value::Null) => String::new(),
         Some(Value::String(text)) => text.clone(),
-        Some(Value::Array(items)) => {
-            items.iter().map(|i| i.as_str().map_or_else(|| i.to_string(), str::to_owned)).collect::<Vec<_>>().join(",")
-        }
+        Some(Value::Array(items)) => items
+            .iter()
+            .map(|i| i.as_str().map_or_else(|| i.to_string(), str::to_owned))
+            .collect::<Vec<_>>()
+            .join(","),
         Some(other) => other.to_string(),
     }
 }
@@ -41,7 +43,12 @@ fn show(form: Form, rows: &[Value], columns: &[(&str, &str)]) -> Result<ExitCode
     Ok(ExitCode::SUCCESS)
 }
 
-fn list_or_get(rows: Vec<Value>, command: &ListOrGet, what: &str, columns: &[(&str, &str)]) -> Result<ExitCode> {
+fn list_or_get(
+    rows: Vec<Value>,
+    command: &ListOrGet,
+    what: &str,
+    columns: &[(&str, &str)],
+) -> Result<ExitCode> {
     match command {
         ListOrGet::List(form) => show(*form, &rows, columns),
         ListOrGet::Get { id, form } => {
@@ -111,7 +118,11 @@ pub(super) fn services(loaded: &Loaded, form: Form) -> Result<ExitCode> {
             let backends = row["spec"]["backend-addresses"].as_array().map(Vec::as_slice).unwrap_or_default();
             table.row([
                 at(row, "/spec/id"),
-                format!("{}/{}", address(&row["spec"]["frontend-address"]), at(row, "/spec/frontend-address/protocol")),
+                format!(
+                    "{}/{}",
+                    address(&row["spec"]["frontend-address"]),
+                    at(row, "/spec/frontend-address/protocol")
+                ),
                 format!("{}/{}", at(row, "/spec/flags/namespace"), at(row, "/spec/flags/name")),
                 at(row, "/spec/flags/type"),
                 backends.iter().map(address).collect::<Vec<_>>().join(" "),

@@ -26,7 +26,9 @@ pub(super) fn run(file: &Path, command: &MigrateCommand) -> Result<ExitCode> {
         }
         MigrateCommand::Up(args) => travel(file, Target::Up(args.to), args),
         MigrateCommand::Down(args) => {
-            let to = args.to.ok_or_else(|| anyhow::anyhow!("`migrate down` needs --to V: the version to go back to"))?;
+            let to = args
+                .to
+                .ok_or_else(|| anyhow::anyhow!("`migrate down` needs --to V: the version to go back to"))?;
             travel(file, Target::Down(to), args)
         }
     }

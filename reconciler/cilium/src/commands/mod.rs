@@ -48,7 +48,11 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode> {
 
 /// The configuration, all layers, or every finding at once.
 fn load(source: &ConfigSource) -> Result<Loaded> {
-    Ok(cilium_sources::config::load(Some(&source.config), cilium_sources::config::environment(), &source.sets)?)
+    Ok(cilium_sources::config::load(
+        Some(&source.config),
+        cilium_sources::config::environment(),
+        &source.sets,
+    )?)
 }
 
 /// Prints a value as JSON, or the text for people.

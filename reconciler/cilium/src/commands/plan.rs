@@ -28,7 +28,8 @@ struct Printed {
 /// Runs it.
 pub(super) fn run(source: &ConfigSource, args: &PlanArgs) -> Result<ExitCode> {
     let loaded = load(source)?;
-    let mut printed = Printed { changes: Vec::new(), impact: None, plan: Plan::default(), problems: Vec::new() };
+    let mut printed =
+        Printed { changes: Vec::new(), impact: None, plan: Plan::default(), problems: Vec::new() };
     if let Some(old) = &args.against {
         let old = load(&ConfigSource { config: old.clone(), sets: Vec::new() })?;
         printed.changes = changes(&old.config, &loaded.config);

@@ -1,7 +1,10 @@
 //! Rows about addresses and pods: ipcache, endpoints, and the row that opens a pod.
 
 use super::policy::POLICY_SOURCES;
-use super::{EndpointId, IdentityId, Kind, LinkName, Mac, Policy, PolicyDigest, PolicyId, Resource, RowId, Source, SourceSet};
+use super::{
+    EndpointId, IdentityId, Kind, LinkName, Mac, Policy, PolicyDigest, PolicyId, Resource, RowId, Source,
+    SourceSet,
+};
 use ipnet::IpNet;
 use std::fmt;
 use std::net::IpAddr;

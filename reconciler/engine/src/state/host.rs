@@ -330,8 +330,14 @@ impl Resource for LinkUp {
     fn requires(key: &LinkName, _: &Present) -> Vec<RowId> {
         let mut needs = vec![Link::id(key)];
         if key.0.starts_with(POD_LINK_PREFIX) {
-            needs.push(super::Attachment::id(&super::AttachmentKey { link: key.clone(), hook: super::Hook::Ingress }));
-            needs.push(super::Attachment::id(&super::AttachmentKey { link: key.clone(), hook: super::Hook::Egress }));
+            needs.push(super::Attachment::id(&super::AttachmentKey {
+                link: key.clone(),
+                hook: super::Hook::Ingress,
+            }));
+            needs.push(super::Attachment::id(&super::AttachmentKey {
+                link: key.clone(),
+                hook: super::Hook::Egress,
+            }));
         }
         needs
     }
@@ -378,6 +384,12 @@ impl Resource for File {
         SourceSet::of(&[Source::Nodes, Source::Policies])
     }
     fn sources(_: &FileKey, _: &FileRow) -> SourceSet {
-        SourceSet::of(&[Source::Config, Source::Endpoints, Source::Nodes, Source::Policies, Source::Identities])
+        SourceSet::of(&[
+            Source::Config,
+            Source::Endpoints,
+            Source::Nodes,
+            Source::Policies,
+            Source::Identities,
+        ])
     }
 }

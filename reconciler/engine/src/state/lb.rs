@@ -27,7 +27,11 @@ pub struct BackendRow {
 impl fmt::Display for BackendRow {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", std::net::SocketAddr::new(self.addr, self.port), self.proto)?;
-        if self.flags & cilium_abi::lb::BACKEND_TERMINATING != 0 { f.write_str(" terminating") } else { Ok(()) }
+        if self.flags & cilium_abi::lb::BACKEND_TERMINATING != 0 {
+            f.write_str(" terminating")
+        } else {
+            Ok(())
+        }
     }
 }
 

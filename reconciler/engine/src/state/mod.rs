@@ -4,8 +4,8 @@
 //! remove walks it up. A resource names its interfaces by name, never by ifindex: numbers belong to
 //! the kernel, and the drivers translate on the way in and out.
 
-mod endpoint;
 mod desired;
+mod endpoint;
 mod host;
 mod kind;
 mod lb;
@@ -14,14 +14,14 @@ mod policy;
 mod program;
 mod table;
 
-pub use endpoint::*;
 pub use desired::{Coverage, CoverageOf, Covered, DesiredState, ObservedState};
+pub use endpoint::*;
 pub use host::*;
+pub use kind::{Kind, RowId};
 pub use lb::*;
 pub use number::*;
 pub use policy::*;
 pub use program::*;
-pub use kind::{Kind, RowId};
 pub use table::{Entry, Origin, OriginId, Origins, Source, SourceSet, Table};
 
 use std::fmt::{Debug, Display};

@@ -47,8 +47,13 @@ impl Resource for PolicyDigest {
     }
 }
 
-pub(super) const POLICY_SOURCES: SourceSet =
-    SourceSet::of(&[Source::Endpoints, Source::Policies, Source::Identities, Source::Nodes, Source::Services]);
+pub(super) const POLICY_SOURCES: SourceSet = SourceSet::of(&[
+    Source::Endpoints,
+    Source::Policies,
+    Source::Identities,
+    Source::Nodes,
+    Source::Services,
+]);
 
 /// One row of a policy.
 #[derive(Clone, Debug)]
@@ -97,7 +102,11 @@ impl fmt::Display for PolicyKey {
             Direction::Egress => "to",
         };
         write!(f, "{} {way} ", self.policy)?;
-        if self.identity.0 == 0 { f.write_str("any")? } else { write!(f, "{}", self.identity)? }
+        if self.identity.0 == 0 {
+            f.write_str("any")?
+        } else {
+            write!(f, "{}", self.identity)?
+        }
         if self.proto.0 != 0 {
             write!(f, " {}", self.proto)?;
             if self.port_len > 0 {

@@ -113,7 +113,10 @@ impl<R: Resource> Table<R> {
         self.rows.iter()
     }
     /// Rows whose keys are within the range.
-    pub fn range(&self, range: impl std::ops::RangeBounds<R::Key>) -> impl Iterator<Item = (&R::Key, &Entry<R>)> {
+    pub fn range(
+        &self,
+        range: impl std::ops::RangeBounds<R::Key>,
+    ) -> impl Iterator<Item = (&R::Key, &Entry<R>)> {
         self.rows.range(range)
     }
     /// All keys in order.
@@ -136,7 +139,9 @@ impl<R: Resource> Table<R> {
 
 impl<R: Resource> FromIterator<(R::Key, R::Row)> for Table<R> {
     fn from_iter<T: IntoIterator<Item = (R::Key, R::Row)>>(iter: T) -> Self {
-        Self { rows: iter.into_iter().map(|(k, row)| (k, Entry { row, origin: OriginId::default() })).collect() }
+        Self {
+            rows: iter.into_iter().map(|(k, row)| (k, Entry { row, origin: OriginId::default() })).collect(),
+        }
     }
 }
 

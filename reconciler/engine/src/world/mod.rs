@@ -10,10 +10,12 @@ mod service;
 pub use host::{HostDevice, HostFacts};
 pub use labels::{Label, Labels, Operator, Requirement, Selector};
 pub use object::{
-    EndpointRecord, IdentityClaim, Namespace, Node, NodeAddress, NodeAddressKind, ObjectName, Place, Pod, PodPort,
-    RemoteEndpoint,
+    EndpointRecord, IdentityClaim, Namespace, Node, NodeAddress, NodeAddressKind, ObjectName, Place, Pod,
+    PodPort, RemoteEndpoint,
 };
-pub use policy::{Clause, DefaultDeny, Entity, Peer, PeerSet, PolicyRule, PortMatch, PortSet, RuleVerdict, Subject};
+pub use policy::{
+    Clause, DefaultDeny, Entity, Peer, PeerSet, PolicyRule, PortMatch, PortSet, RuleVerdict, Subject,
+};
 pub use service::{BackendAddress, EndpointSlice, Service, ServicePort, SlicePort, TargetPort};
 
 use crate::state::SourceSet;

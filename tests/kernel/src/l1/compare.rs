@@ -130,7 +130,9 @@ pub fn compare(input: &Input, seen: &Seen, expected: &Expected) -> Vec<String> {
         let got = (event.endpoint_id, event.src_identity, event.dst_identity, event.cookie);
         let want = (refusal.endpoint, refusal.source, refusal.destination, refusal.cookie);
         if got != want {
-            wrong.push(format!("drop event (endpoint, source, destination, rule) {got:?}, should be {want:?}"));
+            wrong.push(format!(
+                "drop event (endpoint, source, destination, rule) {got:?}, should be {want:?}"
+            ));
         }
     }
     if !wrong.is_empty() || matches!(expected.verdict, Verdict::Drop(_)) {
@@ -150,7 +152,8 @@ pub fn compare(input: &Input, seen: &Seen, expected: &Expected) -> Vec<String> {
         data
     };
     let unchanged = expected.data == input.data;
-    let same = if unchanged { seen.data == input.data } else { without(&seen.data) == without(&expected.data) };
+    let same =
+        if unchanged { seen.data == input.data } else { without(&seen.data) == without(&expected.data) };
     if !same {
         wrong.push(format!(
             "packet\n    is     {}\n    should {}\n    was    {}",
@@ -163,7 +166,11 @@ pub fn compare(input: &Input, seen: &Seen, expected: &Expected) -> Vec<String> {
         for (place, (at, right)) in all_sums(&seen.data, l4, number).into_iter().enumerate() {
             let was_right = before.get(place).is_none_or(|(_, right)| *right);
             if !right && (was_right || expected.made) {
-                wrong.push(format!("checksum at {at} is wrong: {}\n    was {}", hex(&seen.data), hex(&input.data)));
+                wrong.push(format!(
+                    "checksum at {at} is wrong: {}\n    was {}",
+                    hex(&seen.data),
+                    hex(&input.data)
+                ));
             }
         }
     }

@@ -180,8 +180,10 @@ impl Lab {
         sync(self.map(maps::SLOT.name), &old.slots, &world.slots);
         sync(self.map(maps::BACKEND.name), &old.backends, &world.backends);
         sync(self.map(maps::REVNAT.name), &old.revnats, &world.revnats);
-        sys::update(self.map(maps::RUNTIME.name), &0u32, &world.runtime).expect("the runtime row can be written");
-        sys::update(self.map(maps::REVISION.name), &0u32, &world.revision).expect("the revision can be written");
+        sys::update(self.map(maps::RUNTIME.name), &0u32, &world.runtime)
+            .expect("the runtime row can be written");
+        sys::update(self.map(maps::REVISION.name), &0u32, &world.revision)
+            .expect("the revision can be written");
         self.installed = world.clone();
     }
 
@@ -222,7 +224,10 @@ impl Lab {
 
     /// All translations.
     pub fn translations(&self) -> BTreeMap<SnatKey, SnatRow> {
-        sys::dump(self.map(maps::SNAT.name), ROWS as usize).expect("the map can be read").into_iter().collect()
+        sys::dump(self.map(maps::SNAT.name), ROWS as usize)
+            .expect("the map can be read")
+            .into_iter()
+            .collect()
     }
 
     /// Writes a translation.
@@ -260,7 +265,10 @@ impl Lab {
         while let Some(item) = self.events.next() {
             events.push(Event::read_from_bytes(&item).expect("events have one size"));
         }
-        Ok((Seen { verdict: ran.verdict, data: ran.data, mark: ran.context[SKB_MARK], events }, ran.nanoseconds))
+        Ok((
+            Seen { verdict: ran.verdict, data: ran.data, mark: ran.context[SKB_MARK], events },
+            ran.nanoseconds,
+        ))
     }
 
     /// As [`Self::run_with`], with nobody reading events.
@@ -413,7 +421,9 @@ fn namespace() -> (File, Links) {
     let links = ["l1-a", "l1-b", "l1-c", "l1-x", "l1-host", "l1-overlay", "l1-eth0"];
     for name in links {
         let mac = if name == "l1-eth0" { format!("address {} ", text(ETH0_MAC)) } else { String::new() };
-        batch += &format!("link add {name} {mac}type veth peer name p{name}\nlink set {name} up\nlink set p{name} up\n");
+        batch += &format!(
+            "link add {name} {mac}type veth peer name p{name}\nlink set {name} up\nlink set p{name} up\n"
+        );
     }
     let (gateway, remote) = (text(GATEWAY_MAC), text(REMOTE_NODE_MAC));
     batch += &format!(

@@ -225,7 +225,8 @@ pub fn checksum_field(number: u8) -> Option<usize> {
 
 /// Ones' complement sum (RFC 1071).
 pub fn ones(bytes: &[u8]) -> u16 {
-    let mut sum: u32 = bytes.chunks(2).map(|pair| u32::from(pair[0]) << 8 | pair.get(1).map_or(0, |b| u32::from(*b))).sum();
+    let mut sum: u32 =
+        bytes.chunks(2).map(|pair| u32::from(pair[0]) << 8 | pair.get(1).map_or(0, |b| u32::from(*b))).sum();
     while sum > 0xffff {
         sum = (sum & 0xffff) + (sum >> 16);
     }
@@ -254,7 +255,9 @@ pub fn checksums(frame: &[u8], l4: usize, number: u8) -> Vec<(usize, bool)> {
     let (src, dst, end);
     if is_v4 {
         found.push((LINK + 10, ones(&frame[LINK..LINK + usize::from(frame[LINK] & 15) * 4]) == 0xffff));
-        let word = |at: usize| Address::v4(u32::from_ne_bytes([frame[at], frame[at + 1], frame[at + 2], frame[at + 3]]));
+        let word = |at: usize| {
+            Address::v4(u32::from_ne_bytes([frame[at], frame[at + 1], frame[at + 2], frame[at + 3]]))
+        };
         (src, dst) = (word(LINK + 12), word(LINK + 16));
         let total = usize::from(u16::from_be_bytes([frame[LINK + 2], frame[LINK + 3]]));
         end = if total == 0 { frame.len() } else { (LINK + total).min(frame.len()) };

@@ -4,7 +4,9 @@
 use super::lab::{Hook, Input};
 use super::model::{Ends, Parsed};
 use super::packet::{self, Build};
-use super::world::{A, B, C, Family, Links, Mode, NARROW_ID, OUTSIDE_ID, Pod, REMOTE_POD_ID, Rule, World, X, at, ip};
+use super::world::{
+    A, B, C, Family, Links, Mode, NARROW_ID, OUTSIDE_ID, Pod, REMOTE_POD_ID, Rule, World, X, at, ip,
+};
 use cilium_abi::{
     Address, Mac,
     endpoint::{
@@ -59,8 +61,19 @@ pub fn world(random: &mut Random, links: &Links, mode: Mode) -> World {
     let mut world = World::base(links, mode);
     world.revision = 1 + random.below(5) as u32;
     let peers = [
-        0, 0, A.identity, B.identity, C.identity, REMOTE_POD_ID, REMOTE_POD_ID + 1,
-        identity::HOST, identity::REMOTE_NODE, identity::WORLD_IPV4, identity::WORLD_IPV6, OUTSIDE_ID, NARROW_ID,
+        0,
+        0,
+        A.identity,
+        B.identity,
+        C.identity,
+        REMOTE_POD_ID,
+        REMOTE_POD_ID + 1,
+        identity::HOST,
+        identity::REMOTE_NODE,
+        identity::WORLD_IPV4,
+        identity::WORLD_IPV6,
+        OUTSIDE_ID,
+        NARROW_ID,
     ];
     let mut cookie = 100;
     for pod in PODS {
@@ -83,7 +96,11 @@ pub fn world(random: &mut Random, links: &Links, mode: Mode) -> World {
                     1 => {
                         let number = random.pick(&[proto::ICMP, proto::ICMPV6]);
                         let kinds = [0, 3, 8, 1, 128, 129];
-                        rule = if random.chance(50) { rule.port(number, random.pick(&kinds)) } else { rule.ports(number, 0, 0) };
+                        rule = if random.chance(50) {
+                            rule.port(number, random.pick(&kinds))
+                        } else {
+                            rule.ports(number, 0, 0)
+                        };
                     }
                     _ => {
                         let number = random.pick(&[proto::TCP, proto::TCP, proto::UDP, proto::SCTP]);
@@ -230,7 +247,8 @@ impl Traffic {
 
     fn fresh(&mut self) -> (Build, Address, Address) {
         let family = self.random.pick(&[Family::V4, Family::V6]);
-        let src = if self.random.chance(55) { self.random.pick(&PODS).ip(family) } else { self.anyone(family) };
+        let src =
+            if self.random.chance(55) { self.random.pick(&PODS).ip(family) } else { self.anyone(family) };
         let dst = self.anyone(family);
         let mut ports = (self.random.pick(&CLIENT_PORTS), self.random.pick(&PORTS));
         if self.random.chance(15) {
@@ -352,7 +370,17 @@ impl Traffic {
             _ => 0,
         };
         let wire = (!self.random.chance(3)).then(|| {
-            self.random.pick(&[0, 1, 2, 6, 9, REMOTE_POD_ID, REMOTE_POD_ID + 1, OUTSIDE_ID & 0xff_ffff, 0xff_ffff])
+            self.random.pick(&[
+                0,
+                1,
+                2,
+                6,
+                9,
+                REMOTE_POD_ID,
+                REMOTE_POD_ID + 1,
+                OUTSIDE_ID & 0xff_ffff,
+                0xff_ffff,
+            ])
         });
         Input { hook, ifindex, mark, wire, data: build.bytes() }
     }

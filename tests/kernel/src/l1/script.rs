@@ -116,7 +116,13 @@ pub struct Fixture {
 
 /// Starts a fixture on the default world of a native-routing node.
 pub fn fixture(name: impl Into<String>) -> Fixture {
-    Fixture { name: name.into(), mode: Mode::Native, edit: Vec::new(), prepare: Vec::new(), steps: Vec::new() }
+    Fixture {
+        name: name.into(),
+        mode: Mode::Native,
+        edit: Vec::new(),
+        prepare: Vec::new(),
+        steps: Vec::new(),
+    }
 }
 
 impl Fixture {
@@ -204,7 +210,10 @@ impl Fixture {
     ///
     /// # Errors
     /// What went otherwise.
-    pub fn run(&self, labs: &mut impl FnMut(Mode, &mut dyn FnMut(&mut Lab) -> Result<(), String>) -> Result<(), String>) -> Result<(), String> {
+    pub fn run(
+        &self,
+        labs: &mut impl FnMut(Mode, &mut dyn FnMut(&mut Lab) -> Result<(), String>) -> Result<(), String>,
+    ) -> Result<(), String> {
         labs(self.mode, &mut |lab| {
             let links = lab.links;
             let mut world = World::base(&links, self.mode);
@@ -224,7 +233,10 @@ impl Fixture {
                     .map_err(|wrong| format!("{place}: against the model: {wrong}"))?
                     .ok_or_else(|| format!("{place}: the kernel does not build this packet"))?;
                 if expected.verdict != step.want {
-                    return Err(format!("{place}: {:?}, the fixture wants {:?}", expected.verdict, step.want));
+                    return Err(format!(
+                        "{place}: {:?}, the fixture wants {:?}",
+                        expected.verdict, step.want
+                    ));
                 }
                 let out = parse(&seen.data, seen.data[12..14] == [0x86, 0xdd]);
                 for check in &step.checks {
@@ -254,7 +266,9 @@ fn look(trial: &Trial<'_>, input: &Input, seen: &Seen, out: &Parsed, check: &Che
         Check::Mark(mark) => seen.mark == *mark,
         Check::Untouched => seen.data == input.data,
         Check::Entry(wanted) => entry().is_some() == *wanted,
-        Check::Lives(seconds) => entry().is_some_and(|row| row.expires.abs_diff(coarse_seconds() + seconds) <= 2),
+        Check::Lives(seconds) => {
+            entry().is_some_and(|row| row.expires.abs_diff(coarse_seconds() + seconds) <= 2)
+        }
         Check::Event(kind) => seen.events.iter().any(|e| e.kind == *kind),
         Check::Identities(source, destination) => {
             last().is_some_and(|e| e.src_identity == *source && e.dst_identity == *destination)
@@ -267,10 +281,16 @@ fn look(trial: &Trial<'_>, input: &Input, seen: &Seen, out: &Parsed, check: &Che
         return Ok(());
     }
     let row = entry().filter(|row| !same_entry(row, &CtRow::default()));
-    Err(format!("{check:?} does not hold: {:?} ttl {} mark {:#x} entry {row:?} {:?}", out.ends, out.ttl, seen.mark, seen.events))
+    Err(format!(
+        "{check:?} does not hold: {:?} ttl {} mark {:#x} entry {row:?} {:?}",
+        out.ends, out.ttl, seen.mark, seen.events
+    ))
 }
 
 /// Whether counters of forwarded packets grew; for fixtures that look at them.
 pub fn forwarded(lab: &Lab) -> u64 {
-    [metrics::DIRECTION_INGRESS, metrics::DIRECTION_EGRESS].iter().map(|way| lab.count(metrics::FORWARDED, *way)).sum()
+    [metrics::DIRECTION_INGRESS, metrics::DIRECTION_EGRESS]
+        .iter()
+        .map(|way| lab.count(metrics::FORWARDED, *way))
+        .sum()
 }

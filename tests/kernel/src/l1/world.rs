@@ -166,7 +166,9 @@ pub fn route(addr: &Address) -> Route {
     let text: IpAddr = (*addr).into();
     let stack = match text {
         IpAddr::V4(v4) => v4.is_loopback() || v4.octets()[0] >= 224,
-        IpAddr::V6(v6) => v6.is_multicast() || v6.is_unicast_link_local() || v6.is_loopback() || v6.is_unspecified(),
+        IpAddr::V6(v6) => {
+            v6.is_multicast() || v6.is_unicast_link_local() || v6.is_loopback() || v6.is_unspecified()
+        }
     };
     let own = [at::node(Family::V4), at::node(Family::V6), at::router(Family::V4), at::router(Family::V6)];
     if stack || own.contains(addr) {
@@ -315,7 +317,12 @@ impl World {
         };
         world.devices.insert(
             links.eth0,
-            DeviceRow { ipv4: at::node(Family::V4), ipv6: at::node(Family::V6), mac: ETH0_MAC, ..DeviceRow::default() },
+            DeviceRow {
+                ipv4: at::node(Family::V4),
+                ipv6: at::node(Family::V6),
+                mac: ETH0_MAC,
+                ..DeviceRow::default()
+            },
         );
         for pod in [A, B, C, X] {
             for family in [Family::V4, Family::V6] {
@@ -361,14 +368,18 @@ impl World {
 
     fn add_peers(&mut self, family: Family, mode: Mode) {
         for own in [at::router(family), at::node(family)] {
-            let row = EndpointRow { identity: identity::HOST, flags: ENDPOINT_HOST, ..EndpointRow::default() };
+            let row =
+                EndpointRow { identity: identity::HOST, flags: ENDPOINT_HOST, ..EndpointRow::default() };
             self.endpoints.insert(own, row);
         }
         let tunnel = if mode == Mode::Native { Address::NONE } else { at::remote_node(Family::V4) };
-        for (addr, number) in [(at::remote_pod(family), REMOTE_POD_ID), (at::remote_pod_2(family), REMOTE_POD_ID + 1)] {
+        for (addr, number) in
+            [(at::remote_pod(family), REMOTE_POD_ID), (at::remote_pod_2(family), REMOTE_POD_ID + 1)]
+        {
             self.ipcache.insert(addr, IpcacheRow { identity: number, flags: FLAG_IN_CLUSTER, tunnel });
         }
-        let node = IpcacheRow { identity: identity::REMOTE_NODE, flags: FLAG_IN_CLUSTER, tunnel: Address::NONE };
+        let node =
+            IpcacheRow { identity: identity::REMOTE_NODE, flags: FLAG_IN_CLUSTER, tunnel: Address::NONE };
         self.ipcache.insert(at::remote_node(family), node);
         let (wide, narrow) = match family {
             Family::V4 => (("198.51.100.0", 120), ("198.51.100.128", 121)),
@@ -424,7 +435,12 @@ impl World {
         let mut rows = BTreeMap::<PolicyKey, PolicyRow>::new();
         for rule in &self.rules {
             let dir = if rule.egress { EGRESS } else { 0 };
-            let l3 = PolicyKey { policy_id: rule.policy, identity: rule.peer, dir_len: dir, ..PolicyKey::default() };
+            let l3 = PolicyKey {
+                policy_id: rule.policy,
+                identity: rule.peer,
+                dir_len: dir,
+                ..PolicyKey::default()
+            };
             let head = rows.entry(l3).or_insert(PolicyRow { verdict: NONE, ..PolicyRow::default() });
             let verdict = if rule.allow { ALLOW } else { DENY };
             if rule.proto == 0 {

@@ -55,7 +55,11 @@ fn sources() -> Vec<Fixture> {
                     .check(Check::Entry(false)),
             );
         }
-        for (what, src) in [("outside", at::outside(family)), ("the node", at::node(family)), ("the router", at::router(family))] {
+        for (what, src) in [
+            ("outside", at::outside(family)),
+            ("the node", at::node(family)),
+            ("the router", at::router(family)),
+        ] {
             table.push(fixture(format!("{family:?} with the address of {what}")).drops(
                 Site::From(A),
                 tcp(src, peer, (4000, 80), SYN).from(A),
@@ -126,7 +130,9 @@ fn arps() -> Vec<Fixture> {
             drop::ENDPOINT_NOT_READY,
         ),
         fixture("arp towards a pod passes").passes(Site::To(A), arp(1, me, own)),
-        fixture("arp at a device is the stack's").passes(Site::FromNet, arp(1, me, own)).check(Check::Untouched),
+        fixture("arp at a device is the stack's")
+            .passes(Site::FromNet, arp(1, me, own))
+            .check(Check::Untouched),
     ]
 }
 
@@ -153,18 +159,13 @@ fn neighbours() -> Vec<Fixture> {
             .check(Check::Byte(54, 136)),
         fixture("nd for the router from a link-local address")
             .sends(Site::From(A), message(link_local, "ff02::1:ff00:1", 135)),
-        fixture("nd probe for a duplicate stays unanswered").passes(
-            Site::From(A),
-            message("::", "ff02::1:ff00:1", 135),
-        ),
-        fixture("nd for a neighbour is the stack's").passes(
-            Site::From(A),
-            {
-                let mut rest = vec![0; 4];
-                rest.extend(B.ip(Family::V6).bytes());
-                icmp(own, ip("ff02::1:ff00:12"), 135, 0, &rest).ttl(255).from(A)
-            },
-        ),
+        fixture("nd probe for a duplicate stays unanswered")
+            .passes(Site::From(A), message("::", "ff02::1:ff00:1", 135)),
+        fixture("nd for a neighbour is the stack's").passes(Site::From(A), {
+            let mut rest = vec![0; 4];
+            rest.extend(B.ip(Family::V6).bytes());
+            icmp(own, ip("ff02::1:ff00:12"), 135, 0, &rest).ttl(255).from(A)
+        }),
         fixture("nd from afar (hop limit 64)").drops(
             Site::From(A),
             solicitation(A, router).ttl(64),
@@ -278,17 +279,19 @@ fn roads() -> Vec<Fixture> {
                 syn(B.ip(family)).ttl(1),
                 drop::TTL_EXCEEDED,
             ),
-            fixture(name("TTL 0 to the outside")).drops(Site::From(A), syn(outside).ttl(0), drop::TTL_EXCEEDED),
-            fixture(name("TTL 2 to a pod")).sends(Site::From(A), syn(B.ip(family)).ttl(2)).check(Check::Ttl(1)),
+            fixture(name("TTL 0 to the outside")).drops(
+                Site::From(A),
+                syn(outside).ttl(0),
+                drop::TTL_EXCEEDED,
+            ),
+            fixture(name("TTL 2 to a pod"))
+                .sends(Site::From(A), syn(B.ip(family)).ttl(2))
+                .check(Check::Ttl(1)),
             fixture(name("TTL 1 to the node")).passes(Site::From(A), syn(at::node(family)).ttl(1)),
-            fixture(name("too long for the device is the stack's")).passes(
-                Site::From(A),
-                syn(outside).longer(1500),
-            ),
-            fixture(name("as long as the device takes")).sends(
-                Site::From(A),
-                syn(outside).longer(if family == Family::V4 { 1453 } else { 1433 }),
-            ),
+            fixture(name("too long for the device is the stack's"))
+                .passes(Site::From(A), syn(outside).longer(1500)),
+            fixture(name("as long as the device takes"))
+                .sends(Site::From(A), syn(outside).longer(if family == Family::V4 { 1453 } else { 1433 })),
             fixture(name("a pod without this family"))
                 .links(|world, links| {
                     if let Some(config) = world.configs.get_mut(&links.lxc[A.link]) {
@@ -299,20 +302,18 @@ fn roads() -> Vec<Fixture> {
         ]);
     }
     table.extend([
-        fixture("IPv4 multicast is not routed").passes(
-            Site::From(A),
-            udp(A.ip(Family::V4), ip("224.0.0.251"), (5353, 5353)).from(A),
-        ),
-        fixture("IPv4 broadcast is not routed").passes(
-            Site::From(A),
-            udp(A.ip(Family::V4), ip("255.255.255.255"), (68, 67)).from(A),
-        ),
-        fixture("IPv6 multicast is not routed").passes(
-            Site::From(A),
-            udp(A.ip(Family::V6), ip("ff02::fb"), (5353, 5353)).from(A),
-        ),
+        fixture("IPv4 multicast is not routed")
+            .passes(Site::From(A), udp(A.ip(Family::V4), ip("224.0.0.251"), (5353, 5353)).from(A)),
+        fixture("IPv4 broadcast is not routed")
+            .passes(Site::From(A), udp(A.ip(Family::V4), ip("255.255.255.255"), (68, 67)).from(A)),
+        fixture("IPv6 multicast is not routed")
+            .passes(Site::From(A), udp(A.ip(Family::V6), ip("ff02::fb"), (5353, 5353)).from(A)),
         fixture("a drop is told with who and where")
-            .drops(Site::From(A), tcp(B.ip(Family::V4), C.ip(Family::V4), (1, 2), SYN).from(A), drop::INVALID_SOURCE_IP)
+            .drops(
+                Site::From(A),
+                tcp(B.ip(Family::V4), C.ip(Family::V4), (1, 2), SYN).from(A),
+                drop::INVALID_SOURCE_IP,
+            )
             .check(Check::Event(event::DROP)),
     ]);
     table

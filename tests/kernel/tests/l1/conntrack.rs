@@ -56,12 +56,16 @@ fn replies() -> Vec<Fixture> {
             one_way(name("an echo request with identifier 0 is no reply"))
                 .sends(Site::From(A), ping(a, b, 0).from(A))
                 .drops(Site::From(B), ping(b, a, 0).from(B), drop::POLICY_DENIED),
-            one_way(name("a SYN the other way is no reply"))
-                .sends(Site::From(A), there(family, SYN))
-                .drops(Site::From(B), back(family, SYN), drop::POLICY_DENIED),
-            one_way(name("from another port is no reply"))
-                .sends(Site::From(A), there(family, SYN))
-                .drops(Site::From(B), tcp(b, a, (81, 4000), ACK).from(B), drop::POLICY_DENIED),
+            one_way(name("a SYN the other way is no reply")).sends(Site::From(A), there(family, SYN)).drops(
+                Site::From(B),
+                back(family, SYN),
+                drop::POLICY_DENIED,
+            ),
+            one_way(name("from another port is no reply")).sends(Site::From(A), there(family, SYN)).drops(
+                Site::From(B),
+                tcp(b, a, (81, 4000), ACK).from(B),
+                drop::POLICY_DENIED,
+            ),
             one_way(name("a denied packet opens nothing"))
                 .drops(Site::From(B), back(family, SYN), drop::POLICY_DENIED)
                 .check(Check::Entry(false))
@@ -132,7 +136,9 @@ fn lifetimes() -> Vec<Fixture> {
                 .check(Check::Lives(60))
                 .sends(Site::From(A), there(family, ACK))
                 .check(Check::Lives(60)),
-            open("one FIN does not end it").sends(Site::From(A), there(family, FIN | ACK)).check(Check::Lives(8000)),
+            open("one FIN does not end it")
+                .sends(Site::From(A), there(family, FIN | ACK))
+                .check(Check::Lives(8000)),
             open("both FINs do")
                 .sends(Site::From(A), there(family, FIN | ACK))
                 .sends(Site::From(B), back(family, FIN | ACK))
@@ -152,9 +158,15 @@ fn lifetimes() -> Vec<Fixture> {
             fixture(name("a stray segment counts as established"))
                 .sends(Site::From(A), there(family, ACK))
                 .check(Check::Lives(8000)),
-            fixture(name("a stray FIN does not")).sends(Site::From(A), there(family, FIN | ACK)).check(Check::Lives(10)),
-            fixture(name("UDP lives short")).sends(Site::From(A), udp(a, b, PORTS).from(A)).check(Check::Lives(30)),
-            fixture(name("echo lives short")).sends(Site::From(A), ping(a, b, 5).from(A)).check(Check::Lives(30)),
+            fixture(name("a stray FIN does not"))
+                .sends(Site::From(A), there(family, FIN | ACK))
+                .check(Check::Lives(10)),
+            fixture(name("UDP lives short"))
+                .sends(Site::From(A), udp(a, b, PORTS).from(A))
+                .check(Check::Lives(30)),
+            fixture(name("echo lives short"))
+                .sends(Site::From(A), ping(a, b, 5).from(A))
+                .check(Check::Lives(30)),
             fixture(name("a SYN rebuilds a whole stale entry"))
                 .entry(ends(b, a).turned(), CtRow { flags: high(b, a), rev_nat: 1, ..CtRow::default() }, 900)
                 .sends(Site::From(A), there(family, SYN))
@@ -187,20 +199,30 @@ fn errors() -> Vec<Fixture> {
                 .sends(Site::From(A), there(family, SYN))
                 .sends(Site::From(B), unreachable(b, a, &about(there(family, SYN))).from(B))
                 .check(Check::Entry(false)),
-            one_way(name("an error about nothing known does"))
-                .drops(Site::From(B), unreachable(b, a, &about(there(family, SYN))).from(B), drop::POLICY_DENIED),
+            one_way(name("an error about nothing known does")).drops(
+                Site::From(B),
+                unreachable(b, a, &about(there(family, SYN))).from(B),
+                drop::POLICY_DENIED,
+            ),
             one_way(name("an error about a known connection, told to a third, does"))
                 .world(|world| {
                     world.close(C, false);
                 })
                 .sends(Site::From(A), there(family, SYN))
-                .drops(Site::From(B), unreachable(b, c, &about(there(family, SYN))).from(B), drop::POLICY_DENIED),
+                .drops(
+                    Site::From(B),
+                    unreachable(b, c, &about(there(family, SYN))).from(B),
+                    drop::POLICY_DENIED,
+                ),
             fixture(name("an error from a router on the way"))
                 .world(|world| {
                     world.close(A, false);
                 })
                 .sends(Site::From(A), tcp(a, outside, PORTS, SYN).from(A))
-                .sends(Site::FromNet, unreachable(at::gateway(family), a, &about(tcp(a, outside, PORTS, SYN))))
+                .sends(
+                    Site::FromNet,
+                    unreachable(at::gateway(family), a, &about(tcp(a, outside, PORTS, SYN))),
+                )
                 .check(Check::Macs(A.mac(), A.node_mac())),
             fixture(name("an error about another connection of the pod"))
                 .world(|world| {
@@ -212,13 +234,11 @@ fn errors() -> Vec<Fixture> {
                     unreachable(at::gateway(family), a, &about(tcp(a, outside, (4001, 80), SYN))),
                     drop::POLICY_DENIED,
                 ),
-            one_way(name("an error whose inside is cut off"))
-                .sends(Site::From(A), there(family, SYN))
-                .drops(
-                    Site::From(B),
-                    unreachable(b, a, &about(there(family, SYN))[..40]).from(B),
-                    drop::POLICY_DENIED,
-                ),
+            one_way(name("an error whose inside is cut off")).sends(Site::From(A), there(family, SYN)).drops(
+                Site::From(B),
+                unreachable(b, a, &about(there(family, SYN))[..40]).from(B),
+                drop::POLICY_DENIED,
+            ),
             one_way(name("an error about an echo request"))
                 .sends(Site::From(A), ping(a, b, 3).from(A))
                 .sends(Site::From(B), unreachable(b, a, &about(ping(a, b, 3))).from(B)),
@@ -240,10 +260,10 @@ fn errors() -> Vec<Fixture> {
                 drop::POLICY_DENIED,
             ),
     );
-    table.push(fixture("v4 source quench counts as an error").sends(
-        Site::From(B),
-        icmp(B.ip(Family::V4), A.ip(Family::V4), 4, 0, &[0; 40]).from(B),
-    ));
+    table.push(
+        fixture("v4 source quench counts as an error")
+            .sends(Site::From(B), icmp(B.ip(Family::V4), A.ip(Family::V4), 4, 0, &[0; 40]).from(B)),
+    );
     table
 }
 
@@ -257,7 +277,12 @@ fn memory() -> Vec<Fixture> {
     for family in BOTH {
         let (b, outside) = (B.ip(family), at::outside(family));
         let pod: Pod = B;
-        let entry = move |identity, revision| CtRow { flags: high(outside, b), identity, revision, ..CtRow::default() };
+        let entry = move |identity, revision| CtRow {
+            flags: high(outside, b),
+            identity,
+            revision,
+            ..CtRow::default()
+        };
         let ask = |name: String, row: CtRow| {
             fixture(name)
                 .mode(Mode::Native)
@@ -269,9 +294,13 @@ fn memory() -> Vec<Fixture> {
         };
         let segment = || tcp(outside, b, PORTS, ACK);
         table.extend([
-            ask(format!("{family:?} an identity remembered before a change is looked up"), entry(identity::HEALTH, 3))
+            ask(
+                format!("{family:?} an identity remembered before a change is looked up"),
+                entry(identity::HEALTH, 3),
+            )
+            .sends(Site::FromNet, segment()),
+            ask(format!("{family:?} an identity remembered is used"), entry(OUTSIDE_ID, 4))
                 .sends(Site::FromNet, segment()),
-            ask(format!("{family:?} an identity remembered is used"), entry(OUTSIDE_ID, 4)).sends(Site::FromNet, segment()),
         ]);
     }
     table

@@ -80,9 +80,11 @@ fn overlay() -> Vec<Fixture> {
                 drop::ENDPOINT_NOT_READY,
             ),
             closed("without a tunnel").drops(Site::FromNoTunnel, syn(remote), drop::TUNNEL_KEY_ERROR),
-            fixture(format!("{family:?} overlay TTL 1"))
-                .mode(Mode::Tunnel)
-                .drops(Site::FromTunnel(REMOTE_POD_ID), syn(remote).ttl(1), drop::TTL_EXCEEDED),
+            fixture(format!("{family:?} overlay TTL 1")).mode(Mode::Tunnel).drops(
+                Site::FromTunnel(REMOTE_POD_ID),
+                syn(remote).ttl(1),
+                drop::TTL_EXCEEDED,
+            ),
             closed("leaving is only counted").passes(Site::ToTunnel, syn(remote)).check(Check::Untouched),
         ]);
     }
@@ -150,7 +152,8 @@ fn devices() -> Vec<Fixture> {
             fixture(name("to the node is the stack's"))
                 .passes(Site::FromNet, tcp(outside, at::node(family), (4000, 22), SYN))
                 .check(Check::Untouched),
-            fixture(name("to be routed is the stack's")).passes(Site::FromNet, ping(outside, at::world(family), 1)),
+            fixture(name("to be routed is the stack's"))
+                .passes(Site::FromNet, ping(outside, at::world(family), 1)),
             fixture(name("with the address of a pod here")).drops(
                 Site::FromNet,
                 tcp(B.ip(family), a, (4000, 80), SYN),
@@ -180,7 +183,11 @@ fn devices() -> Vec<Fixture> {
                 .world(|world| {
                     world.close(A, false).rule(Rule::any(A, false).peer(OUTSIDE_ID));
                 })
-                .drops(Site::FromNet, tcp(at::outside_narrow(family), a, (4000, 80), SYN), drop::POLICY_DENIED)
+                .drops(
+                    Site::FromNet,
+                    tcp(at::outside_narrow(family), a, (4000, 80), SYN),
+                    drop::POLICY_DENIED,
+                )
                 .check(Check::Identities(NARROW_ID, A.identity)),
             fixture(name("to a pod without configuration")).drops(
                 Site::FromNet,
@@ -232,11 +239,27 @@ fn l1_forwarded_packets_are_counted() {
     let at_hook = |hook, ifindex, data: Vec<u8>| Input { hook, ifindex, mark: 0, wire: None, data };
     let (a, b, outside) = (A.ip(Family::V4), B.ip(Family::V4), at::outside(Family::V4));
     let to_b = tcp(a, b, (4000, 80), SYN).from(A).bytes();
-    assert_eq!(counted(&|links| at_hook(Hook::FromContainer, links.lxc[0], to_b.clone())), (1, 1), "pod to pod");
+    assert_eq!(
+        counted(&|links| at_hook(Hook::FromContainer, links.lxc[0], to_b.clone())),
+        (1, 1),
+        "pod to pod"
+    );
     let out = tcp(a, outside, (4000, 80), SYN).from(A).bytes();
-    assert_eq!(counted(&|links| at_hook(Hook::FromContainer, links.lxc[0], out.clone())), (0, 1), "pod to outside");
+    assert_eq!(
+        counted(&|links| at_hook(Hook::FromContainer, links.lxc[0], out.clone())),
+        (0, 1),
+        "pod to outside"
+    );
     let inward = tcp(outside, b, (4000, 80), SYN).bytes();
-    assert_eq!(counted(&|links| at_hook(Hook::FromNetdev, links.eth0, inward.clone())), (1, 0), "outside to pod");
+    assert_eq!(
+        counted(&|links| at_hook(Hook::FromNetdev, links.eth0, inward.clone())),
+        (1, 0),
+        "outside to pod"
+    );
     let stolen = tcp(b, a, (4000, 80), SYN).from(A).bytes();
-    assert_eq!(counted(&|links| at_hook(Hook::FromContainer, links.lxc[0], stolen.clone())), (0, 0), "dropped");
+    assert_eq!(
+        counted(&|links| at_hook(Hook::FromContainer, links.lxc[0], stolen.clone())),
+        (0, 0),
+        "dropped"
+    );
 }

@@ -48,8 +48,16 @@ fn headers() -> Vec<Fixture> {
         fixture("v4 do not fragment is no fragment").sends(Site::From(A), v4(17).fragment(0x4000)),
         drops("v6 that says version 4", with(v6(6), 14, &[0x40]), invalid),
         drops("v6 payload longer than the frame", with(v6(6), 18, &[0xff, 0xff]), invalid),
-        drops("v6 with a mapped source", with(v6(6), 22, &[0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 10, 1, 0, 11]), invalid),
-        drops("v6 with a mapped destination", with(v6(6), 38, &[0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 10, 1, 0, 12]), invalid),
+        drops(
+            "v6 with a mapped source",
+            with(v6(6), 22, &[0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 10, 1, 0, 11]),
+            invalid,
+        ),
+        drops(
+            "v6 with a mapped destination",
+            with(v6(6), 38, &[0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 10, 1, 0, 12]),
+            invalid,
+        ),
         drops("v6 first fragment", v6(17).fragment(0x2000).bytes(), drop::FRAGMENT_UNSUPPORTED),
         drops("v6 last fragment", v6(17).fragment(0x0010).bytes(), drop::FRAGMENT_UNSUPPORTED),
         drops("v6 no next header", with(v6(17), 20, &[59]), unknown),
@@ -69,8 +77,10 @@ fn headers() -> Vec<Fixture> {
         fixture("a VLAN tag at a device is the stack's")
             .passes(Site::FromNet, with(v4(6), 12, &[0x81, 0]))
             .check(Check::Untouched),
-        fixture("a fragment at a device, to the node, is the stack's")
-            .passes(Site::FromNet, udp(at::outside(Family::V4), at::node(Family::V4), (1, 2)).fragment(0x2000)),
+        fixture("a fragment at a device, to the node, is the stack's").passes(
+            Site::FromNet,
+            udp(at::outside(Family::V4), at::node(Family::V4), (1, 2)).fragment(0x2000),
+        ),
         fixture("a fragment at a device, to a pod").drops(
             Site::FromNet,
             udp(at::outside(Family::V4), A.ip(Family::V4), (1, 2)).fragment(0x2000),
@@ -90,10 +100,18 @@ fn headers() -> Vec<Fixture> {
     table.extend([
         fixture("v6 five headers").sends(Site::From(A), chain(5)),
         drops("v6 six headers", chain(6).bytes(), drop::INVALID_EXTENSION_HEADER),
-        drops("v6 header that ends behind the packet", with(v6(6).extra(60, 1), 55, &[20]), drop::CT_INVALID_HEADER)
-            .check(Check::Entry(false)),
+        drops(
+            "v6 header that ends behind the packet",
+            with(v6(6).extra(60, 1), 55, &[20]),
+            drop::CT_INVALID_HEADER,
+        )
+        .check(Check::Entry(false)),
         drops("v6 header too long to follow", v6(6).extra(60, 60).bytes(), drop::INVALID_EXTENSION_HEADER),
-        drops("v6 fragment behind another header", v6(17).extra(0, 1).fragment(0x2000).bytes(), drop::FRAGMENT_UNSUPPORTED),
+        drops(
+            "v6 fragment behind another header",
+            v6(17).extra(0, 1).fragment(0x2000).bytes(),
+            drop::FRAGMENT_UNSUPPORTED,
+        ),
     ]);
     table
 }
@@ -183,7 +201,9 @@ fn l1_xdp_passes_every_frame_untouched() {
                 match sys::test_run_xdp(program, &frame[..len]) {
                     // XDP_PASS
                     Ok((2, out)) if out == frame[..len] => {}
-                    Ok((verdict, out)) => return Err(format!("verdict {verdict}, {} from {}", hex(&out), hex(&frame[..len]))),
+                    Ok((verdict, out)) => {
+                        return Err(format!("verdict {verdict}, {} from {}", hex(&out), hex(&frame[..len])));
+                    }
                     Err(e) if e.raw_os_error() == Some(libc::EINVAL) => {}
                     Err(e) => return Err(e.to_string()),
                 }

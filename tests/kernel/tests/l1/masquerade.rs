@@ -137,7 +137,12 @@ fn flows() -> Vec<Fixture> {
                     .check(Check::Untouched),
                 fixture(name("a held port is held again"))
                     .prepare(move |trial| {
-                        row(trial, key((outside, seen_port), (node, 4000), number, IN), (node, 4000), SNAT_HOST);
+                        row(
+                            trial,
+                            key((outside, seen_port), (node, 4000), number, IN),
+                            (node, 4000),
+                            SNAT_HOST,
+                        );
                     })
                     .passes(Site::ToNet, packet(what, node, outside))
                     .check(Check::Untouched),
@@ -231,7 +236,8 @@ fn limits(family: Family) -> Vec<Fixture> {
             },
             drop::CT_INVALID_HEADER,
         ),
-        fixture(name("the node's fragments do")).passes(Site::ToNet, udp(node, outside, (1, 2)).fragment(0x2000)),
+        fixture(name("the node's fragments do"))
+            .passes(Site::ToNet, udp(node, outside, (1, 2)).fragment(0x2000)),
     ]
 }
 

@@ -47,9 +47,12 @@ fn rules() -> Vec<Fixture> {
             let (subject, peer) = if egress { (A, B.identity) } else { (B, A.identity) };
             let any = Rule::any(subject, egress);
             let to_b = |port, number| from_a(B.ip(family), family, port, number);
-            let name = |text: &str| format!("{family:?} {} {text}", if egress { "egress" } else { "ingress" });
+            let name =
+                |text: &str| format!("{family:?} {} {text}", if egress { "egress" } else { "ingress" });
             let denied = |text: &str, rules: Vec<Rule>, packet: Build, reason: u8| {
-                case(name(text), egress, rules).drops(Site::From(A), packet, reason).check(Check::Entry(false))
+                case(name(text), egress, rules)
+                    .drops(Site::From(A), packet, reason)
+                    .check(Check::Entry(false))
             };
             let allowed = |text: &str, rules: Vec<Rule>, packet: Build| {
                 case(name(text), egress, rules).sends(Site::From(A), packet).check(Check::Entry(true))
@@ -64,15 +67,40 @@ fn rules() -> Vec<Fixture> {
                     .check(Check::Rule(if egress { 1 } else { 7 })),
                 denied("another peer", vec![any.peer(C.identity)], to_b(80, TCP), drop::POLICY_DENIED),
                 allowed("this port", vec![any.peer(peer).port(TCP, 80)], to_b(80, TCP)),
-                denied("another port", vec![any.peer(peer).port(TCP, 81)], to_b(80, TCP), drop::POLICY_DENIED),
-                denied("this port of UDP", vec![any.peer(peer).port(UDP, 80)], to_b(80, TCP), drop::POLICY_DENIED),
+                denied(
+                    "another port",
+                    vec![any.peer(peer).port(TCP, 81)],
+                    to_b(80, TCP),
+                    drop::POLICY_DENIED,
+                ),
+                denied(
+                    "this port of UDP",
+                    vec![any.peer(peer).port(UDP, 80)],
+                    to_b(80, TCP),
+                    drop::POLICY_DENIED,
+                ),
                 allowed("this port of anyone", vec![any.port(UDP, 53)], to_b(53, UDP)),
                 allowed("all TCP", vec![any.peer(peer).ports(TCP, 0, 0)], to_b(12345, TCP)),
-                denied("all TCP, but UDP", vec![any.peer(peer).ports(TCP, 0, 0)], to_b(80, UDP), drop::POLICY_DENIED),
+                denied(
+                    "all TCP, but UDP",
+                    vec![any.peer(peer).ports(TCP, 0, 0)],
+                    to_b(80, UDP),
+                    drop::POLICY_DENIED,
+                ),
                 allowed("a port range, inside", vec![any.ports(TCP, 8080, 12)], to_b(8095, TCP)),
-                denied("a port range, outside", vec![any.ports(TCP, 8080, 12)], to_b(8096, TCP), drop::POLICY_DENIED),
+                denied(
+                    "a port range, outside",
+                    vec![any.ports(TCP, 8080, 12)],
+                    to_b(8096, TCP),
+                    drop::POLICY_DENIED,
+                ),
                 allowed("echo requests", vec![any.peer(peer).port(echo.0, echo.1)], to_b(0, echo.0)),
-                denied("other ICMP", vec![any.peer(peer).port(echo.0, 3)], to_b(0, echo.0), drop::POLICY_DENIED),
+                denied(
+                    "other ICMP",
+                    vec![any.peer(peer).port(echo.0, 3)],
+                    to_b(0, echo.0),
+                    drop::POLICY_DENIED,
+                ),
                 allowed("all ICMP", vec![any.ports(echo.0, 0, 0)], to_b(0, echo.0)),
                 allowed("SCTP by port", vec![any.peer(peer).port(proto::SCTP, 99)], to_b(99, proto::SCTP)),
                 denied("deny", vec![any.deny().cookie(5)], to_b(80, TCP), deny).check(Check::Rule(5)),
@@ -151,8 +179,12 @@ fn peers() -> Vec<Fixture> {
             );
         }
         table.push(
-            case(format!("{family:?} egress to the node by identity"), true, vec![Rule::any(A, true).peer(1)])
-                .passes(Site::From(A), from_a(at::node(family), family, 80, TCP)),
+            case(
+                format!("{family:?} egress to the node by identity"),
+                true,
+                vec![Rule::any(A, true).peer(1)],
+            )
+            .passes(Site::From(A), from_a(at::node(family), family, 80, TCP)),
         );
         table.push(
             case(format!("{family:?} egress to the node is refused by default"), true, vec![])
@@ -198,7 +230,9 @@ fn host() -> Vec<Fixture> {
             closed("unless that is off", Mode::Strict)
                 .drops(Site::To(B), to_b(router), drop::POLICY_DENIED)
                 .check(Check::Identities(identity::HOST, B.identity)),
-            closed("a packet marked as the host's", Mode::Native).passes(Site::To(B), to_b(outside)).marked(mark::HOST),
+            closed("a packet marked as the host's", Mode::Native)
+                .passes(Site::To(B), to_b(outside))
+                .marked(mark::HOST),
             closed("a packet marked with an identity", Mode::Native)
                 .drops(Site::To(B), to_b(router), drop::POLICY_DENIED)
                 .marked(mark::IDENTITY | REMOTE_POD_ID << 16)
@@ -213,10 +247,14 @@ fn host() -> Vec<Fixture> {
             )
             .passes(Site::To(B), to_b(outside))
             .check(Check::Entry(true)),
-            case(format!("{family:?} the outside by the device"), false, vec![Rule::any(B, false).peer(OUTSIDE_ID)])
-                .sends(Site::FromNet, to_b(outside))
-                .check(Check::Macs(B.mac(), B.node_mac()))
-                .check(Check::Ttl(63)),
+            case(
+                format!("{family:?} the outside by the device"),
+                false,
+                vec![Rule::any(B, false).peer(OUTSIDE_ID)],
+            )
+            .sends(Site::FromNet, to_b(outside))
+            .check(Check::Macs(B.mac(), B.node_mac()))
+            .check(Check::Ttl(63)),
             closed("the outside by the device, refused", Mode::Native)
                 .drops(Site::FromNet, to_b(outside), drop::POLICY_DENIED)
                 .check(Check::Entry(false)),
@@ -249,7 +287,11 @@ fn matches() -> Vec<Fixture> {
             world.close(A, true).rule(Rule::any(A, true).port(proto::ICMP, 13));
         })
         .sends(Site::From(A), icmp(A.ip(Family::V4), B.ip(Family::V4), 13, 0, &[0; 16]).from(A))
-        .drops(Site::From(A), icmp(A.ip(Family::V4), B.ip(Family::V4), 8, 0, &[0; 16]).from(A), drop::POLICY_DENIED)])
+        .drops(
+            Site::From(A),
+            icmp(A.ip(Family::V4), B.ip(Family::V4), 8, 0, &[0; 16]).from(A),
+            drop::POLICY_DENIED,
+        )])
     .collect()
 }
 

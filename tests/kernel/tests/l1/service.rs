@@ -5,8 +5,8 @@ use cilium_abi::{
     lb::{BACKEND_TERMINATING, SlotKey},
 };
 use cilium_tests_kernel::l1::{
-    packet::{ACK, Build, FIN, RST, SYN, ping, tcp, udp, unreachable},
     model::Parsed,
+    packet::{ACK, Build, FIN, RST, SYN, ping, tcp, udp, unreachable},
     script::{Check, Fixture, Site, fixture},
     world::{A, B, BACKEND_PORT, C, Family, Mode, Rule, SERVICE_PORT, World, at},
 };
@@ -39,8 +39,10 @@ fn answer(is_tcp: bool, flags: u8) -> impl Fn(&[Parsed]) -> Build {
     move |outputs| {
         let ends = outputs.last().expect("a packet went before").ends;
         let ports = (ends.dport, ends.sport);
-        let build = if is_tcp { tcp(ends.dst, ends.src, ports, flags) } else { udp(ends.dst, ends.src, ports) };
-        match [B, C].into_iter().find(|pod| pod.ip(Family::V4) == ends.dst || pod.ip(Family::V6) == ends.dst) {
+        let build =
+            if is_tcp { tcp(ends.dst, ends.src, ports, flags) } else { udp(ends.dst, ends.src, ports) };
+        match [B, C].into_iter().find(|pod| pod.ip(Family::V4) == ends.dst || pod.ip(Family::V6) == ends.dst)
+        {
             Some(pod) => build.from(pod),
             None => build,
         }
@@ -53,7 +55,9 @@ fn translation() -> Vec<Fixture> {
         for is_tcp in [true, false] {
             let name = |text: &str| format!("{family:?} {} {text}", if is_tcp { "TCP" } else { "UDP" });
             let (service, own) = (at::service(family), A.ip(family));
-            let with = move |text: &str, backend: Address| fixture(name(text)).world(move |world| only(world, backend));
+            let with = move |text: &str, backend: Address| {
+                fixture(name(text)).world(move |world| only(world, backend))
+            };
             let synack = SYN | ACK;
             table.extend([
                 with("to a backend here", B.ip(family))
@@ -104,14 +108,22 @@ fn translation() -> Vec<Fixture> {
                     .sends(Site::From(A), request(family, is_tcp, SYN)),
                 with("policy sees the backend's port", B.ip(family))
                     .world(|world| {
-                        let both = [Rule::any(A, true).port(6, SERVICE_PORT), Rule::any(A, true).port(17, SERVICE_PORT)];
+                        let both = [
+                            Rule::any(A, true).port(6, SERVICE_PORT),
+                            Rule::any(A, true).port(17, SERVICE_PORT),
+                        ];
                         world.close(A, true).rule(both[0]).rule(both[1]);
                     })
                     .drops(Site::From(A), request(family, is_tcp, SYN), drop::POLICY_DENIED)
                     .check(Check::Entry(false)),
                 with("another port of the service's address is no service", B.ip(family)).sends(
                     Site::From(A),
-                    if is_tcp { tcp(own, service, (CLIENT, 81), SYN) } else { udp(own, service, (CLIENT, 81)) }.from(A),
+                    if is_tcp {
+                        tcp(own, service, (CLIENT, 81), SYN)
+                    } else {
+                        udp(own, service, (CLIENT, 81))
+                    }
+                    .from(A),
                 ),
                 with("to itself, as the router", A.ip(family))
                     .world(move |world| {
@@ -123,10 +135,9 @@ fn translation() -> Vec<Fixture> {
                     .sends(Site::From(A), request(family, is_tcp, SYN))
                     .check(Check::Source(at::router(family), CLIENT))
                     .check(Check::Destination(own, BACKEND_PORT))
-                    .sends(
-                        Site::From(A),
-                        move |outputs: &[Parsed]| answer(is_tcp, SYN | ACK)(outputs).from(A),
-                    )
+                    .sends(Site::From(A), move |outputs: &[Parsed]| {
+                        answer(is_tcp, SYN | ACK)(outputs).from(A)
+                    })
                     .check(Check::Source(service, SERVICE_PORT))
                     .check(Check::Destination(own, CLIENT)),
             ]);
@@ -172,7 +183,11 @@ fn corners(family: Family) -> Vec<Fixture> {
             .check(Check::Destination(b, BACKEND_PORT))
             .sends(Site::From(B), answer(true, SYN | ACK))
             .check(Check::Source(service, SERVICE_PORT)),
-        with("TTL 1 to a service").drops(Site::From(A), request(family, true, SYN).ttl(1), drop::TTL_EXCEEDED),
+        with("TTL 1 to a service").drops(
+            Site::From(A),
+            request(family, true, SYN).ttl(1),
+            drop::TTL_EXCEEDED,
+        ),
         with("from the host's side nothing is translated")
             .passes(Site::FromNet, tcp(at::outside(family), service, (CLIENT, SERVICE_PORT), SYN))
             .check(Check::Untouched),
@@ -203,7 +218,10 @@ fn corners(family: Family) -> Vec<Fixture> {
 /// A backend that is chosen, then goes or is about to.
 fn changes() -> Vec<Fixture> {
     use cilium_abi::ct::{CtRow, KIND_SERVICE};
-    use cilium_tests_kernel::l1::{compare::coarse_seconds, model::{Ends, key}};
+    use cilium_tests_kernel::l1::{
+        compare::coarse_seconds,
+        model::{Ends, key},
+    };
     let mut table = Vec::new();
     for family in [Family::V4, Family::V6] {
         let (b, c) = (B.ip(family), C.ip(family));
@@ -224,7 +242,8 @@ fn changes() -> Vec<Fixture> {
                         proto: 6,
                     };
                     let (key, _) = key(&ends, KIND_SERVICE);
-                    let row = CtRow { expires: coarse_seconds() + 500, backend: number, flags, ..CtRow::default() };
+                    let row =
+                        CtRow { expires: coarse_seconds() + 500, backend: number, flags, ..CtRow::default() };
                     trial.lab.put_connection(&key, &row);
                     trial.model.connections.insert(key, row);
                 })
@@ -241,9 +260,13 @@ fn changes() -> Vec<Fixture> {
         let to = |addr| Check::Destination(addr, BACKEND_PORT);
         let (segment, syn) = (|| request(family, true, ACK), || request(family, true, SYN));
         table.extend([
-            remembers("an established connection keeps its backend", stays, 0).sends(Site::From(A), segment()).check(to(c)),
+            remembers("an established connection keeps its backend", stays, 0)
+                .sends(Site::From(A), segment())
+                .check(to(c)),
             remembers("a retransmitted SYN keeps it", stays, 0).sends(Site::From(A), syn()).check(to(c)),
-            remembers("a connection keeps a backend that leaves", leaves, 0).sends(Site::From(A), segment()).check(to(c)),
+            remembers("a connection keeps a backend that leaves", leaves, 0)
+                .sends(Site::From(A), segment())
+                .check(to(c)),
             remembers("a SYN does not", leaves, 0).sends(Site::From(A), syn()).check(to(b)),
             remembers("a segment to a backend that is gone is sent to another", gone, 0)
                 .sends(Site::From(A), segment())

@@ -5,7 +5,8 @@ use crate::l1::packet::{ACK, FIN, RST, SYN};
 use cilium_abi::{
     Address, Be16,
     ct::{
-        CT_CLOSING_FORWARD, CT_CLOSING_REPLY, CT_INITIATOR_HIGH, CT_LOOPBACK, CT_RESET, CT_SEEN_REPLY, CtKey, CtRow, KIND_CONNECTION,
+        CT_CLOSING_FORWARD, CT_CLOSING_REPLY, CT_INITIATOR_HIGH, CT_LOOPBACK, CT_RESET, CT_SEEN_REPLY, CtKey,
+        CtRow, KIND_CONNECTION,
     },
     drop,
     endpoint::{CONFIG_OPEN_EGRESS, CONFIG_OPEN_INGRESS, EndpointConfigRow},
@@ -56,7 +57,9 @@ impl Model<'_> {
             let (key, _) = key(&inner, KIND_CONNECTION);
             // An error is for the sender of what it is about, or it is no such error.
             return match self.live(&key, way.now) {
-                Some(row) if inner.src == way.parsed.ends.dst => (State::Related, row.rev_nat, Some(row.flags)),
+                Some(row) if inner.src == way.parsed.ends.dst => {
+                    (State::Related, row.rev_nat, Some(row.flags))
+                }
                 _ => (State::New, 0, None),
             };
         }
@@ -138,8 +141,15 @@ impl Model<'_> {
     /// The row of the longest prefix around an address.
     fn prefix(&self, addr: &Address) -> Option<&IpcacheRow> {
         let bits = u128::from_be_bytes(addr.bytes());
-        let hit = |len: u32, prefix: &Address| len == 0 || (bits ^ u128::from_be_bytes(prefix.bytes())) >> (128 - len) == 0;
-        self.world.prefixes.iter().filter(|(k, _)| hit(k.prefix_len, &k.addr)).max_by_key(|(k, _)| k.prefix_len).map(|(_, row)| row)
+        let hit = |len: u32, prefix: &Address| {
+            len == 0 || (bits ^ u128::from_be_bytes(prefix.bytes())) >> (128 - len) == 0
+        };
+        self.world
+            .prefixes
+            .iter()
+            .filter(|(k, _)| hit(k.prefix_len, &k.addr))
+            .max_by_key(|(k, _)| k.prefix_len)
+            .map(|(_, row)| row)
     }
 
     /// What is known of an address that is not here.
@@ -160,7 +170,13 @@ impl Model<'_> {
     }
 
     /// Whether an endpoint may send to, or receive from, a peer.
-    pub(super) fn ask(&self, way: &mut Way<'_>, config: &EndpointConfigRow, egress: bool, ids: (u32, u32)) -> Step<()> {
+    pub(super) fn ask(
+        &self,
+        way: &mut Way<'_>,
+        config: &EndpointConfigRow,
+        egress: bool,
+        ids: (u32, u32),
+    ) -> Step<()> {
         if !egress {
             way.direction = 1;
         }
@@ -169,7 +185,8 @@ impl Model<'_> {
             return Ok(());
         }
         let peer = if egress { ids.1 } else { ids.0 };
-        let (allowed, denied, cookie) = self.judge(config.policy_id, egress, peer, way.parsed.ends.proto, way.parsed.asked);
+        let (allowed, denied, cookie) =
+            self.judge(config.policy_id, egress, peer, way.parsed.ends.proto, way.parsed.asked);
         if allowed {
             return Ok(());
         }
@@ -194,7 +211,10 @@ impl Model<'_> {
                 .max_by_key(|rule| (rule.proto != 0, rule.len))
         };
         let own = if peer == 0 { None } else { narrowest(peer) };
-        let best = own.into_iter().chain(narrowest(0)).max_by_key(|rule| (rule.precedence, !rule.allow, rule.peer != 0));
+        let best = own
+            .into_iter()
+            .chain(narrowest(0))
+            .max_by_key(|rule| (rule.precedence, !rule.allow, rule.peer != 0));
         best.map_or((false, false, 0), |rule| (rule.allow, !rule.allow, rule.cookie))
     }
 }

@@ -77,7 +77,9 @@ impl Model<'_> {
     }
 
     fn arp(&self, way: &mut Way<'_>, config: &EndpointConfigRow) -> Step<Verdict> {
-        let Some(message) = way.data.get(14..42).map(<[u8]>::to_vec) else { return Err(drop::INVALID_PACKET) };
+        let Some(message) = way.data.get(14..42).map(<[u8]>::to_vec) else {
+            return Err(drop::INVALID_PACKET);
+        };
         if message[..6] != [0, 1, 8, 0, 6, 4] {
             return Err(drop::INVALID_PACKET);
         }
@@ -176,12 +178,18 @@ impl Model<'_> {
         way.loopback = true;
         let (state, ..) = self.stand(way);
         self.record(way, state);
-        let endpoint = self.world.endpoints.get(&way.parsed.ends.dst).copied().ok_or(drop::ENDPOINT_NOT_READY)?;
+        let endpoint =
+            self.world.endpoints.get(&way.parsed.ends.dst).copied().ok_or(drop::ENDPOINT_NOT_READY)?;
         self.deliver(way, &endpoint)
     }
 
     /// And its answer comes from the frontend, to itself.
-    fn back_to_itself(&mut self, way: &mut Way<'_>, config: &EndpointConfigRow, rev_nat: u16) -> Step<Verdict> {
+    fn back_to_itself(
+        &mut self,
+        way: &mut Way<'_>,
+        config: &EndpointConfigRow,
+        rev_nat: u16,
+    ) -> Step<Verdict> {
         let own = if way.parsed.v6 { config.ipv6 } else { config.ipv4 };
         self.record(way, State::Reply);
         self.restore(way, rev_nat)?;

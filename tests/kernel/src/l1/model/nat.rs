@@ -35,7 +35,8 @@ impl Model<'_> {
     pub(super) fn service(&mut self, way: &mut Way<'_>) -> Step<bool> {
         let ends = way.parsed.ends;
         let place = FrontendKey { addr: ends.dst, port: be(ends.dport), proto: ends.proto, scope: 0 };
-        let Some(frontend) = self.world.frontends.get(&place).copied().filter(|_| Self::has_ports(way)) else {
+        let Some(frontend) = self.world.frontends.get(&place).copied().filter(|_| Self::has_ports(way))
+        else {
             return Ok(false);
         };
         let (key, _) = key(&ends, KIND_SERVICE);
@@ -180,7 +181,9 @@ impl Model<'_> {
     /// Whether the packet is the overlay's own.
     pub(super) fn is_overlay(&self, way: &Way<'_>) -> bool {
         let ends = way.parsed.ends;
-        self.node.flags & NODE_TUNNEL != 0 && ends.proto == proto::UDP && ends.dport == self.node.tunnel_port.host()
+        self.node.flags & NODE_TUNNEL != 0
+            && ends.proto == proto::UDP
+            && ends.dport == self.node.tunnel_port.host()
     }
 
     fn is_native(&self, addr: &Address) -> bool {
@@ -211,7 +214,10 @@ impl Model<'_> {
         let back = |port: u16| SnatKey {
             dst: addr,
             dst_port: be(port),
-            ..snat_key(&Ends { sport: ends.dport, dport: 0, src: ends.dst, dst: ends.src, proto: ends.proto }, IN)
+            ..snat_key(
+                &Ends { sport: ends.dport, dport: 0, src: ends.dst, dst: ends.src, proto: ends.proto },
+                IN,
+            )
         };
         let free = |port: u16| !self.translations.contains_key(&back(port));
         let range = self.node.snat_port_min..=self.node.snat_port_max;
@@ -222,7 +228,11 @@ impl Model<'_> {
             let seen = parse(&way.seen.data, way.parsed.v6).ends.sport;
             let gave_up = way.seen.verdict == 2 && range.clone().any(|port| !free(port));
             let any = if gave_up { None } else { range.clone().find(|port| free(*port)) };
-            if !gave_up && range.contains(&seen) && free(seen) { seen } else { any.ok_or(drop::SNAT_NO_MAPPING)? }
+            if !gave_up && range.contains(&seen) && free(seen) {
+                seen
+            } else {
+                any.ok_or(drop::SNAT_NO_MAPPING)?
+            }
         };
         let row = |addr, port| SnatRow { addr, port, flags: 0, created: way.now, used: way.now };
         self.translations.insert(back(port), row(ends.src, be(ends.sport)));
@@ -252,8 +262,13 @@ impl Model<'_> {
             }
             Some(_) => self.borrow(way, addr),
             None => {
-                let row =
-                    SnatRow { addr: ends.src, port: be(ends.sport), flags: SNAT_HOST, created: way.now, used: way.now };
+                let row = SnatRow {
+                    addr: ends.src,
+                    port: be(ends.sport),
+                    flags: SNAT_HOST,
+                    created: way.now,
+                    used: way.now,
+                };
                 self.translations.insert(back, row);
                 Ok(())
             }
@@ -265,7 +280,9 @@ impl Model<'_> {
         let ends = way.parsed.ends;
         if way.parsed.kind == Kind::Error {
             let (inner, _) = way.parsed.inner.unwrap_or_default();
-            if let Some(row) = self.translation(&reversed(&inner), IN).filter(|row| row.flags & SNAT_HOST == 0) {
+            if let Some(row) =
+                self.translation(&reversed(&inner), IN).filter(|row| row.flags & SNAT_HOST == 0)
+            {
                 way.set_inner(true, row.addr, row.port.host());
                 way.set_dst(row.addr, ends.dport);
             }
@@ -305,7 +322,10 @@ impl Way<'_> {
     pub(super) fn set_dst(&mut self, addr: Address, port: u16) {
         self.put_addr(14, false, addr);
         if port != self.parsed.ends.dport {
-            self.put(Self::port_at(self.parsed.l4, self.parsed.kind == Kind::Ports, false), &port.to_be_bytes());
+            self.put(
+                Self::port_at(self.parsed.l4, self.parsed.kind == Kind::Ports, false),
+                &port.to_be_bytes(),
+            );
         }
         (self.parsed.ends.dst, self.parsed.ends.dport) = (addr, port);
     }
@@ -313,7 +333,10 @@ impl Way<'_> {
     pub(super) fn set_src(&mut self, addr: Address, port: u16) -> Step<()> {
         self.put_addr(14, true, addr);
         if port != self.parsed.ends.sport {
-            self.put(Self::port_at(self.parsed.l4, self.parsed.kind == Kind::Ports, true), &port.to_be_bytes());
+            self.put(
+                Self::port_at(self.parsed.l4, self.parsed.kind == Kind::Ports, true),
+                &port.to_be_bytes(),
+            );
         }
         (self.parsed.ends.src, self.parsed.ends.sport) = (addr, port);
         Ok(())

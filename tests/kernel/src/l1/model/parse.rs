@@ -170,7 +170,11 @@ fn transport(data: &[u8], parsed: &mut Parsed) -> Result<(), u8> {
             parsed.asked = u16::from(header[0]);
             parsed.kind = Kind::Message;
             let (request, reply) = if parsed.v6 { (128, 129) } else { (8, 0) };
-            let is_error = if parsed.v6 { (1..128).contains(&header[0]) } else { [3, 4, 5, 11, 12].contains(&header[0]) };
+            let is_error = if parsed.v6 {
+                (1..128).contains(&header[0])
+            } else {
+                [3, 4, 5, 11, 12].contains(&header[0])
+            };
             if header[0] == request {
                 parsed.kind = Kind::Request;
                 parsed.ends.sport = id;
