@@ -202,8 +202,8 @@ const FLAGS: [(u8, &str); 8] = [
 ];
 
 fn l4_text(event: &Event) -> String {
-    let port = event.dst_port.host();
-    let (kind, code) = ((port >> 8) as u8, port as u8);
+    // Type and code stand there in host order (see the abi), so not `host()`.
+    let (kind, code) = ((event.dst_port.0 >> 8) as u8, event.dst_port.0 as u8);
     match event.proto {
         proto::TCP => {
             let flags: Vec<&str> =
@@ -287,6 +287,19 @@ mod tests {
         );
         let back: NamedEvent = serde_json::from_str(&serde_json::to_string(&named).unwrap()).unwrap();
         assert_eq!(back, named);
+    }
+
+    #[test]
+    fn icmp_types_are_named() {
+        let ping = Event {
+            proto: proto::ICMP,
+            dst_port: cilium_abi::Be16(8 << 8),
+            kind: event::TRACE,
+            subtype: 0,
+            ..dropped()
+        };
+        let named = name(&ping, &Fixed, 0).unwrap();
+        assert_eq!((named.l4.as_str(), named.destination.port), ("ICMPv4 EchoRequest", None));
     }
 
     #[test]

@@ -98,6 +98,18 @@ pub fn binary(name: &str) -> PathBuf {
 impl Cluster {
     /// Starts the nodes and waits until every agent is healthy.
     pub fn start(options: &Options) -> Self {
+        let mut cluster = Self::prepare(options);
+        for node in &mut cluster.nodes {
+            node.start_agent();
+        }
+        for node in &cluster.nodes {
+            node.wait_healthy(Duration::from_secs(30));
+        }
+        cluster
+    }
+
+    /// Makes the nodes and their files; no agent runs yet, and nothing of ours is in any kernel.
+    pub fn prepare(options: &Options) -> Self {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let manifests = dir.path().join("manifests");
         std::fs::create_dir_all(manifests.join("published")).expect("create the manifest folder");
@@ -114,7 +126,7 @@ impl Cluster {
             yaml.push_str(&format!(
                 "---\napiVersion: cilium.io/v2\nkind: CiliumNode\nmetadata: {{name: n{n}}}\nspec:\n  addresses:\n  \
                  - {{type: InternalIP, ip: {ipv4}}}\n  - {{type: InternalIP, ip: \"{ipv6}\"}}\n  ipam:\n    podCIDRs: \
-                 [10.77.{n}.0/24, \"fd77:{n}::/112\"]\n"
+                 [10.77.{n}.0/24, \"fd78:{n}::/112\"]\n"
             ));
             let netns = Netns::new(&format!("n{n}"));
             plug(&cluster.wire, &netns, &ipv4, &ipv6);
@@ -136,12 +148,6 @@ impl Cluster {
             cluster.nodes.push(node);
         }
         cluster.write("nodes.yaml", &yaml);
-        for n in 0..options.nodes {
-            cluster.nodes[n].start_agent();
-        }
-        for n in 0..options.nodes {
-            cluster.nodes[n].wait_healthy(Duration::from_secs(30));
-        }
         cluster
     }
 
@@ -151,7 +157,7 @@ impl Cluster {
             Mode::Native => (
                 "native",
                 "auto_direct_node_routes = true\nipv4_native_cidr = \"10.77.0.0/16\"\nipv6_native_cidr = \
-                 \"fd77::/16\"\n",
+                 \"fd78::/16\"\n",
             ),
         };
         let (dir, pins, manifests) = (node.dir.display(), node.pins.display(), self.manifests.display());
@@ -297,6 +303,17 @@ impl Node {
         );
     }
 
+    /// What `status -o json` says; `Null` while no agent answers.
+    pub fn status(&self) -> serde_json::Value {
+        let output = self.cilium(&["status", "-o", "json"]);
+        serde_json::from_slice(&output.stdout).unwrap_or(serde_json::Value::Null)
+    }
+
+    /// The agent's whole log.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.dir.join("agent.log")).unwrap_or_default()
+    }
+
     /// Whether `plan` has nothing to do.
     pub fn plan_is_empty(&self) -> bool {
         self.cilium(&["plan"]).status.success()
@@ -358,6 +375,11 @@ impl Drop for Node {
             let _ = std::fs::remove_dir(root);
         }
     }
+}
+
+/// Whether the full counts are asked for (`CILIUM_TEST_LONG`).
+pub fn long() -> bool {
+    std::env::var_os("CILIUM_TEST_LONG").is_some_and(|value| !value.is_empty() && value != "0")
 }
 
 /// Runs a command on the test's own namespace; it must succeed.

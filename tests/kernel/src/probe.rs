@@ -9,12 +9,18 @@ use std::time::{Duration, Instant};
 pub const PATIENCE: Duration = Duration::from_millis(700);
 
 /// Serves TCP and UDP on `port` inside `netns`, both families, until the namespace's process ends:
-/// each answers with `name`, a space, and the address the client was seen with.
+/// each answers with `name`, a space, and the address the client was seen with. UDP is bound to each
+/// address there is now: from a socket bound to none, the kernel would answer with the address of the
+/// way back, which need not be the one that was asked.
 pub fn serve(netns: &Netns, name: &str, port: u16) {
     let any = SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port);
+    let addresses = global_addresses(netns);
     let (tcp, udp) = netns.enter(|| {
         let tcp = TcpListener::bind(any).unwrap_or_else(|e| panic!("bind TCP {any}: {e}"));
-        let udp = UdpSocket::bind(any).unwrap_or_else(|e| panic!("bind UDP {any}: {e}"));
+        let udp: Vec<UdpSocket> = addresses
+            .iter()
+            .map(|ip| UdpSocket::bind((*ip, port)).unwrap_or_else(|e| panic!("bind UDP {ip}: {e}")))
+            .collect();
         (tcp, udp)
     });
     let greeting = name.to_owned();
@@ -26,21 +32,34 @@ pub fn serve(netns: &Netns, name: &str, port: u16) {
             std::thread::spawn(move || {
                 let Ok(peer) = stream.peer_addr() else { return };
                 let mut buffer = [0; 64];
+                // In one segment: the client reads once.
+                let answer = format!("{greeting} {}\n", peer.ip().to_canonical());
                 while matches!(stream.read(&mut buffer), Ok(n) if n > 0) {
-                    if write!(stream, "{greeting} {}\n", peer.ip().to_canonical()).is_err() {
+                    if stream.write_all(answer.as_bytes()).is_err() {
                         return;
                     }
                 }
             });
         }
     });
-    let greeting = name.to_owned();
-    std::thread::spawn(move || {
-        let mut buffer = [0; 2048];
-        while let Ok((_, peer)) = udp.recv_from(&mut buffer) {
-            let _ = udp.send_to(format!("{greeting} {}\n", peer.ip().to_canonical()).as_bytes(), peer);
-        }
-    });
+    for udp in udp {
+        let greeting = name.to_owned();
+        std::thread::spawn(move || {
+            let mut buffer = [0; 2048];
+            while let Ok((_, peer)) = udp.recv_from(&mut buffer) {
+                let _ = udp.send_to(format!("{greeting} {}\n", peer.ip().to_canonical()).as_bytes(), peer);
+            }
+        });
+    }
+}
+
+/// The addresses of global scope inside a namespace.
+fn global_addresses(netns: &Netns) -> Vec<IpAddr> {
+    let listed = netns.shell("ip -o addr show scope global").stdout;
+    let listed = String::from_utf8_lossy(&listed);
+    // `2: eth0    inet 10.0.0.1/24 scope global eth0 …`
+    let address = |line: &str| line.split_whitespace().nth(3)?.split('/').next()?.parse().ok();
+    listed.lines().filter_map(address).collect()
 }
 
 /// What a server answered: its name, and the client address it saw.

@@ -27,7 +27,7 @@ fn one(lab: &mut Lab, seed: u64, ended: &mut BTreeMap<String, usize>) -> Vec<Str
     let mut trial = Trial::new(lab, &state);
     let mut traffic = Traffic::new(random, links);
     for number in 0..WORLD {
-        let input = traffic.next();
+        let input = traffic.packet();
         match trial.step(&input) {
             Ok(None) => {}
             Ok(Some((seen, expected))) => {

@@ -1,7 +1,7 @@
 //! The ways a host can be unlucky, each tried on a whole scenario. None may change where it ends.
 
 use crate::file::Scenario;
-use crate::input::{Inputs, Order};
+use crate::input::{Inputs, Known, Order};
 use crate::run::{carry_out, drift, is_whole, look, pass, step, tamperings, unsettled, wanted};
 use cilium_engine::check::check;
 use cilium_engine::compile::compile;
@@ -14,6 +14,7 @@ use std::cell::RefCell;
 struct Walk {
     before: State,
     inputs: Inputs,
+    known: Known,
     title: String,
     whole: bool,
 }
@@ -26,7 +27,14 @@ fn walks(scenario: &Scenario) -> Result<Vec<Walk>, String> {
     for now in &scenario.steps {
         let before = kernel.ours.clone();
         step(&mut inputs, now, &mut kernel)?;
-        out.push(Walk { before, inputs: inputs.clone(), title: now.title.clone(), whole: is_whole(now) });
+        let known = inputs.read("", Order::Forward)?;
+        out.push(Walk {
+            before,
+            inputs: inputs.clone(),
+            known,
+            title: now.title.clone(),
+            whole: is_whole(now),
+        });
     }
     Ok(out)
 }
@@ -45,8 +53,8 @@ pub fn reversed(scenario: &Scenario) -> Result<(), String> {
 pub fn emptied(scenario: &Scenario) -> Result<(), String> {
     for walk in walks(scenario)? {
         let mut kernel = FakeKernel::default();
-        pass(&walk.inputs, "", &mut kernel)?;
-        unsettled(&walk.inputs, &mut kernel).map_err(|m| format!("{:?}: {m}", walk.title))?;
+        pass(&walk.known, &mut kernel);
+        unsettled(&walk.known, &mut kernel).map_err(|m| format!("{:?}: {m}", walk.title))?;
     }
     Ok(())
 }
@@ -57,8 +65,8 @@ pub fn squashed(scenario: &Scenario) -> Result<(), String> {
     let Some(last) = walks.last() else { return Ok(()) };
     for walk in &walks {
         let mut kernel = FakeKernel::with(walk.before.clone());
-        pass(&last.inputs, "", &mut kernel)?;
-        unsettled(&last.inputs, &mut kernel).map_err(|m| format!("{:?} to the end: {m}", walk.title))?;
+        pass(&last.known, &mut kernel);
+        unsettled(&last.known, &mut kernel).map_err(|m| format!("{:?} to the end: {m}", walk.title))?;
     }
     Ok(())
 }
@@ -85,12 +93,12 @@ pub fn killed(scenario: &Scenario) -> Result<(), String> {
         for writes in 0.. {
             let mut kernel = watched(&walk.before, &found);
             kernel.killed_after = Some(writes);
-            pass(&walk.inputs, "", &mut kernel)?;
+            pass(&walk.known, &mut kernel);
             let last = !kernel.is_dead();
             kernel.killed_after = None;
-            pass(&walk.inputs, "", &mut kernel)?;
+            pass(&walk.known, &mut kernel);
             let at = |m| format!("{:?} killed after {writes} writes: {m}", walk.title);
-            unsettled(&walk.inputs, &mut kernel).map_err(at)?;
+            unsettled(&walk.known, &mut kernel).map_err(at)?;
             drop(kernel);
             if let Some(message) = found.take() {
                 return Err(at(message));
@@ -107,16 +115,16 @@ pub fn killed(scenario: &Scenario) -> Result<(), String> {
 pub fn failing(scenario: &Scenario) -> Result<(), String> {
     let found = RefCell::new(None);
     for walk in walks(scenario)?.iter().filter(|walk| walk.whole && sound(&walk.before)) {
-        let (compiled, _) = look(&walk.inputs, "", &mut FakeKernel::with(walk.before.clone()))?;
+        let (compiled, _) = look(&walk.known, &mut FakeKernel::with(walk.before.clone()));
         let plan = diff(&compiled.desired, &ObservedState::whole(walk.before.clone()));
         for id in plan.phases.iter().flat_map(|phase| phase.steps.ids()) {
             let mut kernel = watched(&walk.before, &found);
             kernel.failing.insert(id.clone(), 1);
             for _ in 0..3 {
-                pass(&walk.inputs, "", &mut kernel)?;
+                pass(&walk.known, &mut kernel);
             }
             let at = |m| format!("{:?} with {id} failing once: {m}", walk.title);
-            unsettled(&walk.inputs, &mut kernel).map_err(at)?;
+            unsettled(&walk.known, &mut kernel).map_err(at)?;
             drop(kernel);
             if let Some(message) = found.take() {
                 return Err(at(message));
@@ -130,13 +138,13 @@ pub fn failing(scenario: &Scenario) -> Result<(), String> {
 pub fn drifted(scenario: &Scenario) -> Result<(), String> {
     for walk in walks(scenario)?.iter().filter(|walk| walk.whole) {
         let mut kernel = FakeKernel::with(walk.before.clone());
-        pass(&walk.inputs, "", &mut kernel)?;
+        pass(&walk.known, &mut kernel);
         let after = kernel.ours;
         for change in tamperings(&after) {
             let mut kernel = FakeKernel::with(after.clone());
             drift(&mut kernel.ours, &change)?;
-            pass(&walk.inputs, "", &mut kernel)?;
-            unsettled(&walk.inputs, &mut kernel).map_err(|m| format!("{:?}, {change:?}: {m}", walk.title))?;
+            pass(&walk.known, &mut kernel);
+            unsettled(&walk.known, &mut kernel).map_err(|m| format!("{:?}, {change:?}: {m}", walk.title))?;
         }
     }
     Ok(())
@@ -146,11 +154,10 @@ pub fn drifted(scenario: &Scenario) -> Result<(), String> {
 pub fn remembering(scenario: &Scenario) -> Result<(), String> {
     let mut book = Default::default();
     for walk in walks(scenario)? {
-        let config = walk.inputs.config()?;
-        let compiled = compile(&walk.inputs.world(&config, "", Order::Forward)?, &config, &book);
+        let compiled = compile(&walk.known.world, &walk.known.config, &book);
         let mut kernel = FakeKernel::with(walk.before.clone());
         carry_out(&diff(&compiled.desired, &ObservedState::whole(walk.before)), &mut kernel);
-        unsettled(&walk.inputs, &mut kernel).map_err(|m| format!("{:?} with a memory: {m}", walk.title))?;
+        unsettled(&walk.known, &mut kernel).map_err(|m| format!("{:?} with a memory: {m}", walk.title))?;
         book = compiled.book;
     }
     Ok(())

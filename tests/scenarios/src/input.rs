@@ -20,6 +20,15 @@ pub struct Inputs {
     manifests: BTreeMap<String, String>,
 }
 
+/// Everything a pass is given, read.
+#[derive(Clone, Debug)]
+pub struct Known {
+    /// The configuration.
+    pub config: Config,
+    /// The world.
+    pub world: World,
+}
+
 /// In which order objects come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Order {
@@ -49,8 +58,13 @@ impl Inputs {
         }
     }
 
-    /// The configuration.
-    pub fn config(&self) -> Result<Config, String> {
+    /// Reads it all, with these sources not synced.
+    pub fn read(&self, unsynced: &str, order: Order) -> Result<Known, String> {
+        let config = self.config()?;
+        Ok(Known { world: self.world(&config, unsynced, order)?, config })
+    }
+
+    fn config(&self) -> Result<Config, String> {
         let config: Config = toml::from_str(&self.config).map_err(|e| format!("config.toml: {e}"))?;
         match config.validate().first() {
             None => Ok(config),
@@ -58,8 +72,7 @@ impl Inputs {
         }
     }
 
-    /// The world, with these sources not synced.
-    pub fn world(&self, config: &Config, unsynced: &str, order: Order) -> Result<World, String> {
+    fn world(&self, config: &Config, unsynced: &str, order: Order) -> Result<World, String> {
         let mut problems = Vec::new();
         let mut objects: Vec<Object> = Vec::new();
         for (name, text) in &self.manifests {

@@ -1,7 +1,7 @@
 //! Walks a scenario: every step's plan must be the one written there, and the next plan empty.
 
 use crate::file::{Scenario, Step};
-use crate::input::{Inputs, Order};
+use crate::input::{Inputs, Known, Order};
 use cilium_engine::check::{check, lint};
 use cilium_engine::compile::{Compiled, IdBook, compile};
 use cilium_engine::diff::diff;
@@ -26,15 +26,9 @@ pub struct Came {
 }
 
 /// Looks and compiles: the numbers in use are read from the kernel.
-pub fn look(
-    inputs: &Inputs,
-    unsynced: &str,
-    kernel: &mut FakeKernel<'_>,
-) -> Result<(Compiled, ObservedState), String> {
-    let config = inputs.config()?;
-    let world = inputs.world(&config, unsynced, Order::Forward)?;
+pub fn look(known: &Known, kernel: &mut FakeKernel<'_>) -> (Compiled, ObservedState) {
     let observed = observe(kernel, &Scopes::all());
-    Ok((compile(&world, &config, &IdBook::adopt(&observed.state)), observed))
+    (compile(&known.world, &known.config, &IdBook::adopt(&observed.state)), observed)
 }
 
 /// Carries out a plan.
@@ -43,16 +37,16 @@ pub fn carry_out(plan: &Plan, kernel: &mut FakeKernel<'_>) -> Report {
 }
 
 /// One pass.
-pub fn pass(inputs: &Inputs, unsynced: &str, kernel: &mut FakeKernel<'_>) -> Result<Came, String> {
-    let (compiled, observed) = look(inputs, unsynced, kernel)?;
+pub fn pass(known: &Known, kernel: &mut FakeKernel<'_>) -> Came {
+    let (compiled, observed) = look(known, kernel);
     let plan = diff(&compiled.desired, &observed);
     let report = carry_out(&plan, kernel);
-    Ok(Came { plan, report, compiled })
+    Came { plan, report, compiled }
 }
 
 /// The next plan, if there is something left to do or to wait for.
-pub fn unsettled(inputs: &Inputs, kernel: &mut FakeKernel<'_>) -> Result<(), String> {
-    let (compiled, observed) = look(inputs, "", kernel)?;
+pub fn unsettled(known: &Known, kernel: &mut FakeKernel<'_>) -> Result<(), String> {
+    let (compiled, observed) = look(known, kernel);
     let plan = diff(&compiled.desired, &observed);
     if plan.is_settled() { Ok(()) } else { Err(format!("the next plan is not empty:\n{plan}")) }
 }
@@ -145,7 +139,8 @@ fn came(name: &str, came: &Came) -> Option<String> {
 pub fn step(inputs: &mut Inputs, step: &Step, kernel: &mut FakeKernel<'_>) -> Result<Came, String> {
     inputs.change(&step.sections);
     drift(&mut kernel.ours, step.text("drift"))?;
-    let (compiled, observed) = look(inputs, step.text("unsynced"), kernel)?;
+    let known = inputs.read(step.text("unsynced"), Order::Forward)?;
+    let (compiled, observed) = look(&known, kernel);
     let wrong = lint(&compiled.desired.state);
     if let Some(wrong) = wrong.first() {
         return Err(format!("what is wanted cannot be: {wrong}"));
@@ -173,7 +168,7 @@ pub fn walk(scenario: &Scenario) -> Result<Scenario, String> {
         let at = |message| format!("step {:?}: {message}", now.title);
         let result = step(&mut inputs, now, &mut kernel).map_err(at)?;
         if is_whole(now) {
-            unsettled(&inputs, &mut kernel).map_err(at)?;
+            unsettled(&inputs.read("", Order::Forward)?, &mut kernel).map_err(at)?;
         }
         if let Some(wrong) = check(&kernel.ours).first() {
             return Err(at(wrong.to_string()));
@@ -189,6 +184,6 @@ pub fn walk(scenario: &Scenario) -> Result<Scenario, String> {
 
 /// What is wanted at the end, whatever was seen.
 pub fn wanted(inputs: &Inputs, order: Order) -> Result<DesiredState, String> {
-    let config = inputs.config()?;
-    Ok(compile(&inputs.world(&config, "", order)?, &config, &IdBook::default()).desired)
+    let known = inputs.read("", order)?;
+    Ok(compile(&known.world, &known.config, &IdBook::default()).desired)
 }

@@ -1,6 +1,7 @@
 //! The view as JSON, with the field names that tools for Cilium read.
 
 use cilium_engine::compile::{EndpointView, ServiceView, View, ViewWay};
+use cilium_engine::world::Labels;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -12,7 +13,7 @@ pub(super) fn render(view: &View, failing: &BTreeSet<String>) -> Value {
         "endpoints": view.endpoints.values().map(|e| endpoint(view, e, failing)).collect::<Vec<_>>(),
         "identities": view.identities.iter().map(|(id, identity)| json!({
             "id": id.0,
-            "labels": identity.labels.sorted_lines(),
+            "labels": labels(&identity.labels),
         })).collect::<Vec<_>>(),
         "addresses": view.addresses.iter().map(|(net, address)| json!({
             "cidr": net.to_string(),
@@ -27,6 +28,11 @@ pub(super) fn render(view: &View, failing: &BTreeSet<String>) -> Value {
 
 fn text(ip: Option<IpAddr>) -> String {
     ip.map(|ip| ip.to_string()).unwrap_or_default()
+}
+
+/// `source:key=value`, or `source:key` where there is no value.
+fn labels(labels: &Labels) -> Vec<String> {
+    labels.sorted_lines().into_iter().map(|line| line.trim_end_matches('=').to_owned()).collect()
 }
 
 fn way(way: ViewWay) -> &'static str {
@@ -53,7 +59,7 @@ fn endpoint(view: &View, e: &EndpointView, failing: &BTreeSet<String>) -> Value 
         "id": e.id.0,
         "status": {
             "state": if failing.contains(&e.link.0) { "not-ready" } else { "ready" },
-            "identity": {"id": e.identity.0, "labels": e.labels.sorted_lines()},
+            "identity": {"id": e.identity.0, "labels": labels(&e.labels)},
             "external-identifiers": {
                 "container-id": e.container_id,
                 "pod-name": e.pod.as_ref().map(ToString::to_string).unwrap_or_default(),

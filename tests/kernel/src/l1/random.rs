@@ -30,7 +30,7 @@ impl Random {
         Self(seed)
     }
     /// The next number.
-    pub fn next(&mut self) -> u64 {
+    pub fn number(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -39,7 +39,7 @@ impl Random {
     }
     /// Below `n`.
     pub fn below(&mut self, n: usize) -> usize {
-        (self.next() % n as u64) as usize
+        (self.number() % n as u64) as usize
     }
     /// True `percent` times of a hundred.
     pub fn chance(&mut self, percent: usize) -> bool {
@@ -216,7 +216,7 @@ impl Traffic {
     }
 
     /// The next packet and its hook.
-    pub fn next(&mut self) -> Input {
+    pub fn packet(&mut self) -> Input {
         let answer = !self.past.is_empty() && self.random.chance(45);
         let build = if answer { self.answer() } else { self.fresh() };
         let (build, src, dst) = build;
@@ -404,7 +404,7 @@ impl Traffic {
             }
             7 => {
                 let at = 14 + self.random.below((data.len() - 14).min(60));
-                data[at] = self.random.next() as u8;
+                data[at] = self.random.number() as u8;
             }
             8 if data[12..14] == [8, 0] && data.len() > 22 => {
                 data[20] = self.random.pick(&[0x20, 0x40, 0x80, 0, 0x1f]);

@@ -8,7 +8,7 @@ use super::world::{Links, Mode, Pod, World};
 use cilium_abi::{
     Address, Mac,
     ct::{CtRow, KIND_CONNECTION},
-    event, metrics,
+    event,
 };
 
 /// Where a packet is.
@@ -34,12 +34,15 @@ pub enum Site {
     ToTunnel,
 }
 
+/// Makes a frame from the outputs of earlier steps.
+type Make = Box<dyn Fn(&[Parsed]) -> Vec<u8>>;
+
 /// A frame, or how to make one from the frames that came out before.
 pub enum Frame {
     /// As it is.
     Bytes(Vec<u8>),
     /// From the outputs of earlier steps.
-    Made(Box<dyn Fn(&[Parsed]) -> Vec<u8>>),
+    Made(Make),
 }
 
 impl From<Vec<u8>> for Frame {
@@ -103,6 +106,10 @@ struct Step {
 type Edit = Box<dyn Fn(&mut World, &Links)>;
 /// Writes rows as if packets had made them.
 type Prepare = Box<dyn Fn(&mut Trial<'_>)>;
+
+/// Runs some work on the lab of a mode.
+pub type WithLab<'a> =
+    dyn FnMut(Mode, &mut dyn FnMut(&mut Lab) -> Result<(), String>) -> Result<(), String> + 'a;
 
 /// One fixture.
 pub struct Fixture {
@@ -210,10 +217,7 @@ impl Fixture {
     ///
     /// # Errors
     /// What went otherwise.
-    pub fn run(
-        &self,
-        labs: &mut impl FnMut(Mode, &mut dyn FnMut(&mut Lab) -> Result<(), String>) -> Result<(), String>,
-    ) -> Result<(), String> {
+    pub fn run(&self, labs: &mut WithLab<'_>) -> Result<(), String> {
         labs(self.mode, &mut |lab| {
             let links = lab.links;
             let mut world = World::base(&links, self.mode);
@@ -285,12 +289,4 @@ fn look(trial: &Trial<'_>, input: &Input, seen: &Seen, out: &Parsed, check: &Che
         "{check:?} does not hold: {:?} ttl {} mark {:#x} entry {row:?} {:?}",
         out.ends, out.ttl, seen.mark, seen.events
     ))
-}
-
-/// Whether counters of forwarded packets grew; for fixtures that look at them.
-pub fn forwarded(lab: &Lab) -> u64 {
-    [metrics::DIRECTION_INGRESS, metrics::DIRECTION_EGRESS]
-        .iter()
-        .map(|way| lab.count(metrics::FORWARDED, *way))
-        .sum()
 }

@@ -51,7 +51,7 @@ impl Model<'_> {
                 let config = self.config(way.input.ifindex)?;
                 match protocol {
                     ARP => self.arp(way, &config),
-                    _ if is_ip => self.from_container(way, &config),
+                    _ if is_ip => self.pod_sends(way, &config),
                     _ => Err(drop::UNSUPPORTED_L3_PROTOCOL),
                 }
             }
@@ -59,15 +59,15 @@ impl Model<'_> {
                 let config = self.config(way.input.ifindex)?;
                 match protocol {
                     ARP => Ok(Verdict::Pass),
-                    _ if is_ip => self.to_container(way, &config),
+                    _ if is_ip => self.pod_receives(way, &config),
                     _ => Err(drop::UNSUPPORTED_L3_PROTOCOL),
                 }
             }
-            Hook::FromOverlay if is_ip => self.from_overlay(way),
+            Hook::FromOverlay if is_ip => self.overlay_receives(way),
             Hook::FromOverlay => Err(drop::UNSUPPORTED_L3_PROTOCOL),
-            Hook::FromHost if is_ip => self.from_host(way),
-            Hook::FromNetdev if is_ip => self.from_netdev(way),
-            Hook::ToNetdev if is_ip => self.to_netdev(way),
+            Hook::FromHost if is_ip => self.host_sends(way),
+            Hook::FromNetdev if is_ip => self.device_receives(way),
+            Hook::ToNetdev if is_ip => self.device_sends(way),
             _ => Ok(Verdict::Pass),
         }
     }
@@ -108,7 +108,7 @@ impl Model<'_> {
         Ok(Verdict::Redirect)
     }
 
-    fn from_container(&mut self, way: &mut Way<'_>, config: &EndpointConfigRow) -> Step<Verdict> {
+    fn pod_sends(&mut self, way: &mut Way<'_>, config: &EndpointConfigRow) -> Step<Verdict> {
         way.parsed.fault.map_or(Ok(()), Err)?;
         if way.data[6..12] != config.mac.0 {
             return Err(drop::INVALID_SOURCE_MAC);
@@ -125,7 +125,7 @@ impl Model<'_> {
         let own_way = flags.is_some() && if is_tcp(way) { !is_syn(way) } else { !state.asks_policy() };
         if !own_way && self.service(way)? {
             if way.parsed.ends.src == way.parsed.ends.dst {
-                return self.to_itself(way);
+                return self.reaches_itself(way);
             }
             (state, rev_nat, flags) = self.stand(way);
         }
@@ -148,7 +148,7 @@ impl Model<'_> {
             }
             Some(_) => {
                 if state == State::Reply && flags.is_some_and(|flags| flags & CT_LOOPBACK != 0) {
-                    return self.back_to_itself(way, config, rev_nat);
+                    return self.answers_itself(way, config, rev_nat);
                 }
                 if state.asks_policy() {
                     self.ask(way, config, true, (config.identity, identity::HOST))?;
@@ -172,7 +172,7 @@ impl Model<'_> {
     }
 
     /// A pod that reaches itself through a service must not see its own address as the client's.
-    fn to_itself(&mut self, way: &mut Way<'_>) -> Step<Verdict> {
+    fn reaches_itself(&mut self, way: &mut Way<'_>) -> Step<Verdict> {
         let router = if way.parsed.v6 { self.node.router_ipv6 } else { self.node.router_ipv4 };
         way.set_src(router, way.parsed.ends.sport)?;
         way.loopback = true;
@@ -184,7 +184,7 @@ impl Model<'_> {
     }
 
     /// And its answer comes from the frontend, to itself.
-    fn back_to_itself(
+    fn answers_itself(
         &mut self,
         way: &mut Way<'_>,
         config: &EndpointConfigRow,
@@ -294,7 +294,7 @@ impl Model<'_> {
         if state.asks_policy() || rev_nat == 0 { Ok(()) } else { self.restore(way, rev_nat) }
     }
 
-    fn to_container(&mut self, way: &mut Way<'_>, config: &EndpointConfigRow) -> Step<Verdict> {
+    fn pod_receives(&mut self, way: &mut Way<'_>, config: &EndpointConfigRow) -> Step<Verdict> {
         way.parsed.fault.map_or(Ok(()), Err)?;
         if is_link_message(way) && matches!(way.parsed.ttl, 255 | 1) {
             return Ok(Verdict::Pass);
@@ -304,7 +304,7 @@ impl Model<'_> {
         Ok(Verdict::Pass)
     }
 
-    fn from_host(&mut self, way: &mut Way<'_>) -> Step<Verdict> {
+    fn host_sends(&mut self, way: &mut Way<'_>) -> Step<Verdict> {
         let ends = way.parsed.ends;
         if way.parsed.fault.is_some() && ends.dst.is_none() {
             return Ok(Verdict::Pass);
@@ -331,7 +331,7 @@ impl Model<'_> {
         self.world.endpoints.get(addr).is_some_and(|row| row.flags & ENDPOINT_HOST != 0)
     }
 
-    fn from_netdev(&mut self, way: &mut Way<'_>) -> Step<Verdict> {
+    fn device_receives(&mut self, way: &mut Way<'_>) -> Step<Verdict> {
         if way.parsed.fault.is_none()
             && self.masquerades(way.parsed.v6)
             && !self.is_overlay(way)
@@ -358,7 +358,7 @@ impl Model<'_> {
         self.deliver(way, &endpoint)
     }
 
-    fn to_netdev(&mut self, way: &mut Way<'_>) -> Step<Verdict> {
+    fn device_sends(&mut self, way: &mut Way<'_>) -> Step<Verdict> {
         let sender = self.world.endpoints.get(&way.parsed.ends.src).copied();
         if let Some(sender) = sender
             && self.masquerades(way.parsed.v6)
@@ -374,7 +374,7 @@ impl Model<'_> {
         Ok(Verdict::Pass)
     }
 
-    fn from_overlay(&mut self, way: &mut Way<'_>) -> Step<Verdict> {
+    fn overlay_receives(&mut self, way: &mut Way<'_>) -> Step<Verdict> {
         let wire = match way.input.wire.ok_or(drop::TUNNEL_KEY_ERROR)? & 0xff_ffff {
             identity::UNKNOWN => self.world_of(way.parsed.v6),
             identity::HOST => identity::REMOTE_NODE,
