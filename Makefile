@@ -11,7 +11,7 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 PROGRAMS := --manifest-path ebpf/programs/Cargo.toml
 
 # The tests that compare generated files with the tree, and write them with CILIUM_BLESS=1.
-GENERATED := --package cilium-sources --package cilium-crds generated_files
+GENERATED := --package cilium --package cilium-sources --package cilium-crds generated_files
 
 .PHONY: help
 help: ## this list

@@ -296,3 +296,59 @@ pub(crate) enum EventType {
     /// Verdicts of policy.
     PolicyVerdict,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+    use std::fmt::Write;
+
+    /// `docs/commands.md`, from what clap knows.
+    fn markdown(command: &clap::Command, path: &str, out: &mut String) {
+        let path = format!("{path}{}", command.get_name());
+        let about = command.get_about().map(ToString::to_string).unwrap_or_default();
+        if command.get_subcommands().next().is_none() {
+            let _ = writeln!(out, "## `{path}`\n\n{about}\n");
+            let arguments = command.get_arguments().filter(|a| !a.is_global_set() && a.get_id() != "help");
+            for argument in arguments.filter(|a| a.get_id() != "version") {
+                let name = match (argument.get_short(), argument.get_long()) {
+                    (Some(short), Some(long)) => format!("-{short}, --{long}"),
+                    (None, Some(long)) => format!("--{long}"),
+                    _ => argument.get_id().as_str().to_uppercase(),
+                };
+                let help = argument.get_help().map(ToString::to_string).unwrap_or_default();
+                let values: Vec<String> =
+                    argument.get_possible_values().iter().map(|v| v.get_name().to_owned()).collect();
+                let values = match (values.is_empty(), argument.get_action().takes_values()) {
+                    (false, true) => format!(" (`{}`)", values.join("`, `")),
+                    _ => String::new(),
+                };
+                let _ = writeln!(out, "* `{name}`: {help}{values}");
+            }
+            out.push('\n');
+        }
+        for sub in command.get_subcommands().filter(|c| c.get_name() != "help") {
+            markdown(sub, &format!("{path} "), out);
+        }
+    }
+
+    #[test]
+    fn generated_files_commands() {
+        let mut text = "# Commands\n\nGenerated from the command line's definition. Every command takes `--config FILE` \
+                        (default `/etc/cilium/cilium.toml`) and `--set TABLE.KEY=VALUE`.\n\n"
+            .to_owned();
+        markdown(&Cli::command(), "", &mut text);
+        let text = text.trim_end().to_owned() + "\n";
+        let file = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/commands.md");
+        if std::env::var_os("CILIUM_BLESS").is_some() {
+            std::fs::write(&file, &text).unwrap();
+        }
+        let seen = std::fs::read_to_string(&file).unwrap_or_default();
+        assert!(seen == text, "docs/commands.md is out of date: run `make generate`");
+    }
+
+    #[test]
+    fn the_definition_is_sound() {
+        Cli::command().debug_assert();
+    }
+}

@@ -109,6 +109,7 @@ impl<'a, R: Resource> Difference<'a, R> {
                     }
                 }
             }
+            (None, Some(seen)) if !R::is_ours(seen) => {}
             (None, Some(seen)) => {
                 let missing = synced.lacking(R::sources(key, seen));
                 let step = Step::Remove { key: key.clone(), seen: seen.clone() };

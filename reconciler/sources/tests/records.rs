@@ -73,6 +73,7 @@ fn what_cannot_be_read_is_put_aside_and_told_and_the_others_count() {
         records.put(record(id)).unwrap();
     }
     records.keep_router(router()).unwrap();
+    fs::remove_dir_all(dir.path().join("state/copies")).unwrap();
     let folder = dir.path().join("state/endpoints");
     fs::write(folder.join("1.json"), "{\"half").unwrap();
     let text = fs::read_to_string(folder.join("2.json")).unwrap();
@@ -94,6 +95,33 @@ fn what_cannot_be_read_is_put_aside_and_told_and_the_others_count() {
     assert_eq!(again.router(), RouterAddresses::default());
     assert!(!folder.join("5.tmp").exists() && folder.join("1.bad").exists());
     assert!(Records::load(dir.path(), dir.path(), "b").problems().is_empty());
+}
+
+#[test]
+fn a_damaged_or_lost_record_is_mended_from_its_copy() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut records = Records::load(dir.path(), dir.path(), "b");
+    for id in 1..=4 {
+        records.put(record(id)).unwrap();
+    }
+    let folder = dir.path().join("state/endpoints");
+    fs::write(folder.join("1.json"), "").unwrap();
+    // Still a record, but of another address.
+    let text = fs::read_to_string(folder.join("2.json")).unwrap();
+    fs::write(folder.join("2.json"), text.replace("10.1.0.5", "10.1.0.7")).unwrap();
+    fs::remove_file(folder.join("3.json")).unwrap();
+    fs::write(dir.path().join("state/copies/4.json"), [0xff; 9]).unwrap();
+    assert_eq!(Records::to_look(dir.path(), dir.path(), "b").endpoints(), records.endpoints());
+    let again = Records::load(dir.path(), dir.path(), "b");
+    assert_eq!(again.endpoints(), records.endpoints());
+    assert_eq!(again.problems().len(), 5, "{:?}", again.problems());
+    let mut mended = Records::load(dir.path(), dir.path(), "b");
+    assert!(mended.problems().is_empty(), "{:?}", mended.problems());
+    assert_eq!(mended.endpoints(), records.endpoints());
+    mended.remove(1).unwrap();
+    assert!(!Records::load(dir.path(), dir.path(), "b").endpoints().contains_key(&1));
+    assert!(Records::load(dir.path(), dir.path(), "rebooted").endpoints().is_empty());
+    assert_eq!(fs::read_dir(dir.path().join("state/copies")).unwrap().count(), 0);
 }
 
 #[test]

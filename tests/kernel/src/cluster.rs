@@ -236,6 +236,8 @@ impl Cluster {
 fn plug(wire: &Netns, host: &Netns, ipv4: &str, ipv6: &str) {
     let port = host.name().rsplit('-').next().unwrap_or("x");
     host.ip(&format!("link add eth0 type veth peer name p-{port} netns {}", wire.name()));
+    // Else the link-local address is tentative for a second, and until then no neighbour is asked for.
+    succeed(host.command("sysctl").args(["-q", "net.ipv6.conf.eth0.accept_dad=0"]));
     host.ip(&format!("addr add {ipv4}/24 dev eth0"));
     host.ip(&format!("-6 addr add {ipv6}/64 dev eth0 nodad"));
     host.ip("link set eth0 up");

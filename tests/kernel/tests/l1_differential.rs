@@ -7,7 +7,7 @@ use cilium_tests_kernel::l1::{
     lab::Lab,
     model::{Verdict, parse},
     random::{Random, Traffic, world},
-    world::Mode,
+    world::{Mode, World},
 };
 use std::collections::BTreeMap;
 use std::time::Instant;
@@ -24,9 +24,17 @@ fn one(lab: &mut Lab, seed: u64, ended: &mut BTreeMap<String, usize>) -> Vec<Str
     let mut random = Random::new(seed);
     let state = world(&mut random, &lab.links, lab.mode);
     let (links, mode) = (lab.links, lab.mode);
-    let mut trial = Trial::new(lab, &state);
-    let mut traffic = Traffic::new(random, links);
+    let mut chance = Random::new(seed ^ 0x5bd1);
+    let mut trial = Trial::new(lab, state);
+    let mut traffic = Traffic::new(random.clone(), links);
     for number in 0..WORLD {
+        if number == WORLD / 2 {
+            let revision = trial.model.world.revision + 1;
+            trial.change(World { revision, ..world(&mut random, &links, mode) });
+        }
+        if chance.chance(2) {
+            trial.lose(chance.below(1 << 20));
+        }
         let input = traffic.packet();
         match trial.step(&input) {
             Ok(None) => {}

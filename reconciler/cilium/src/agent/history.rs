@@ -21,7 +21,7 @@ impl History {
     /// Opens, or prepares to create.
     pub(crate) fn open(state_dir: &Path) -> Self {
         let path = state_dir.join("history/plans.jsonl");
-        let lines = fs::File::open(&path).map(|f| BufReader::new(f).lines().count()).unwrap_or(0);
+        let lines = fs::File::open(&path).map(|f| count(BufReader::new(f))).unwrap_or(0);
         Self { path, lines }
     }
 
@@ -52,6 +52,11 @@ impl History {
         self.lines = kept.len();
         Ok(())
     }
+}
+
+/// Lines, of whatever bytes, up to the first that cannot be read.
+fn count(reader: impl BufRead) -> usize {
+    reader.split(b'\n').map_while(Result::ok).count()
 }
 
 fn read_lines(path: &Path, last: usize) -> Result<Vec<String>> {

@@ -22,7 +22,7 @@ use cilium_kernel::bpf::object_digest;
 use cilium_kernel::{AttachMode, Kernel, KernelPaths};
 use cilium_sources::config::Loaded;
 use cilium_sources::folder::{ManifestFolder, Now};
-use cilium_sources::records::Records;
+use cilium_sources::records::{Records, RouterAddresses};
 use ipnet::IpNet;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -272,6 +272,7 @@ impl Reconciler {
         let mut micros = thought.micros;
         micros.apply = stage.lap();
         self.pace.learn(&report, now, chance);
+        self.keep_router(&thought.desired);
         let in_sync = self.settled_after(&thought, &report);
         micros.total = u64::try_from(clock.elapsed().as_micros()).unwrap_or(u64::MAX);
         let failures = failures(&report);
@@ -317,8 +318,25 @@ impl Reconciler {
             problems: thought.problems,
             view: thought.view,
         };
-        self.memo = Memo { wanted: Some(thought.desired.state), book: Some(thought.book) };
+        // A scoped read takes the last pass for clean: after any failure everything is read again.
+        self.memo = if done.failures.is_empty() && done.unread.is_empty() {
+            Memo { wanted: Some(thought.desired.state), book: Some(thought.book) }
+        } else {
+            Memo::default()
+        };
         Ok(done)
+    }
+
+    /// The router's addresses outlive a reboot.
+    fn keep_router(&mut self, desired: &DesiredState) {
+        if !desired.synced.contains(SourceSet::ALL) || self.pool.routers.is_empty() {
+            return;
+        }
+        let of = |family: fn(&IpAddr) -> bool| self.pool.routers.iter().copied().find(family);
+        let router = RouterAddresses { ipv4: of(IpAddr::is_ipv4), ipv6: of(IpAddr::is_ipv6) };
+        if let Err(e) = self.records.keep_router(router) {
+            tracing::warn!("keep the router's addresses: {e}");
+        }
     }
 
     /// Forgets what the last pass left; the next one reads everything.

@@ -142,6 +142,9 @@ impl Resource for Link {
     fn sources(key: &LinkName, _: &LinkRow) -> SourceSet {
         link_sources(key)
     }
+    fn is_ours(seen: &LinkRow) -> bool {
+        !matches!(seen.kind, LinkKind::Foreign { .. }) || seen.alias.starts_with(LINK_ALIAS_PREFIX)
+    }
 }
 
 /// Pods' links come from endpoint records, the others from the config.

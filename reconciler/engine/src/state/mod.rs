@@ -69,6 +69,12 @@ pub trait Resource: Sized + Clone + Debug + 'static {
     /// The sources this row can come from: it is removed only when all of them have synced.
     fn sources(_key: &Self::Key, _row: &Self::Row) -> SourceSet;
 
+    /// Whether a row seen may be removed at all: a driver shows strangers only where they stand in the way
+    /// of a row that is wanted.
+    fn is_ours(_seen: &Self::Row) -> bool {
+        true
+    }
+
     /// The name of a row across kinds.
     fn id(key: &Self::Key) -> RowId {
         RowId { kind: Self::KIND, key: key.to_string() }

@@ -80,16 +80,22 @@ impl Driver<Sysctl> for Net {
 }
 
 impl Watched {
-    /// Values before us, as `key = value` lines; others are passed over.
+    /// Values before us, as `key = value` lines; others are passed over, and so are parameters that are
+    /// never set here, whatever damaged the record.
     fn recorded(&self) -> Result<BTreeMap<SysctlKey, String>, DriverError> {
         let Some(record) = &self.record else { return Ok(BTreeMap::new()) };
-        let mut text = String::new();
-        match fs::File::open(record).and_then(|file| file.take(LONGEST_RECORD).read_to_string(&mut text)) {
+        let mut bytes = Vec::new();
+        match fs::File::open(record).and_then(|file| file.take(LONGEST_RECORD).read_to_end(&mut bytes)) {
             Ok(_) => {}
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(DriverError::new(format!("read {}: {error}", record.display()))),
         }
-        let lines = text.lines().filter_map(|line| line.split_once(" = "));
+        let text = String::from_utf8_lossy(&bytes);
+        // The last line of a record that was cut has no end.
+        let whole = text.split_inclusive('\n').filter_map(|line| line.strip_suffix('\n'));
+        let lines = whole
+            .filter_map(|line| line.split_once(" = "))
+            .filter(|(key, value)| SYSCTLS.contains(key) && value.parse::<i32>().is_ok());
         Ok(lines.map(|(key, value)| (SysctlKey(key.to_owned()), value.to_owned())).collect())
     }
 

@@ -3,6 +3,7 @@
 use cilium_engine::state::Mac;
 use cilium_engine::world::{EndpointRecord, ObjectName};
 use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -33,11 +34,14 @@ pub(super) struct StoredRecord {
     ipv4: Option<IpAddr>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     ipv6: Option<IpAddr>,
+    /// SHA-256 of the record without this field: a flipped digit makes another address, not an error.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    check: Option<String>,
 }
 
 impl StoredRecord {
-    pub(super) fn new(record: &EndpointRecord, boot_id: &str) -> Self {
-        Self {
+    pub(super) fn new(record: &EndpointRecord, boot_id: &str) -> Result<Self, serde_json::Error> {
+        let mut stored = Self {
             version: VERSION,
             boot_id: boot_id.to_owned(),
             id: record.id,
@@ -54,11 +58,25 @@ impl StoredRecord {
             node_mac: record.node_mac.to_string(),
             ipv4: record.ipv4,
             ipv6: record.ipv6,
-        }
+            check: None,
+        };
+        stored.check = Some(stored.digest()?);
+        Ok(stored)
+    }
+
+    /// Of everything but `check`.
+    fn digest(&self) -> Result<String, serde_json::Error> {
+        let bare = serde_json::to_vec(&Self { check: None, ..self.clone() })?;
+        Ok(Sha256::digest(bare).iter().map(|byte| format!("{byte:02x}")).collect())
     }
 
     /// The record, if it makes sense.
     pub(super) fn record(self) -> Result<EndpointRecord, String> {
+        if let Some(check) = &self.check
+            && *check != self.digest().map_err(|e| e.to_string())?
+        {
+            return Err("its content does not match its digest".into());
+        }
         if self.version != VERSION {
             return Err(format!("version {} is not known", self.version));
         }

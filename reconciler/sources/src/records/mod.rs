@@ -1,6 +1,7 @@
 //! Records of this node's CNI attachments: one JSON file each in `run_dir/state/endpoints`, written whole,
-//! synced and renamed before an attachment is told to be done. The router's addresses stand apart in
-//! `state_dir/router.json`, because they outlive a reboot, and pods do not.
+//! synced and renamed before an attachment is told to be done, with a copy in `run_dir/state/copies` that
+//! counts where the record is lost or damaged. The router's addresses stand apart in `state_dir/router.json`,
+//! because they outlive a reboot, and pods do not.
 
 mod format;
 
@@ -53,6 +54,7 @@ pub struct RouterAddresses {
 #[derive(Debug)]
 pub struct Records {
     dir: PathBuf,
+    copies: PathBuf,
     router_file: PathBuf,
     boot_id: String,
     endpoints: BTreeMap<u16, EndpointRecord>,
@@ -84,6 +86,7 @@ impl Records {
     fn read(run_dir: &Path, state_dir: &Path, boot_id: &str, mending: Mending) -> Self {
         let mut out = Self {
             dir: run_dir.join("state/endpoints"),
+            copies: run_dir.join("state/copies"),
             router_file: state_dir.join("router.json"),
             boot_id: boot_id.to_owned(),
             endpoints: BTreeMap::new(),
@@ -117,22 +120,40 @@ impl Records {
                 Some(_) | None => {}
             }
         }
+        out.load_copies();
         out
     }
 
+    /// Copies stand in for records that are lost or damaged.
+    fn load_copies(&mut self) {
+        let Ok(entries) = fs::read_dir(&self.copies) else { return };
+        for path in entries.flatten().map(|entry| entry.path()) {
+            match read_one(&path) {
+                Ok((boot_id, record)) if boot_id == self.boot_id && is_named(&path, record.id) => {
+                    let id = record.id;
+                    if self.endpoints.contains_key(&id) {
+                        continue;
+                    }
+                    let mended = self.mending == Mending::No || self.put(record.clone()).is_ok();
+                    self.endpoints.insert(id, record);
+                    let hint = if mended { "nothing to do: it was written anew" } else { "check the disk" };
+                    self.tell_as(
+                        Severity::Warning,
+                        &self.path(id),
+                        "was lost or damaged; its copy counts".to_owned(),
+                        hint,
+                    );
+                }
+                // A copy that is bad, or of another boot, says nothing.
+                Ok(_) | Err(_) => self.discard(&path),
+            }
+        }
+    }
+
     fn load_one(&mut self, path: &Path) {
-        let stored = match read_bounded(path) {
-            Ok(bytes) => serde_json::from_slice::<StoredRecord>(&bytes).map_err(|e| e.to_string()),
-            Err(error) => Err(error.to_string()),
-        };
-        let record = stored.and_then(|stored| {
-            let boot_id = stored.boot_id.clone();
-            stored.record().map(|record| (boot_id, record))
-        });
-        let named = |id: u16| path.file_stem().and_then(|s| s.to_str()) == Some(id.to_string().as_str());
-        match record {
+        match read_one(path) {
             Ok((boot_id, _)) if boot_id != self.boot_id => self.discard(path),
-            Ok((_, record)) if named(record.id) => {
+            Ok((_, record)) if is_named(path, record.id) => {
                 self.endpoints.insert(record.id, record);
             }
             Ok((_, record)) => {
@@ -167,17 +188,21 @@ impl Records {
     fn quarantine(&mut self, path: &Path, why: String) {
         let moved = self.mending == Mending::Yes && fs::rename(path, path.with_extension("bad")).is_ok();
         let hint =
-            if moved { "it was renamed to end in .bad; its pod must be attached anew" } else { "remove it" };
+            if moved { "it was renamed to end in .bad; if no copy stands in, attach its pod anew" } else { "remove it" };
         self.tell(path, why, hint);
     }
 
     fn tell(&mut self, path: &Path, message: String, hint: &str) {
+        self.tell_as(Severity::Error, path, message, hint);
+    }
+
+    fn tell_as(&mut self, severity: Severity, path: &Path, message: String, hint: &str) {
         let origin = Origin {
             object: "endpoint records".into(),
             place: path.display().to_string(),
             rule: String::new(),
         };
-        self.problems.push(Problem { severity: Severity::Error, origin, message, hint: hint.to_owned() });
+        self.problems.push(Problem { severity, origin, message, hint: hint.to_owned() });
     }
 
     /// All attachments by endpoint number.
@@ -203,22 +228,27 @@ impl Records {
     /// Writes a record. When this returns, it outlives a crash.
     pub fn put(&mut self, record: EndpointRecord) -> Result<(), RecordError> {
         let id = record.id;
-        let text = serde_json::to_vec_pretty(&StoredRecord::new(&record, &self.boot_id))
+        let text = StoredRecord::new(&record, &self.boot_id)
+            .and_then(|stored| serde_json::to_vec_pretty(&stored))
             .map_err(|source| RecordError::Format { id, source })?;
         write_synced(&self.path(id), &text)?;
+        // Not synced, and not told if it fails: the record itself is on disk.
+        let _copied = write_copy(&self.copies, id, &text);
         self.endpoints.insert(id, record);
         Ok(())
     }
 
     /// Removes a record. One that is gone already is a success.
     pub fn remove(&mut self, id: u16) -> Result<Option<EndpointRecord>, RecordError> {
-        let path = self.path(id);
-        match fs::remove_file(&path) {
-            Err(source) if source.kind() != io::ErrorKind::NotFound => {
-                Err(RecordError::Io { operation: "remove", path, source })
+        // The copy first: alone it would bring the attachment back.
+        for path in [self.copies.join(format!("{id}.json")), self.path(id)] {
+            if let Err(source) = fs::remove_file(&path)
+                && source.kind() != io::ErrorKind::NotFound
+            {
+                return Err(RecordError::Io { operation: "remove", path, source });
             }
-            Ok(()) | Err(_) => Ok(self.endpoints.remove(&id)),
         }
+        Ok(self.endpoints.remove(&id))
     }
 
     /// The router's addresses, as last kept.
@@ -242,6 +272,24 @@ impl Records {
     fn path(&self, id: u16) -> PathBuf {
         self.dir.join(format!("{id}.json"))
     }
+}
+
+/// A record with the boot it was made in.
+fn read_one(path: &Path) -> Result<(String, EndpointRecord), String> {
+    let bytes = read_bounded(path).map_err(|error| error.to_string())?;
+    let stored: StoredRecord = serde_json::from_slice(&bytes).map_err(|error| error.to_string())?;
+    Ok((stored.boot_id.clone(), stored.record()?))
+}
+
+fn is_named(path: &Path, id: u16) -> bool {
+    path.file_name().and_then(|name| name.to_str()) == Some(format!("{id}.json").as_str())
+}
+
+fn write_copy(dir: &Path, id: u16, text: &[u8]) -> io::Result<()> {
+    fs::create_dir_all(dir)?;
+    let temporary = dir.join(format!("{id}.tmp"));
+    fs::write(&temporary, text)?;
+    fs::rename(&temporary, dir.join(format!("{id}.json")))
 }
 
 fn read_bounded(path: &Path) -> io::Result<Vec<u8>> {

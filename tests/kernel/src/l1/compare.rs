@@ -7,22 +7,36 @@ use super::world::World;
 use cilium_abi::{ct::CtRow, event, proto};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
+use std::rc::Rc;
 
 /// The programs and the model in the same state.
 pub struct Trial<'a> {
     /// The programs.
     pub lab: &'a mut Lab,
     /// The model.
-    pub model: Model<'a>,
+    pub model: Model,
     before: BTreeMap<(u8, u8), u64>,
 }
 
 /// Seconds of the coarse monotonic clock, as programs read it.
 pub fn coarse_seconds() -> u32 {
+    u32::try_from(coarse().tv_sec).expect("this machine is not that old")
+}
+
+/// Waits out the end of a second, so that a packet and what the model thinks of it fall into one.
+fn settle() {
+    /// Far more than a step takes, and a tick of the coarse clock.
+    const MARGIN: libc::c_long = 20_000_000;
+    while coarse().tv_nsec > 1_000_000_000 - MARGIN {
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+}
+
+fn coarse() -> libc::timespec {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: a plain system call that fills the structure it is given.
     unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC_COARSE, &raw mut time) };
-    u32::try_from(time.tv_sec).expect("this machine is not that old")
+    time
 }
 
 /// Whether two entries say the same; timers within a second.
@@ -33,13 +47,37 @@ pub fn same_entry(a: &CtRow, b: &CtRow) -> bool {
 
 impl<'a> Trial<'a> {
     /// Brings the programs into a world, without flows.
-    pub fn new(lab: &'a mut Lab, world: &'a World) -> Self {
+    pub fn new(lab: &'a mut Lab, world: World) -> Self {
         lab.enter();
-        lab.install(world);
+        lab.install(&world);
         lab.forget();
+        let world = Rc::new(world);
         let model = Model::new(world, lab.node, lab.links);
         let before = reasons().map(|at| (at, lab.count(at.0, at.1))).collect();
         Self { lab, model, before }
+    }
+
+    /// Changes the world under the flows that are there.
+    pub fn change(&mut self, world: World) {
+        self.lab.install(&world);
+        self.model.world = Rc::new(world);
+    }
+
+    /// Loses a row that programs wrote, as an LRU map may at any time: one of many, by number.
+    pub fn lose(&mut self, number: usize) {
+        let entries = self.model.connections.len();
+        let rows = entries + self.model.translations.len();
+        if rows == 0 {
+            return;
+        }
+        let number = number % rows;
+        if let Some(key) = self.model.connections.keys().nth(number).copied() {
+            self.model.connections.remove(&key);
+            self.lab.remove_connection(&key);
+        } else if let Some(key) = self.model.translations.keys().nth(number - entries).copied() {
+            self.model.translations.remove(&key);
+            self.lab.remove_translation(&key);
+        }
     }
 
     /// Runs one packet through both. `None`: the kernel would not build it.
@@ -47,6 +85,7 @@ impl<'a> Trial<'a> {
     /// # Errors
     /// What differs.
     pub fn step(&mut self, input: &Input) -> Result<Option<(Seen, Expected)>, String> {
+        settle();
         let seen = match self.lab.run(input) {
             Ok(seen) => seen,
             Err(e) if e.raw_os_error() == Some(libc::EINVAL) => return Ok(None),

@@ -119,6 +119,9 @@ pub struct Lab {
     _table: OwnedFd,
     installed: World,
     cpus: usize,
+    /// The flag that gives a packet a sum over all of it, as devices do, and has it checked afterwards;
+    /// 0 where the kernel has none.
+    summed: u32,
 }
 
 impl Lab {
@@ -142,9 +145,12 @@ impl Lab {
             _table: table,
             installed: World::default(),
             cpus,
+            summed: 0,
         };
         lab.enter();
-        lab
+        let program = lab.program(Hook::ToHost.program());
+        let probe = sys::test_run(program, &[0; 64], &[0; SKB_WORDS], 1, sys::CHECKSUM_COMPLETE);
+        Self { summed: if probe.is_ok() { sys::CHECKSUM_COMPLETE } else { 0 }, ..lab }
     }
 
     /// Moves the calling thread into the namespace: test runs look interfaces and routes up there.
@@ -216,6 +222,11 @@ impl Lab {
         sys::update(self.ct_map(key.proto), key, row).expect("an entry can be written");
     }
 
+    /// Removes an entry of conntrack.
+    pub fn remove_connection(&self, key: &CtKey) {
+        sys::delete(self.ct_map(key.proto), key).expect("an entry can be removed");
+    }
+
     /// All of conntrack.
     pub fn connections(&self) -> BTreeMap<CtKey, CtRow> {
         let read = |name| sys::dump(self.map(name), ROWS as usize).expect("the map can be read");
@@ -247,12 +258,15 @@ impl Lab {
         rows.iter().map(|row| row.packets).sum()
     }
 
-    /// Runs a hook's program on a packet.
+    /// Runs a hook's program on a packet. What comes from the wire carries a device's sum over the
+    /// whole packet, where the kernel can do that in a test run.
     ///
     /// # Errors
-    /// The kernel does not build such a packet.
+    /// `EINVAL`: the kernel does not build such a packet. `EBADMSG`: the packet's sum is wrong now.
     pub fn run(&mut self, input: &Input) -> io::Result<Seen> {
-        self.run_with(input, 1, 0).map(|(seen, _)| seen)
+        let from_wire = matches!(input.hook, Hook::FromNetdev | Hook::FromOverlay);
+        let flags = if from_wire { self.summed } else { 0 };
+        self.run_with(input, 1, flags).map(|(seen, _)| seen)
     }
 
     /// As [`Self::run`], so many times on the same packet and with flags; also nanoseconds per run.

@@ -224,7 +224,7 @@ impl Fixture {
             for edit in &self.edit {
                 edit(&mut world, &links);
             }
-            let mut trial = Trial::new(lab, &world);
+            let mut trial = Trial::new(lab, world);
             for prepare in &self.prepare {
                 prepare(&mut trial);
             }

@@ -120,7 +120,7 @@ fn headers() -> Vec<Fixture> {
 /// to be told apart may go on.
 fn cut(lab: &mut Lab, hook: Hook, ifindex: u32, frame: &[u8], whole: usize) -> Vec<String> {
     let world = World::base(&lab.links, lab.mode);
-    let mut trial = Trial::new(lab, &world);
+    let mut trial = Trial::new(lab, world);
     let mut wrong = Vec::new();
     for len in 14..frame.len() {
         for honest in [false, true] {

@@ -76,7 +76,7 @@ fn flows() -> Vec<Fixture> {
                     .sends(Site::From(A), packet(what, a, outside).from(A))
                     .passes(Site::ToNet, packet(what, a, outside))
                     .sends(Site::FromNet, answer)
-                    .check(Check::Destination(a, if what == "icmp" { 4000 } else { 4000 }))
+                    .check(Check::Destination(a, 4000))
                     .check(Check::Macs(A.mac(), A.node_mac()))
                     .check(Check::Ttl(63)),
                 fixture(name("two pods with one port"))

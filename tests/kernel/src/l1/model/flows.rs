@@ -44,7 +44,7 @@ pub(super) fn is_syn(way: &Way<'_>) -> bool {
     way.parsed.ends.proto == proto::TCP && way.parsed.flags & SYN != 0 && way.parsed.flags & ACK == 0
 }
 
-impl Model<'_> {
+impl Model {
     pub(super) fn live(&self, key: &CtKey, now: u32) -> Option<&CtRow> {
         self.connections.get(key).filter(|row| row.expires >= now)
     }

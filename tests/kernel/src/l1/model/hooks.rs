@@ -44,7 +44,7 @@ fn is_near(addr: &Address) -> bool {
     bytes[0] == 0xff || (bytes[0] == 0xfe && bytes[1] & 0xc0 == 0x80)
 }
 
-impl Model<'_> {
+impl Model {
     pub(super) fn hook(&mut self, way: &mut Way<'_>, protocol: u16, is_ip: bool) -> Step<Verdict> {
         match way.input.hook {
             Hook::FromContainer => {

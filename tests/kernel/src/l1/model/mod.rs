@@ -19,6 +19,7 @@ use cilium_abi::{
     snat::{SnatKey, SnatRow},
 };
 use std::collections::BTreeMap;
+use std::rc::Rc;
 
 /// What becomes of a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,9 +66,9 @@ pub struct Expected {
 
 /// The model and what it remembers of packets.
 #[derive(Debug)]
-pub struct Model<'a> {
+pub struct Model {
     /// The state of the node.
-    pub world: &'a World,
+    pub world: Rc<World>,
     /// Its constants.
     pub node: NodeConstants,
     /// Its interfaces.
@@ -112,9 +113,9 @@ pub fn key(ends: &Ends, kind: u8) -> (CtKey, bool) {
     .key(kind)
 }
 
-impl<'a> Model<'a> {
+impl Model {
     /// A model that has seen no packet yet.
-    pub fn new(world: &'a World, node: NodeConstants, links: Links) -> Self {
+    pub fn new(world: Rc<World>, node: NodeConstants, links: Links) -> Self {
         Self {
             world,
             node,

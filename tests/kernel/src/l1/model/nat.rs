@@ -26,7 +26,7 @@ fn snat_key(ends: &Ends, dir: u8) -> SnatKey {
     }
 }
 
-impl Model<'_> {
+impl Model {
     pub(super) fn masquerades(&self, v6: bool) -> bool {
         self.node.flags & if v6 { NODE_MASQUERADE_IPV6 } else { NODE_MASQUERADE_IPV4 } != 0
     }
@@ -219,7 +219,13 @@ impl Model<'_> {
                 IN,
             )
         };
-        let free = |port: u16| !self.translations.contains_key(&back(port));
+        // A row that lost its other half is still the flow's. The overlay's port is nobody else's.
+        let own = (ends.src, be(ends.sport));
+        let free = |port: u16| {
+            let overlay = ends.proto == proto::UDP && port == self.node.tunnel_port.host();
+            let row = self.translations.get(&back(port));
+            !overlay && row.is_none_or(|row| row.flags & SNAT_HOST == 0 && (row.addr, row.port) == own)
+        };
         let range = self.node.snat_port_min..=self.node.snat_port_max;
         let port = if free(ends.sport) {
             ends.sport
