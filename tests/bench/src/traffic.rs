@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use cilium_tests_kernel::Netns;
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 /// Port that answers every byte with one.
@@ -71,8 +71,6 @@ pub(crate) struct Server {
     sink: u32,
 }
 
-static SINK_THREAD: AtomicU32 = AtomicU32::new(0);
-
 impl Server {
     /// Serves inside `netns`; clients reach it at `address`.
     pub(crate) fn start(netns: &Netns, address: IpAddr) -> Result<Self> {
@@ -92,10 +90,10 @@ impl Server {
                 }
             });
         });
-        SINK_THREAD.store(0, Ordering::Release);
+        let (tell, told) = mpsc::channel();
         std::thread::spawn(move || {
             pin();
-            SINK_THREAD.store(thread_id(), Ordering::Release);
+            let _ = tell.send(thread_id());
             let mut buffer = vec![0; 4 * CHUNK];
             each(&sink, |stream| {
                 while stream.read(&mut buffer)? > 0 {}
@@ -104,12 +102,8 @@ impl Server {
             });
         });
         std::thread::spawn(move || each(&closed, |_| Ok(())));
-        let begun = Instant::now();
-        while SINK_THREAD.load(Ordering::Acquire) == 0 {
-            ensure!(begun.elapsed() < PATIENCE, "the server's thread does not start");
-            std::thread::sleep(Duration::from_millis(1));
-        }
-        Ok(Self { address, sink: SINK_THREAD.load(Ordering::Acquire) })
+        let sink = told.recv_timeout(PATIENCE).context("the server's thread does not start")?;
+        Ok(Self { address, sink })
     }
 }
 

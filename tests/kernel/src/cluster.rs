@@ -86,10 +86,12 @@ pub const OUTSIDE_V4: &str = "192.168.77.200";
 /// IPv6 address of the outside host.
 pub const OUTSIDE_V6: &str = "fd77::200";
 
-/// A binary built beside the running test.
+/// A binary built beside the running test or program.
 pub fn binary(name: &str) -> PathBuf {
     let exe = std::env::current_exe().expect("the test's own path");
-    let dir = exe.parent().and_then(Path::parent).expect("target/<profile>/deps/test");
+    // A test is target/<profile>/deps/test, a program target/<profile>/program.
+    let dir = exe.parent().expect("a file is in a directory");
+    let dir = if dir.ends_with("deps") { dir.parent().expect("target/<profile>") } else { dir };
     let path = dir.join(name);
     assert!(path.exists(), "{} is missing: run `cargo build -p cilium -p cilium-cni` first", path.display());
     path

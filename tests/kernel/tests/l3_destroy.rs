@@ -158,7 +158,7 @@ fn plans_need_neither_root_nor_a_kernel() {
     std::fs::copy(binary("cilium"), &bin).expect("copy the binary");
     let old = home.join("old.toml");
     let text = std::fs::read_to_string(node.config()).expect("the configuration");
-    std::fs::write(&old, text.replace("mode = \"tunnel\"", "mode = \"native\"")).expect("write the old one");
+    std::fs::write(&old, text.replace("mode = \"tunnel\"", "mode = \"tunnel\"\ntunnel_port = 8473")).expect("write the old one");
     let same = home.join("same.toml");
     std::fs::write(&same, &text).expect("write the same");
     let there = (files(&root), host(node));
@@ -180,7 +180,7 @@ fn plans_need_neither_root_nor_a_kernel() {
     let against = |old: &Path| old.display().to_string();
     expect(&["plan", "--against", &against(&same)], 0);
     let text = expect(&["plan", "--against", &against(&old)], 2);
-    assert!(text.contains("routing.mode"), "the change is named: {text}");
+    assert!(text.contains("routing.tunnel_port"), "the change is named: {text}");
     let text = expect(&["plan"], 1);
     assert!(text.contains("error:"), "{text}");
     assert_eq!((files(&root), host(node)), there, "a plan wrote something");
