@@ -51,7 +51,7 @@ test-long: ebpf ## the same with the full counts
 	@CILIUM_TEST_LONG=1 tests/run --workspace --release
 
 .PHONY: test-vm
-test-vm: ebpf setup-vm ## every program and packet fixture on other kernels, under QEMU
+test-vm: ebpf setup-vm ## every program, the packet tests and two whole nodes on other kernels, under QEMU
 	@tests/vm/run
 
 .PHONY: lint

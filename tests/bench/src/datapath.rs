@@ -2,7 +2,7 @@
 
 use crate::figure::{Figure, Goal, Verdict, short};
 use crate::stats::{Chance, Interval, bootstrap, median};
-use crate::topology::{Ours, Pair, Reference};
+use crate::topology::{self, Ours, Pair, Reference};
 use crate::traffic::{Path, Work};
 use anyhow::Result;
 
@@ -78,6 +78,7 @@ pub(crate) fn measure(
     }
     ways.extend(others.iter().map(|(name, other)| Path { name, client: &other.client, server: &other.server }));
     let mut race = Race { ways, work: subject.work, chance: Chance::new(subject.id.0.len() as u64), rounds: Vec::new() };
+    eprintln!("bench: {}", subject.id.1);
     let mut until = ROUNDS;
     loop {
         if let Err(e) = race.run(until) {
@@ -116,28 +117,34 @@ fn void(subject: &Subject, why: String) -> Figure {
     figure
 }
 
-/// All goals measured by traffic, within a node and across.
-pub(crate) fn run(ours: &Ours, most: usize) -> Result<Vec<Figure>> {
-    let rt = crate::topology::route()?;
-    let tracked = crate::topology::tracked();
-    let others: Vec<(&str, &Reference)> = tracked.iter().map(|other| ("rt with nf_conntrack", other)).collect();
-    let mut out = Vec::new();
-    for subject in [
+/// The goals measured by traffic that are wanted, within a node and across.
+pub(crate) fn run(ours: &Ours, wanted: &dyn Fn(&str) -> bool, most: usize) -> Result<Vec<Figure>> {
+    let within = [
         Subject { id: ("D1", "pod to pod, round trip, p50"), work: Work::RoundTrips, goal: Goal::at_most(1.0, 0.95) },
         Subject { id: ("D2", "pod to pod, connection, p50"), work: Work::Connections, goal: Goal::at_most(1.05, 0.99) },
         Subject { id: ("D4", "pod to pod, stream"), work: Work::Stream, goal: Goal::at_least(0.93, 0.98) },
-    ] {
-        eprintln!("bench: {}", subject.id.1);
-        out.extend(measure(&subject, ("rt", &rt), &ours.within, &others, most));
-    }
-    drop((rt, tracked));
-    let vxlan = crate::topology::vxlan()?;
-    for subject in [
+    ];
+    let across = [
         Subject { id: ("D13", "VXLAN, round trip, p50"), work: Work::RoundTrips, goal: Goal::at_most(1.05, 0.97) },
         Subject { id: ("D13", "VXLAN, connection, p50"), work: Work::Connections, goal: Goal::at_most(1.05, 0.97) },
-    ] {
-        eprintln!("bench: {}", subject.id.1);
-        out.extend(measure(&subject, ("vxlan+route", &vxlan), &ours.across, &[], most));
+    ];
+    let mut out = Vec::new();
+    if within.iter().any(|subject| wanted(subject.id.0)) {
+        let rt = topology::route()?;
+        let tracked = topology::tracked();
+        if let Err(e) = &tracked {
+            eprintln!("bench: no figures with nf_conntrack: {e:#}");
+        }
+        let others: Vec<(&str, &Reference)> = tracked.iter().map(|other| ("rt with nf_conntrack", other)).collect();
+        for subject in within.iter().filter(|subject| wanted(subject.id.0)) {
+            out.extend(measure(subject, ("rt", &rt), &ours.within, &others, most));
+        }
+    }
+    if across.iter().any(|subject| wanted(subject.id.0)) {
+        let vxlan = topology::vxlan()?;
+        for subject in across.iter().filter(|subject| wanted(subject.id.0)) {
+            out.extend(measure(subject, ("vxlan+route", &vxlan), &ours.across, &[], most));
+        }
     }
     Ok(out)
 }

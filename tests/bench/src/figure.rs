@@ -71,8 +71,9 @@ impl Goal {
             Better::Less => '≤',
             Better::More => '≥',
         };
-        let stretch = self.stretch.map_or_else(String::new, |stretch| format!(" ({stretch})"));
-        format!("{sign} {}{stretch}", self.must)
+        let plain = |number: f64| format!("{}", (number * 1000.0).round() / 1000.0);
+        let stretch = self.stretch.map_or_else(String::new, |stretch| format!(" ({})", plain(stretch)));
+        format!("{sign} {}{stretch}", plain(self.must))
     }
 }
 

@@ -92,7 +92,7 @@ pub fn binary(name: &str) -> PathBuf {
     // A test is target/<profile>/deps/test, a program target/<profile>/program.
     let dir = exe.parent().expect("a file is in a directory");
     let dir = if dir.ends_with("deps") { dir.parent().expect("target/<profile>") } else { dir };
-    let path = dir.join(name);
+    let path = std::env::var_os("CILIUM_BIN").map_or_else(|| dir.to_owned(), PathBuf::from).join(name);
     assert!(path.exists(), "{} is missing: run `cargo build -p cilium -p cilium-cni` first", path.display());
     path
 }

@@ -4,8 +4,11 @@
 //! fails. Root is needed.
 
 pub mod cluster;
+pub mod cni;
+pub mod floor;
 pub mod l1;
 pub mod netns;
+pub mod policy_cases;
 pub mod probe;
 
 pub use cluster::{Cluster, Mode, Node, Options, Pod};

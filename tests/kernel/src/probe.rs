@@ -5,8 +5,18 @@ use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
 
-/// How long a probe waits for an answer.
+/// How long a probe waits for an answer, before [`scaled`].
 pub const PATIENCE: Duration = Duration::from_millis(700);
+
+/// Whether this is the emulated machine of `make test-vm` (`CILIUM_TEST_VM`).
+pub fn emulated() -> bool {
+    std::env::var_os("CILIUM_TEST_VM").is_some_and(|value| !value.is_empty() && value != "0")
+}
+
+/// A deadline as it is to be on this machine: ten times longer where it is emulated.
+pub fn scaled(patience: Duration) -> Duration {
+    if emulated() { patience.saturating_mul(10) } else { patience }
+}
 
 /// Serves TCP and UDP on `port` inside `netns`, both families, until the namespace's process ends:
 /// each answers with `name`, a space, and the address the client was seen with. UDP is bound to each
@@ -81,8 +91,9 @@ pub fn tcp(from: &Netns, to: IpAddr, port: u16) -> Option<Answer> {
     from.enter(|| ask_tcp(SocketAddr::new(to, port), PATIENCE))
 }
 
-/// One TCP request from the calling thread's namespace.
+/// One TCP request from the calling thread's namespace; `patience` is [`scaled`].
 pub fn ask_tcp(to: SocketAddr, patience: Duration) -> Option<Answer> {
+    let patience = scaled(patience);
     let mut stream = TcpStream::connect_timeout(&to, patience).ok()?;
     stream.set_read_timeout(Some(patience)).ok()?;
     stream.write_all(b"?").ok()?;
@@ -97,7 +108,7 @@ pub fn udp(from: &Netns, to: IpAddr, port: u16) -> Option<Answer> {
         let local: SocketAddr =
             if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" }.parse().expect("a literal address");
         let socket = UdpSocket::bind(local).ok()?;
-        socket.set_read_timeout(Some(PATIENCE)).ok()?;
+        socket.set_read_timeout(Some(scaled(PATIENCE))).ok()?;
         socket.connect(SocketAddr::new(to, port)).ok()?;
         socket.send(b"?").ok()?;
         let mut buffer = [0; 128];
@@ -109,12 +120,13 @@ pub fn udp(from: &Netns, to: IpAddr, port: u16) -> Option<Answer> {
 /// Whether one echo request is answered. `payload` bytes with DF set, if given.
 pub fn ping(from: &Netns, to: IpAddr, payload: Option<u32>) -> bool {
     let size = payload.map_or_else(String::new, |n| format!("-M do -s {n}"));
-    from.shell(&format!("ping -n -q -c 1 -W 1 {size} {to}")).status.success()
+    let wait = scaled(Duration::from_secs(1)).as_secs();
+    from.shell(&format!("ping -n -q -c 1 -W {wait} {size} {to}")).status.success()
 }
 
-/// Repeats until it holds, at most `patience`.
+/// Repeats until it holds, at most `patience` ([`scaled`]).
 pub fn eventually(patience: Duration, mut holds: impl FnMut() -> bool) -> bool {
-    let deadline = Instant::now() + patience;
+    let deadline = Instant::now() + scaled(patience);
     loop {
         if holds() {
             return true;

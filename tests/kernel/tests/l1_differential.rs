@@ -46,6 +46,11 @@ fn one(lab: &mut Lab, seed: u64, ended: &mut BTreeMap<String, usize>) -> Vec<Str
                     if out.fault.is_none() {
                         traffic.saw(&out, &seen.data);
                     }
+                    // What was translated is met again as it was, too.
+                    let was = parse(&input.data, v6);
+                    if was.fault.is_none() && was.ends != out.ends {
+                        traffic.saw(&was, &input.data);
+                    }
                 }
             }
             Err(why) => {

@@ -314,9 +314,20 @@ fn clsact_and_tcx_follow_each_other_without_a_gap() {
     }
 }
 
+/// With TCX where the kernel has it.
 #[test]
 fn no_packet_is_lost_while_programs_are_replaced() {
     crate::root_or_skip!();
+    replaced_under_traffic(AttachMode::Auto);
+}
+
+#[test]
+fn no_packet_is_lost_while_filters_are_replaced() {
+    crate::root_or_skip!();
+    replaced_under_traffic(AttachMode::Clsact);
+}
+
+fn replaced_under_traffic(mode: AttachMode) {
     let dir = Dir::new();
     let far = Namespace::enter();
     let _near = Namespace::enter();
@@ -325,7 +336,7 @@ fn no_packet_is_lost_while_programs_are_replaced() {
     run("ip", &["link", "set", "kb-a", "up"]);
     run("ip", &["netns", "exec", &far.name, "ip", "addr", "add", "10.99.0.2/24", "dev", "kb-b"]);
     run("ip", &["netns", "exec", &far.name, "ip", "link", "set", "kb-b", "up"]);
-    let mut bpf = dir.bpf(AttachMode::Auto);
+    let mut bpf = dir.bpf(mode);
     must(&mut bpf, &map_steps());
     load(&mut bpf, 1);
     load(&mut bpf, 2);

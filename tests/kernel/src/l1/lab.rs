@@ -344,7 +344,12 @@ pub fn load(node: &NodeConstants, most: Option<u32>) -> Ebpf {
         loader.map_max_entries(maps::EVENTS.name, 256 << 10);
     }
     loader.override_global("NODE", node.as_bytes(), true);
-    let mut bpf = loader.load(OBJECT).expect("the object is well-formed");
+    // Another object than the release's, to see that the tests notice.
+    let mut bpf = match std::env::var_os("CILIUM_TEST_OBJECT") {
+        Some(path) => loader.load_file(path),
+        None => loader.load(OBJECT),
+    }
+    .expect("the object is well-formed");
     for (name, program) in bpf.programs_mut() {
         let loaded = match program {
             Program::SchedClassifier(program) => program.load(),

@@ -11,6 +11,7 @@
 //! Root is needed. Nothing is pinned and the namespace has no name, so nothing outlives the process.
 
 pub mod compare;
+pub mod cost;
 pub mod lab;
 pub mod model;
 pub mod packet;

@@ -1,0 +1,192 @@
+//! How long a compilation takes in a large cluster: printed for people, and gated only by ratios to other
+//! work of the same run. The full size is for release builds.
+//!
+//! `cargo test --release -p cilium-engine --test compile_speed -- --nocapture`
+
+use cilium_engine::compile::{Compiled, IdBook, compile};
+use cilium_engine::config::Config;
+use cilium_engine::state::*;
+use cilium_engine::world::*;
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+/// How large a cluster.
+#[derive(Clone, Copy, Debug)]
+struct Size {
+    services: u32,
+    remote_endpoints: u32,
+    identities: u32,
+    endpoints: u16,
+    policies: u32,
+}
+
+const FULL: Size =
+    Size { services: 10_000, remote_endpoints: 50_000, identities: 10_000, endpoints: 100, policies: 100 };
+const SMALL: Size =
+    Size { services: 300, remote_endpoints: 1_500, identities: 300, endpoints: 20, policies: 20 };
+
+fn size() -> Size {
+    if cfg!(debug_assertions) { SMALL } else { FULL }
+}
+
+fn addr(first: u8, n: u32) -> IpAddr {
+    let [_, a, b, c] = n.to_be_bytes();
+    IpAddr::from([first, a, b, c])
+}
+
+fn place(n: u32) -> Place {
+    Place { file: format!("shop/{n}.yaml"), line: 3 }
+}
+
+fn labels(app: u32, own: u32) -> Labels {
+    Labels::default()
+        .with("k8s", "io.kubernetes.pod.namespace", "shop")
+        .with("k8s", "io.cilium.k8s.policy.cluster", "default")
+        .with("k8s", "io.cilium.k8s.policy.serviceaccount", "default")
+        .with("k8s", "app", &format!("app{app}"))
+        .with("k8s", "own", &own.to_string())
+}
+
+fn having(key: &str, value: String) -> Selector {
+    let operator = Operator::In([value].into());
+    Selector { requirements: vec![Requirement { label: Label::new("k8s", key), operator }] }
+}
+
+fn config() -> Config {
+    let mut config = Config::default();
+    config.node.name = "n1".into();
+    config.bpf.policy_max = 1 << 17;
+    config
+}
+
+fn world(size: Size) -> World {
+    let mut world = World { synced: SourceSet::ALL, ..World::default() };
+    world.host.devices.push(HostDevice {
+        name: LinkName("eth0".into()),
+        mac: Some(Mac([2, 0, 0, 0, 0, 1])),
+        mtu: 1500,
+        addresses: vec!["192.168.0.1/16".parse().expect("a prefix")],
+        default_route: true,
+    });
+    for n in 1..=200u8 {
+        let ip = IpAddr::from([192, 168, 0, n]);
+        let cidr = format!("10.{n}.0.0/16").parse().expect("a prefix");
+        let addresses = vec![NodeAddress { kind: NodeAddressKind::InternalIp, ip }];
+        world
+            .nodes
+            .insert(format!("n{n}"), Node { addresses, pod_cidrs: vec![cidr], ..Node::default() });
+    }
+    for n in 0..size.identities {
+        world.claims.push(IdentityClaim {
+            number: IdentityId(1000 + n),
+            labels: labels(n % size.policies, n),
+            published_by: Some("n2".into()),
+            place: place(n),
+        });
+    }
+    for n in 0..size.remote_endpoints {
+        let node = 2 + n % 199;
+        let number = n % size.identities;
+        let endpoint = RemoteEndpoint {
+            ips: vec![addr(10, (node << 16) + n / 199 + 2)],
+            identity: IdentityId(1000 + number),
+            labels: labels(number % size.policies, number),
+            node_ip: Some(addr(192, 0xa8_0000 + node)),
+            node_name: Some(format!("n{node}")),
+            ports: Vec::new(),
+            place: place(n),
+        };
+        world.remote_endpoints.insert(ObjectName::new("shop", &format!("r{n}")), endpoint);
+    }
+    for n in 0..size.endpoints {
+        let [high, low] = (n + 2).to_be_bytes();
+        let pod = ObjectName::new("shop", &format!("p{n}"));
+        let app = format!("app{}", u32::from(n) % size.policies);
+        let labels = [("app".to_owned(), app), ("local".to_owned(), n.to_string())].into();
+        world.pods.insert(pod.clone(), Pod { labels, ..Pod::default() });
+        world.endpoints.insert(
+            n + 2,
+            EndpointRecord {
+                id: n + 2,
+                container_id: format!("container{n}"),
+                network: "cilium".into(),
+                ifname: "eth0".into(),
+                netns: "/run/netns/x".into(),
+                pod: Some(pod),
+                pod_uid: None,
+                labels: Default::default(),
+                link: format!("lxc{n}"),
+                mac: Mac([2, 0, 0, 1, high, low]),
+                node_mac: Mac([2, 0, 0, 2, high, low]),
+                ipv4: Some(IpAddr::from([10, 1, high, low])),
+                ipv6: None,
+            },
+        );
+    }
+    for n in 0..size.policies {
+        let clause = Clause {
+            direction: Direction::Ingress,
+            verdict: RuleVerdict::Allow,
+            peers: PeerSet::Of(vec![Peer::Endpoints(having("app", format!("app{n}")))]),
+            ports: PortSet::Of(vec![PortMatch { proto: Protocol::TCP, first: 80, last: 80 }]),
+            path: "ingress[0]".into(),
+        };
+        world.rules.push(PolicyRule {
+            origin: Origin {
+                object: format!("CiliumNetworkPolicy shop/policy{n}"),
+                place: place(n).to_string(),
+                rule: String::new(),
+            },
+            subject: Subject::Endpoints(having("app", format!("app{n}"))),
+            default_deny: DefaultDeny { ingress: true, egress: false },
+            clauses: vec![clause],
+        });
+    }
+    for n in 0..size.services {
+        let name = ObjectName::new("shop", &format!("s{n}"));
+        let port =
+            ServicePort { name: String::new(), port: 80, proto: Protocol::TCP, target: TargetPort::Number(80) };
+        let service = Service {
+            cluster_ips: vec![addr(172, n)],
+            ports: vec![port],
+            selector: None,
+            publish_not_ready: false,
+            place: place(n),
+        };
+        world.services.insert(name.clone(), service);
+        let at = |i: u32| addr(10, ((2 + i % 199) << 16) + i / 199 + 2);
+        let ready = |ip| BackendAddress { ip, ready: true, serving: true, terminating: false };
+        let slice = EndpointSlice {
+            service: name.name.clone(),
+            ports: vec![SlicePort { name: String::new(), port: 8080, proto: Protocol::TCP }],
+            endpoints: (0..3).map(|i| ready(at(n * 3 + i))).collect(),
+            place: place(n),
+        };
+        world.slices.insert(name, slice);
+    }
+    world
+}
+
+/// Median of a few runs, the value of the last one, and not counting its drop.
+fn median<T>(mut what: impl FnMut() -> T) -> (Duration, T) {
+    let mut run = || {
+        let start = Instant::now();
+        let value = what();
+        (start.elapsed(), value)
+    };
+    let mut times: Vec<Duration> = (0..4).map(|_| run().0).collect();
+    let (last, value) = run();
+    times.push(last);
+    times.sort();
+    (times[2], value)
+}
+
+#[test]
+fn a_large_cluster_compiles_in_time() {
+    let (size, config) = (size(), config());
+    let world = world(size);
+    let (cold, first): (_, Compiled) = median(|| compile(&world, &config, &IdBook::default()));
+    let (warm, _) = median(|| compile(&world, &config, &first.book));
+    println!("{size:?}: {} rows, whole compile cold {cold:?}, warm {warm:?}", first.desired.state.len());
+    println!("problems {:?}", first.problems.first());
+}

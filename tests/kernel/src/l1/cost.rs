@@ -1,0 +1,288 @@
+//! What packets cost: nanoseconds of the production programs in `BPF_PROG_TEST_RUN`, beside floors
+//! measured in the same run (an empty program, the lookups and inserts that a packet needs).
+//!
+//! Never: a judgement; limits are given, whoever measures compares.
+
+use super::lab::{Hook, Input, Lab};
+use super::packet::{ACK, SYN, tcp, udp};
+use super::sys::{self, SKB_WORDS, insn};
+use super::world::{A, B, Family, Links, Mode, OUTSIDE_ID, Rule, World, at};
+use cilium_abi::endpoint::{CONFIG_EGRESS_NO_ANY, CONFIG_INGRESS_NO_ANY};
+use std::os::fd::AsFd;
+
+/// `BPF_MAP_TYPE_HASH` and `BPF_MAP_TYPE_LRU_HASH`.
+const HASH: u32 = 1;
+const LRU_HASH: u32 = 9;
+/// Nanoseconds of an insert into an LRU map, as measured for the design.
+const LRU_INSERT: f64 = 400.0;
+/// Nanoseconds of an event: the exact clock, and a place in the ring.
+const EVENT: f64 = 60.0;
+/// Nanoseconds of a lookup in a hash map on a machine that counts as fast.
+const LOOKUP: f64 = 20.0;
+
+/// What kind of packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Sort {
+    /// Of a connection that is known.
+    Established,
+    /// Opens one.
+    New,
+    /// Opens one, through a service.
+    NewService,
+    /// Refused by policy.
+    Denied,
+}
+
+impl Sort {
+    /// Nanoseconds it may take beyond an empty program.
+    pub const fn limit(self) -> f64 {
+        match self {
+            Self::Established => 150.0,
+            Self::New => 1500.0,
+            Self::NewService => 1800.0,
+            Self::Denied => 200.0,
+        }
+    }
+}
+
+/// What the maps take at least, nanoseconds.
+#[derive(Clone, Copy, Debug)]
+pub struct Floors {
+    /// An empty program.
+    pub empty: f64,
+    /// The same, run once.
+    pub empty_once: f64,
+    /// A hash lookup.
+    pub hash: f64,
+    /// A lookup in an LRU hash.
+    pub lru: f64,
+}
+
+/// One packet's cost.
+#[derive(Clone, Debug)]
+pub struct Cost {
+    /// The packet.
+    pub name: String,
+    /// Its kind.
+    pub sort: Sort,
+    /// Nanoseconds beyond an empty program's.
+    pub net: f64,
+    /// Sum of the floors of the maps it touches.
+    pub floors: f64,
+}
+
+/// Least nanoseconds per run over many calls of `each` runs.
+fn least(mut run: impl FnMut(u32) -> u32, each: u32) -> f64 {
+    (0..60).map(|_| run(each)).min().map_or(f64::MAX, f64::from)
+}
+
+const PACKET: [u8; 64] = [2; 64];
+
+fn floor(code: &[u64]) -> f64 {
+    let program = sys::load(code).expect("the verifier takes a floor");
+    let context = [0u32; SKB_WORDS];
+    least(
+        |each| sys::test_run(program.as_fd(), &PACKET, &context, each, 0).expect("a floor runs").nanoseconds,
+        100_000,
+    )
+}
+
+/// A program that looks one key of 40 bytes up.
+fn lookups(kind: u32) -> f64 {
+    let map = sys::create(kind, 40, 36, 8192).expect("a map can be made");
+    sys::update(map.as_fd(), &[0u8; 40], &[0u8; 36]).expect("a row can be written");
+    let [low, high] = sys::load_map(1, map.as_fd());
+    let mut code = vec![insn(0xb7, 0, 0, 0, 0)];
+    code.extend((1..=5).map(|word| insn(0x7b, 10, 0, -8 * word, 0)));
+    code.extend([low, high, insn(0xbf, 2, 10, 0, 0), insn(0x07, 2, 0, 0, -40)]);
+    // bpf_map_lookup_elem
+    code.extend([insn(0x85, 0, 0, 0, 1), insn(0xb7, 0, 0, 0, 0), insn(0x95, 0, 0, 0, 0)]);
+    floor(&code)
+}
+
+/// One established packet over and over. It comes back changed, so the test makes the changes void: the
+/// hardware addresses written are those it had, and TTL lasts for 250 runs.
+fn established(lab: &mut Lab, world: &World, open: &[Input], packet: &Input) -> f64 {
+    lab.enter();
+    lab.install(world);
+    lab.forget();
+    for input in open {
+        lab.run(input).expect("the packet runs");
+    }
+    let (seen, _) = lab.run_with(packet, 1, 0).expect("the packet runs");
+    assert_ne!(seen.verdict, 2, "the packet is established: {:?}", seen.events);
+    least(
+        |each| {
+            let (seen, nanoseconds) = lab.run_with(packet, each, 0).expect("the packet runs");
+            assert_ne!(seen.verdict, 2, "no run dropped it: {:?}", seen.events);
+            nanoseconds
+        },
+        250,
+    )
+}
+
+/// Median nanoseconds of packets that are each run once, since they change what comes after.
+fn once(lab: &mut Lab, world: &World, verdict: i32, packets: impl Iterator<Item = Input>) -> f64 {
+    lab.enter();
+    lab.install(world);
+    lab.forget();
+    let mut times: Vec<u32> = packets
+        .map(|packet| {
+            // Read at once, each event would wake the reader: that is the machine's price, not the program's.
+            let ran = lab.run_unheard(&packet, 1, 0).expect("the packet runs");
+            assert_eq!(ran.verdict, verdict, "as the scenario wants");
+            ran.nanoseconds
+        })
+        .collect();
+    times.sort_unstable();
+    f64::from(times[times.len() / 2])
+}
+
+/// Pod A may open port 80 of pod B, and both are closed otherwise; rows and hints as compiled.
+fn world(lab: &Lab) -> World {
+    let mut world = World::base(&lab.links, lab.mode);
+    world.close(A, true).rule(Rule::any(A, true).peer(B.identity).port(6, 80));
+    world.rule(Rule::any(A, true).peer(B.identity).port(6, 8080));
+    world.close(B, false).rule(Rule::any(B, false).peer(A.identity).port(6, 80));
+    world.rule(Rule::any(B, false).peer(A.identity).port(6, 8080));
+    world.rule(Rule::any(B, false).peer(OUTSIDE_ID).port(6, 80));
+    for (pod, hint) in [(A, CONFIG_EGRESS_NO_ANY), (B, CONFIG_INGRESS_NO_ANY)] {
+        if let Some(config) = world.configs.get_mut(&lab.links.lxc[pod.link]) {
+            config.flags |= hint;
+        }
+    }
+    // Every backend is pod B, on one port.
+    for row in world.backends.values_mut() {
+        row.addr = if row.addr.is_v4() { B.ip(Family::V4) } else { B.ip(Family::V6) };
+    }
+    // What is delivered to B keeps the frame's addresses as they were sent, so that it can be sent again.
+    for row in world.endpoints.values_mut().filter(|row| row.endpoint_id == B.id) {
+        (row.mac, row.node_mac) = (A.node_mac(), A.mac());
+    }
+    world
+}
+
+/// What was measured, in nanoseconds with an empty program's.
+struct Measured {
+    name: String,
+    nanoseconds: f64,
+    sort: Sort,
+    /// Hash lookups, LRU lookups, LRU inserts, events.
+    touches: [f64; 4],
+}
+
+fn repeated(lab: &mut Lab) -> Vec<Measured> {
+    let Links { lxc, eth0, .. } = lab.links;
+    let world = world(lab);
+    let at_hook = |hook, ifindex, data: Vec<u8>| Input { hook, ifindex, mark: 0, wire: None, data };
+    let from_a = |data| at_hook(Hook::FromContainer, lxc[A.link], data);
+    let mut out = Vec::new();
+    for family in [Family::V4, Family::V6] {
+        let (a, b, outside) = (A.ip(family), B.ip(family), at::outside(family));
+        let mut add = |name: &str, nanoseconds, touches| {
+            out.push(Measured {
+                name: format!("{family:?} {name}"),
+                nanoseconds,
+                sort: Sort::Established,
+                touches,
+            });
+        };
+        let forward = |flags| tcp(a, b, (4000, 80), flags).from(A).ttl(255).bytes();
+        let back = |flags| tcp(b, a, (80, 4000), flags).from(B).bytes();
+        let open = [
+            from_a(forward(SYN)),
+            at_hook(Hook::FromContainer, lxc[B.link], back(SYN | ACK)),
+            from_a(forward(ACK)),
+        ];
+        // Two configurations, an endpoint, two policies of two rows.
+        add(
+            "established, pod to pod",
+            established(lab, &world, &open, &from_a(forward(ACK))),
+            [7.0, 1.0, 0.0, 0.0],
+        );
+        let inward =
+            |flags| at_hook(Hook::ToContainer, lxc[B.link], tcp(outside, b, (4000, 80), flags).bytes());
+        let host_to_pod = established(lab, &world, &[inward(SYN), inward(ACK)], &inward(ACK));
+        // A configuration, an endpoint, an exact address, a policy of two rows; the identity is remembered.
+        add("established, host side to pod", host_to_pod, [5.0, 1.0, 0.0, 0.0]);
+        let leaving = || at_hook(Hook::ToNetdev, eth0, udp(at::node(family), outside, (4000, 53)).bytes());
+        add(
+            "the node's own, out of a device",
+            established(lab, &world, &[leaving()], &leaving()),
+            [2.0, 2.0, 0.0, 0.0],
+        );
+    }
+    out
+}
+
+/// Packets that open something or are refused. `once_more` is what a single run costs beyond one of many.
+fn singular(lab: &mut Lab, once_more: f64) -> Vec<Measured> {
+    let lxc = lab.links.lxc;
+    let world = world(lab);
+    let mut out = Vec::new();
+    for family in [Family::V4, Family::V6] {
+        let (a, b, service) = (A.ip(family), B.ip(family), at::service(family));
+        let packets = |dst, port| {
+            (10_000..10_700).map(move |source| {
+                let data = tcp(a, dst, (source, port), SYN).from(A).bytes();
+                Input { hook: Hook::FromContainer, ifindex: lxc[A.link], mark: 0, wire: None, data }
+            })
+        };
+        let mut add = |name: &str, nanoseconds, sort, touches| {
+            out.push(Measured { name: format!("{family:?} {name}"), nanoseconds, sort, touches });
+        };
+        add("new, pod to pod", once(lab, &world, 7, packets(b, 80)), Sort::New, [8.0, 1.0, 1.0, 0.0]);
+        add(
+            "new, by a service",
+            once(lab, &world, 7, packets(service, 80)),
+            Sort::NewService,
+            [11.0, 3.0, 2.0, 0.0],
+        );
+        let refused = packets(b, 81).next().expect("there is one");
+        let denied = least(
+            |each| {
+                lab.forget();
+                let ran = lab.run_unheard(&refused, each, 0).expect("the packet runs");
+                assert_eq!(ran.verdict, 2, "policy refuses it");
+                ran.nanoseconds
+            },
+            300,
+        );
+        out.push(Measured {
+            name: format!("{family:?} denied, two events"),
+            nanoseconds: denied + once_more,
+            sort: Sort::Denied,
+            touches: [5.0, 1.0, 0.0, 2.0],
+        });
+    }
+    out
+}
+
+/// Measures all. The calling thread ends up in the lab's namespace.
+pub fn measure() -> (Floors, Vec<Cost>) {
+    let mut lab = Lab::new(Mode::Native);
+    lab.enter();
+    let empty_code = [insn(0xb7, 0, 0, 0, 0), insn(0x95, 0, 0, 0, 0)];
+    let empty = floor(&empty_code);
+    let (hash, lru) = (lookups(HASH) - empty, lookups(LRU_HASH) - empty);
+    let program = sys::load(&empty_code).expect("the verifier takes a floor");
+    let context = [0u32; SKB_WORDS];
+    let mut single: Vec<u32> = (0..1500)
+        .map(|_| sys::test_run(program.as_fd(), &PACKET, &context, 1, 0).expect("a floor runs").nanoseconds)
+        .collect();
+    single.sort_unstable();
+    let empty_once = f64::from(single[single.len() / 2]);
+    // Under emulation everything takes as many times longer as a lookup does.
+    let slow = (hash / LOOKUP).max(1.0);
+    let each = [hash, lru, LRU_INSERT * slow, EVENT * slow];
+    let cost = |measured: Measured, base: f64| Cost {
+        name: measured.name,
+        sort: measured.sort,
+        net: measured.nanoseconds - base,
+        floors: measured.touches.iter().zip(each).map(|(n, ns)| n * ns).sum(),
+    };
+    let mut all: Vec<Cost> = repeated(&mut lab).into_iter().map(|measured| cost(measured, empty)).collect();
+    let singular = singular(&mut lab, empty_once - empty);
+    all.extend(singular.into_iter().map(|measured| cost(measured, empty_once)));
+    (Floors { empty, empty_once, hash, lru }, all)
+}
