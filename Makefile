@@ -54,6 +54,16 @@ test-long: ebpf ## the same with the full counts
 test-vm: ebpf setup-vm ## every program, the packet tests and two whole nodes on other kernels, under QEMU
 	@tests/vm/run
 
+.PHONY: bench
+bench: build ## the performance goals, each against a reference in the same run (root, minutes)
+	cargo build --release --package cilium-bench
+	@$(TARGET)/release/cilium-bench --json $(TARGET)/bench.json
+
+.PHONY: bench-quick
+bench-quick: build ## the part of it without traffic; a missed goal fails it
+	cargo build --release --package cilium-bench
+	@$(TARGET)/release/cilium-bench --quick --json $(TARGET)/bench.json
+
 .PHONY: lint
 lint: ebpf ## formatting, clippy, rustdoc, generated files; warnings are errors
 	cargo fmt --all -- --check

@@ -69,6 +69,8 @@ reasons! {
     SNAT_UNSUPPORTED_PROTOCOL = 168, "Unsupported protocol for NAT masquerade";
     /// The kernel's FIB has no way.
     FIB_LOOKUP_FAILED = 169, "FIB lookup failed";
+    /// A pod may not send what a node would take for the overlay's.
+    ENCAPSULATION_PROHIBITED = 170, "Encapsulation traffic is prohibited";
     /// An identity that cannot be.
     INVALID_IDENTITY = 171, "Invalid identity";
     /// The sender is not known.

@@ -19,7 +19,7 @@ use cilium_abi::{
     endpoint::{ENDPOINT_HOST, EndpointConfigRow, EndpointRow},
     event::{point, reason},
     identity,
-    node::NODE_ALLOW_LOCALHOST,
+    node::{NODE_ALLOW_LOCALHOST, NODE_TUNNEL},
     proto,
 };
 
@@ -79,6 +79,7 @@ pub fn from<F: Family>(skb: Skb, flow: &mut Flow, config: &EndpointConfigRow) ->
                 return back_to_itself::<F>(skb, flow, config, row);
             }
             flow.dst_identity = identity::HOST;
+            refuse_overlay(flow, identity::HOST)?;
             if conntrack::is_forward(flow) {
                 policy::egress(skb, flow, config, identity::HOST)?;
             }
@@ -89,6 +90,7 @@ pub fn from<F: Family>(skb: Skb, flow: &mut Flow, config: &EndpointConfigRow) ->
         None => {
             let far = ipcache::far::<F>(&flow.tuple.dst, row.as_deref());
             flow.dst_identity = far.identity;
+            refuse_overlay(flow, far.identity)?;
             if conntrack::is_forward(flow) {
                 policy::egress(skb, flow, config, far.identity)?;
             }
@@ -103,6 +105,22 @@ pub fn from<F: Family>(skb: Skb, flow: &mut Flow, config: &EndpointConfigRow) ->
             }
         }
     }
+}
+
+/// A node takes whatever comes to its overlay port from another node's address for encapsulated by that
+/// node, sender's identity included; and a pod's packets leave with its node's address.
+#[inline(always)]
+fn refuse_overlay(flow: &Flow, peer: u32) -> Step<()> {
+    let is_node = matches!(peer, identity::HOST | identity::REMOTE_NODE | identity::KUBE_APISERVER)
+        || peer & identity::REMOTE_NODE_SCOPE != 0;
+    if is_node
+        && node!(flags) & NODE_TUNNEL != 0
+        && flow.tuple.proto == proto::UDP
+        && flow.tuple.dst_port == node!(tunnel_port)
+    {
+        return Err(cause!(ENCAPSULATION_PROHIBITED));
+    }
+    Ok(())
 }
 
 /// From a pod through a service to itself: with the router's address as source, or the pod's stack

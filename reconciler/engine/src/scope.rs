@@ -11,6 +11,9 @@ use std::collections::BTreeSet;
 /// The keys whose rows differ.
 fn changed<R: Resource>(before: &Table<R>, now: &Table<R>) -> BTreeSet<R::Key> {
     let mut keys = BTreeSet::new();
+    if before.shares(now) {
+        return keys;
+    }
     let (mut before, mut now) = (before.iter().peekable(), now.iter().peekable());
     loop {
         let side = match (before.peek(), now.peek()) {

@@ -3,7 +3,7 @@
 //!
 //! `cargo test --release -p cilium-engine --test compile_speed -- --nocapture`
 
-use cilium_engine::compile::{Compiled, IdBook, compile};
+use cilium_engine::compile::{Compiled, Compiler, IdBook, compile};
 use cilium_engine::config::Config;
 use cilium_engine::state::*;
 use cilium_engine::world::*;
@@ -72,9 +72,7 @@ fn world(size: Size) -> World {
         let ip = IpAddr::from([192, 168, 0, n]);
         let cidr = format!("10.{n}.0.0/16").parse().expect("a prefix");
         let addresses = vec![NodeAddress { kind: NodeAddressKind::InternalIp, ip }];
-        world
-            .nodes
-            .insert(format!("n{n}"), Node { addresses, pod_cidrs: vec![cidr], ..Node::default() });
+        world.nodes.insert(format!("n{n}"), Node { addresses, pod_cidrs: vec![cidr], ..Node::default() });
     }
     for n in 0..size.identities {
         world.claims.push(IdentityClaim {
@@ -144,8 +142,12 @@ fn world(size: Size) -> World {
     }
     for n in 0..size.services {
         let name = ObjectName::new("shop", &format!("s{n}"));
-        let port =
-            ServicePort { name: String::new(), port: 80, proto: Protocol::TCP, target: TargetPort::Number(80) };
+        let port = ServicePort {
+            name: String::new(),
+            port: 80,
+            proto: Protocol::TCP,
+            target: TargetPort::Number(80),
+        };
         let service = Service {
             cluster_ips: vec![addr(172, n)],
             ports: vec![port],
@@ -184,9 +186,28 @@ fn median<T>(mut what: impl FnMut() -> T) -> (Duration, T) {
 #[test]
 fn a_large_cluster_compiles_in_time() {
     let (size, config) = (size(), config());
-    let world = world(size);
+    let mut world = world(size);
     let (cold, first): (_, Compiled) = median(|| compile(&world, &config, &IdBook::default()));
-    let (warm, _) = median(|| compile(&world, &config, &first.book));
-    println!("{size:?}: {} rows, whole compile cold {cold:?}, warm {warm:?}", first.desired.state.len());
-    println!("problems {:?}", first.problems.first());
+    let (warm, second) = median(|| compile(&world, &config, &first.book));
+    let rows = second.desired.state.len();
+    println!("{size:?}: {rows} rows; whole compile cold {cold:?}, warm {warm:?}");
+    assert!(first.problems.is_empty(), "{:?}", first.problems.first());
+
+    let mut compiler = Compiler::default();
+    drop(compiler.compile(&world, &config, &first.book));
+    let (same, _) = median(|| compiler.compile(&world, &config, &first.book));
+    let mut line = 10;
+    let (service, _) = median(|| {
+        line += 1;
+        world.services.values_mut().next().expect("a Service").place.line = line;
+        compiler.compile(&world, &config, &first.book)
+    });
+    let (pod, _) = median(|| {
+        line += 1;
+        world.endpoints.values_mut().next().expect("a pod").container_id = format!("container{line}");
+        compiler.compile(&world, &config, &first.book)
+    });
+    println!("keyed: nothing new {same:?}, one Service {service:?}, one pod {pod:?}");
+    // Far from what it is, so that a busy machine is no failure; lost memory is.
+    assert!(same < warm * 4 / 5, "nothing new {same:?}, whole {warm:?}");
 }

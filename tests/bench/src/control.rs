@@ -10,6 +10,7 @@ use cilium_tests_kernel::probe::{eventually, serve, tcp};
 use cilium_tests_kernel::{Cluster, Netns, Node, Options, Pod, floor};
 use std::fmt::Write as _;
 use std::net::SocketAddr;
+use std::os::unix::net::UnixStream;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -32,7 +33,11 @@ fn objects(cluster: &Cluster, name: &str, count: usize) {
 }
 
 fn call(node: &Node, command: &str, netns: &Netns, pod: &str) -> Result<()> {
-    Call::new(node, command, netns).pod(pod).run().map(drop).map_err(|e| anyhow!("CNI {command} of {pod}: {e}"))
+    Call::new(node, command, netns)
+        .pod(pod)
+        .run()
+        .map(drop)
+        .map_err(|e| anyhow!("CNI {command} of {pod}: {e}"))
 }
 
 /// C9: one attachment against the fewest netlink messages, in turn; a burst; detachment.
@@ -206,8 +211,12 @@ pub(crate) fn restarts(ours: &mut Ours) -> Result<Vec<Figure>> {
         short_lived.done.load(Ordering::Relaxed)
     );
     let slowest = steady.slowest.load(Ordering::Relaxed).max(short_lived.slowest.load(Ordering::Relaxed));
-    let mut failed =
-        Figure::value(("C10", "restart under traffic, errors"), "", exact(errors.len() as f64), Goal::limit(0.0));
+    let mut failed = Figure::value(
+        ("C10", "restart under traffic, errors"),
+        "",
+        exact(errors.len() as f64),
+        Goal::limit(0.0),
+    );
     failed.reference = traffic;
     if let Some(first) = errors.first() {
         failed.verdict = Verdict::Void(first.clone());
@@ -223,7 +232,12 @@ pub(crate) fn restarts(ours: &mut Ours) -> Result<Vec<Figure>> {
             goal: None,
             verdict: Verdict::None,
         },
-        Figure::value(("C10", format!("rows written by {TIMES} restarts")), "", exact(written as f64), Goal::limit(0.0)),
+        Figure::value(
+            ("C10", format!("rows written by {TIMES} restarts")),
+            "",
+            exact(written as f64),
+            Goal::limit(0.0),
+        ),
         Figure::value(("C10", "restart to healthy"), "s", bootstrap(&ready), Goal::at_most(2.0, 0.7)),
     ])
 }
@@ -243,14 +257,9 @@ pub(crate) fn first_start() -> Result<Vec<Figure>> {
         }
         let started = Instant::now();
         node.start_agent();
-        let answers = |run: &std::path::Path| {
-            std::fs::read_dir(run).is_ok_and(|mut entries| {
-                entries.any(|e| e.is_ok_and(|e| e.file_name().to_string_lossy().ends_with(".sock")))
-            })
-        };
-        let run = node.dir.join("run");
-        if !eventually(Duration::from_secs(20), || answers(&run)) {
-            bail!("the agent opens no socket\n{}", node.log_tail());
+        let socket = node.dir.join("run/cilium.sock");
+        if !eventually(Duration::from_secs(20), || UnixStream::connect(&socket).is_ok()) {
+            bail!("the agent does not listen\n{}", node.log_tail());
         }
         let pods: [Pod; 2] = ["first", "second"].map(|name| cluster.pod(0, name, "app: first"));
         serve(&pods[1].netns, "second", PORT);
@@ -285,7 +294,12 @@ pub(crate) fn memory(cluster: &Cluster) -> Result<Vec<Figure>> {
         sizes.push(field("VmRSS:")?);
         anonymous.push(field("RssAnon:")?);
     }
-    let mut figure = Figure::value(("C12", "agent's memory (RSS), idle"), "MiB", bootstrap(&sizes), Goal::at_most(24.0, 12.0));
+    let mut figure = Figure::value(
+        ("C12", "agent's memory (RSS), idle"),
+        "MiB",
+        bootstrap(&sizes),
+        Goal::at_most(24.0, 12.0),
+    );
     figure.reference = format!("of it not file-backed: {} MiB", short(median(&anonymous)));
     Ok(vec![figure])
 }

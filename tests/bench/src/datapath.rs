@@ -76,8 +76,13 @@ pub(crate) fn measure(
     for (pair, name) in ours.iter().zip(["ours", "ours again"]) {
         ways.push(Path { name, client: &pair.client.netns, server: &pair.server });
     }
-    ways.extend(others.iter().map(|(name, other)| Path { name, client: &other.client, server: &other.server }));
-    let mut race = Race { ways, work: subject.work, chance: Chance::new(subject.id.0.len() as u64), rounds: Vec::new() };
+    ways.extend(others.iter().map(|(name, other)| Path {
+        name,
+        client: &other.client,
+        server: &other.server,
+    }));
+    let mut race =
+        Race { ways, work: subject.work, chance: Chance::new(subject.id.0.len() as u64), rounds: Vec::new() };
     eprintln!("bench: {}", subject.id.1);
     let mut until = ROUNDS;
     loop {
@@ -120,13 +125,29 @@ fn void(subject: &Subject, why: String) -> Figure {
 /// The goals measured by traffic that are wanted, within a node and across.
 pub(crate) fn run(ours: &Ours, wanted: &dyn Fn(&str) -> bool, most: usize) -> Result<Vec<Figure>> {
     let within = [
-        Subject { id: ("D1", "pod to pod, round trip, p50"), work: Work::RoundTrips, goal: Goal::at_most(1.0, 0.95) },
-        Subject { id: ("D2", "pod to pod, connection, p50"), work: Work::Connections, goal: Goal::at_most(1.05, 0.99) },
+        Subject {
+            id: ("D1", "pod to pod, round trip, p50"),
+            work: Work::RoundTrips,
+            goal: Goal::at_most(1.0, 0.95),
+        },
+        Subject {
+            id: ("D2", "pod to pod, connection, p50"),
+            work: Work::Connections,
+            goal: Goal::at_most(1.05, 0.99),
+        },
         Subject { id: ("D4", "pod to pod, stream"), work: Work::Stream, goal: Goal::at_least(0.93, 0.98) },
     ];
     let across = [
-        Subject { id: ("D13", "VXLAN, round trip, p50"), work: Work::RoundTrips, goal: Goal::at_most(1.05, 0.97) },
-        Subject { id: ("D13", "VXLAN, connection, p50"), work: Work::Connections, goal: Goal::at_most(1.05, 0.97) },
+        Subject {
+            id: ("D13", "VXLAN, round trip, p50"),
+            work: Work::RoundTrips,
+            goal: Goal::at_most(1.05, 0.97),
+        },
+        Subject {
+            id: ("D13", "VXLAN, connection, p50"),
+            work: Work::Connections,
+            goal: Goal::at_most(1.05, 0.97),
+        },
     ];
     let mut out = Vec::new();
     if within.iter().any(|subject| wanted(subject.id.0)) {
@@ -135,7 +156,8 @@ pub(crate) fn run(ours: &Ours, wanted: &dyn Fn(&str) -> bool, most: usize) -> Re
         if let Err(e) = &tracked {
             eprintln!("bench: no figures with nf_conntrack: {e:#}");
         }
-        let others: Vec<(&str, &Reference)> = tracked.iter().map(|other| ("rt with nf_conntrack", other)).collect();
+        let others: Vec<(&str, &Reference)> =
+            tracked.iter().map(|other| ("rt with nf_conntrack", other)).collect();
         for subject in within.iter().filter(|subject| wanted(subject.id.0)) {
             out.extend(measure(subject, ("rt", &rt), &ours.within, &others, most));
         }

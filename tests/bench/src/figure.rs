@@ -55,10 +55,11 @@ impl Goal {
 
     /// What an interval means.
     pub(crate) fn judge(self, interval: Interval) -> Verdict {
-        if self.stretch.is_some_and(|stretch| self.reached(stretch, interval)) {
-            Verdict::Stretch
-        } else if self.reached(self.must, interval) {
-            Verdict::Pass
+        if self.reached(self.must, interval) {
+            match self.stretch {
+                Some(stretch) if self.reached(stretch, interval) => Verdict::Stretch,
+                _ => Verdict::Pass,
+            }
         } else if self.missed(interval) {
             Verdict::Fail
         } else {
@@ -145,7 +146,12 @@ impl Figure {
     }
 
     /// Judges a value on its own.
-    pub(crate) fn value((id, name): (&'static str, impl Into<String>), unit: &str, number: Interval, goal: Goal) -> Self {
+    pub(crate) fn value(
+        (id, name): (&'static str, impl Into<String>),
+        unit: &str,
+        number: Interval,
+        goal: Goal,
+    ) -> Self {
         let value = format!("{} {unit}", short(number.mid));
         let verdict = goal.judge(number);
         Self { id, name: name.into(), value, reference: "-".into(), number, goal: Some(goal), verdict }
@@ -187,7 +193,8 @@ pub(crate) fn short(number: f64) -> String {
 
 /// The table.
 pub(crate) fn table(figures: &[Figure]) -> String {
-    let head = ["#", "figure", "value", "reference", "ratio or value [95 %]", "goal (stretch)", "verdict"].map(String::from);
+    let head = ["#", "figure", "value", "reference", "ratio or value [95 %]", "goal (stretch)", "verdict"]
+        .map(String::from);
     let rows: Vec<[String; 7]> = std::iter::once(head).chain(figures.iter().map(Figure::cells)).collect();
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
     let widths: [usize; 7] = std::array::from_fn(width);
@@ -241,9 +248,8 @@ mod tests {
 
     #[test]
     fn a_row_is_one_line_and_aligned() {
-        let figure = |name: &str| {
-            Figure::value(("C12", name), "MiB", at(10.0, 10.0), Goal::at_most(24.0, 12.0))
-        };
+        let figure =
+            |name: &str| Figure::value(("C12", name), "MiB", at(10.0, 10.0), Goal::at_most(24.0, 12.0));
         let text = table(&[figure("short"), figure("µ a longer name")]);
         let places: Vec<usize> =
             text.lines().skip(1).map(|line| line.chars().take_while(|c| *c != '≤').count()).collect();

@@ -72,7 +72,8 @@ fn measure(wanted: &Wanted) -> Result<Vec<Figure>> {
     }
     if wanted.any(&["C1", "C2"]) {
         begun("passes over many rows");
-        figures.extend(std::thread::spawn(maps::run).join().map_err(|_| anyhow::anyhow!("C1, C2 panicked"))??);
+        figures
+            .extend(std::thread::spawn(maps::run).join().map_err(|_| anyhow::anyhow!("C1, C2 panicked"))??);
     }
     if wanted.traffic == Traffic::Quick {
         if wanted.any(&["C12"]) {
@@ -125,7 +126,8 @@ fn main() -> Result<ExitCode> {
     print!("{}", figure::table(&figures));
     let mut json = figure::json(&figures);
     json["seconds"] = started.elapsed().as_secs().into();
-    std::fs::write(&wanted.json, format!("{json:#}\n")).with_context(|| format!("write {}", wanted.json.display()))?;
+    std::fs::write(&wanted.json, format!("{json:#}\n"))
+        .with_context(|| format!("write {}", wanted.json.display()))?;
     println!("{} s; {}", started.elapsed().as_secs(), wanted.json.display());
     let missed = figures.iter().any(|figure| figure.verdict.is_bad());
     Ok(if missed && wanted.traffic == Traffic::Quick { ExitCode::FAILURE } else { ExitCode::SUCCESS })

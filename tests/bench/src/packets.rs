@@ -32,7 +32,8 @@ pub(crate) fn run() -> Result<Vec<Figure>> {
 fn figure(sort: Sort, name: &str, costs: &[Cost]) -> Figure {
     let all = |of: fn(&Cost) -> f64| costs.iter().map(of).collect::<Vec<_>>();
     let (net, floors) = (median(&all(|cost| cost.net)), median(&all(|cost| cost.floors)));
-    let goal = Goal::at_most(RATIO.0.min(sort.limit() / floors), RATIO.1);
+    let most = RATIO.0.min(sort.limit() / floors);
+    let goal = Goal::at_most(most, RATIO.1.min(most));
     Figure::ratio(
         ("D10", name),
         format!("{} ns", short(net)),

@@ -26,8 +26,7 @@ pub(crate) fn bootstrap(samples: &[f64]) -> Interval {
     let mut chance = Chance::new(samples.len() as u64);
     let mut medians: Vec<f64> = (0..DRAWS)
         .map(|_| {
-            let drawn: Vec<f64> =
-                samples.iter().map(|_| samples[chance.below(samples.len())]).collect();
+            let drawn: Vec<f64> = samples.iter().map(|_| samples[chance.below(samples.len())]).collect();
             median(&drawn)
         })
         .collect();
@@ -68,7 +67,8 @@ mod tests {
     #[test]
     fn the_interval_holds_the_median_and_narrows() {
         let mut chance = Chance::new(7);
-        let mut draw = |n: usize| -> Vec<f64> { (0..n).map(|_| 1.0 + chance.below(1000) as f64 / 1e4).collect() };
+        let mut draw =
+            |n: usize| -> Vec<f64> { (0..n).map(|_| 1.0 + chance.below(1000) as f64 / 1e4).collect() };
         let (few, many) = (bootstrap(&draw(20)), bootstrap(&draw(2000)));
         for interval in [few, many] {
             assert!(interval.low <= interval.mid && interval.mid <= interval.high, "{interval:?}");

@@ -40,7 +40,8 @@ fn clear(prefix: &str) {
     };
     for name in names("/var/run/netns") {
         let inside = Command::new("ip").args(["netns", "pids", &name]).output();
-        let inside = inside.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
+        let inside =
+            inside.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
         for pid in inside.lines().filter_map(|line| line.trim().parse::<i32>().ok()) {
             // SAFETY: a plain system call; the process is in a namespace made by the one we started.
             unsafe { libc::kill(pid, libc::SIGKILL) };

@@ -74,10 +74,10 @@ pub(crate) struct Server {
 impl Server {
     /// Serves inside `netns`; clients reach it at `address`.
     pub(crate) fn start(netns: &Netns, address: IpAddr) -> Result<Self> {
-        let [echo, sink, closed] = netns.enter(|| {
-            [ECHO, SINK, CLOSED].map(|port| TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)))
-        });
-        let (echo, sink, closed) = (echo.context("listen")?, sink.context("listen")?, closed.context("listen")?);
+        let [echo, sink, closed] =
+            netns.enter(|| [ECHO, SINK, CLOSED].map(|port| TcpListener::bind((Ipv4Addr::UNSPECIFIED, port))));
+        let (echo, sink, closed) =
+            (echo.context("listen")?, sink.context("listen")?, closed.context("listen")?);
         std::thread::spawn(move || {
             pin();
             each(&echo, |stream| {
@@ -130,10 +130,13 @@ pub(crate) struct Path<'a> {
 /// Prepares a client's namespace: plain congestion control, and ports enough for many connections.
 pub(crate) fn prepare(netns: &Netns) -> Result<()> {
     netns.enter(|| {
-        for (key, value) in
-            [("tcp_congestion_control", "reno"), ("tcp_tw_reuse", "1"), ("ip_local_port_range", "10000 65000")]
-        {
-            std::fs::write(format!("/proc/sys/net/ipv4/{key}"), value).with_context(|| format!("sysctl {key}"))?;
+        for (key, value) in [
+            ("tcp_congestion_control", "reno"),
+            ("tcp_tw_reuse", "1"),
+            ("ip_local_port_range", "10000 65000"),
+        ] {
+            std::fs::write(format!("/proc/sys/net/ipv4/{key}"), value)
+                .with_context(|| format!("sysctl {key}"))?;
         }
         Ok(())
     })

@@ -104,17 +104,20 @@ pub fn ask_tcp(to: SocketAddr, patience: Duration) -> Option<Answer> {
 
 /// One UDP request; `None` if nothing came back in time.
 pub fn udp(from: &Netns, to: IpAddr, port: u16) -> Option<Answer> {
-    from.enter(|| {
-        let local: SocketAddr =
-            if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" }.parse().expect("a literal address");
-        let socket = UdpSocket::bind(local).ok()?;
-        socket.set_read_timeout(Some(scaled(PATIENCE))).ok()?;
-        socket.connect(SocketAddr::new(to, port)).ok()?;
-        socket.send(b"?").ok()?;
-        let mut buffer = [0; 128];
-        let n = socket.recv(&mut buffer).ok()?;
-        parse(std::str::from_utf8(&buffer[..n]).ok()?)
-    })
+    from.enter(|| ask_udp(SocketAddr::new(to, port), PATIENCE))
+}
+
+/// One UDP request from the calling thread's namespace; `patience` is [`scaled`].
+pub fn ask_udp(to: SocketAddr, patience: Duration) -> Option<Answer> {
+    let local: SocketAddr =
+        if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" }.parse().expect("a literal address");
+    let socket = UdpSocket::bind(local).ok()?;
+    socket.set_read_timeout(Some(scaled(patience))).ok()?;
+    socket.connect(to).ok()?;
+    socket.send(b"?").ok()?;
+    let mut buffer = [0; 128];
+    let n = socket.recv(&mut buffer).ok()?;
+    parse(std::str::from_utf8(&buffer[..n]).ok()?)
 }
 
 /// Whether one echo request is answered. `payload` bytes with DF set, if given.

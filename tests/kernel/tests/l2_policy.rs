@@ -6,10 +6,13 @@ use cilium_tests_kernel::policy_cases::{CATEGORIES, Case, Probe, Why, all};
 use cilium_tests_kernel::probe::eventually;
 use cilium_tests_kernel::{Mode, Options};
 use std::sync::Mutex;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Cases that are played at once, each in a namespace of its own.
 const LANES: usize = 6;
+
+/// How long to wait for an answer that must not come. That it was dropped is what the monitor tells.
+const SILENCE: Duration = Duration::from_millis(250);
 
 /// Runs a check for every case at once and collects what is wrong.
 fn together(cases: &[Case], check: impl Fn(usize, &Case) -> Vec<String> + Sync) -> Vec<String> {
@@ -42,7 +45,7 @@ fn open(stage: &Stage, lane: usize, case: &Case) -> Vec<String> {
 fn enforced(stage: &Stage, lane: usize, case: &Case) -> Vec<String> {
     let (denied, mirror) = (Probe::parse(case.denied), Probe::parse(case.mirror));
     let (passes, let_in) = std::thread::scope(|scope| {
-        let denied = scope.spawn(|| stage.ask(lane, denied));
+        let denied = scope.spawn(|| stage.ask_within(lane, denied, SILENCE));
         (stage.ask(lane, mirror), denied.join().expect("the right one answers, or nobody"))
     });
     let mut wrong = Vec::new();

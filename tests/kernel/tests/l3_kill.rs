@@ -3,7 +3,7 @@
 use cilium_tests_kernel::cluster::{Node, OUTSIDE_V4, long};
 use cilium_tests_kernel::probe::{eventually, serve, tcp};
 use cilium_tests_kernel::{Cluster, Netns, Options, Pod};
-use std::io::{Read, Write};
+use std::io::{Read, Seek, SeekFrom, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::path::PathBuf;
@@ -244,13 +244,14 @@ fn kills_lose_nothing() {
     let churn = std::thread::spawn({
         let (folder, stop) = (Folder(cluster.manifests.clone()), stop.clone());
         move || {
-            let mut changes = 0;
+            let (mut changes, start) = (0u64, Instant::now());
             while !stop.load(Ordering::Relaxed) {
                 folder.change(changes);
                 changes += 1;
-                std::thread::sleep(Duration::from_millis(50));
+                let due = start + Duration::from_millis(50 * changes);
+                std::thread::sleep(due.saturating_duration_since(Instant::now()));
             }
-            changes
+            (changes, start.elapsed())
         }
     });
 
@@ -258,16 +259,17 @@ fn kills_lose_nothing() {
     let (mut inside, mut back) = (0, Vec::new());
     for kill in 0..kills {
         let from = cluster.nodes[0].log().len();
-        let tail = |node: &Node| node.log().get(from..).unwrap_or_default().to_owned();
         // Most kills wait for a write to begin; the others come at any time.
         if kill % 5 == 4 {
             std::thread::sleep(Duration::from_millis(random.below(400)));
         } else {
             let which = 1 + usize::try_from(random.below(8)).expect("small");
-            eventually(Duration::from_secs(5), || true);
-            let deadline = Instant::now() + Duration::from_secs(5);
-            while tail(&cluster.nodes[0]).matches("progress=Begin").count() < which && Instant::now() < deadline {
-                std::hint::spin_loop();
+            let mut log = std::fs::File::open(cluster.nodes[0].dir.join("agent.log")).expect("the agent's log");
+            log.seek(SeekFrom::Start(u64::try_from(from).expect("small"))).expect("its end");
+            let (deadline, mut since) = (Instant::now() + Duration::from_secs(5), String::new());
+            while since.matches("progress=Begin").count() < which && Instant::now() < deadline {
+                log.read_to_string(&mut since).expect("read the log");
+                std::thread::sleep(Duration::from_micros(100));
             }
         }
         cluster.nodes[0].stop_agent(libc::SIGKILL);
@@ -288,7 +290,7 @@ fn kills_lose_nothing() {
     }
     cluster.nodes[0].wait_healthy(WAIT);
     stop.store(true, Ordering::Relaxed);
-    let changes = churn.join().expect("the changer");
+    let (changes, took) = churn.join().expect("the changer");
     let mut failed = Vec::new();
     let (mut answers, mut retransmitted, mut slowest) = (0, 0, Duration::ZERO);
     let connections = flows.len();
@@ -319,7 +321,7 @@ fn kills_lose_nothing() {
     back.sort();
     let at = |share: usize| back[(back.len() * share / 100).min(back.len() - 1)];
     eprintln!(
-        "{kills} kills, {inside} inside an apply; {changes} changes; {connections} TCP flows: {answers} answers, slowest {slowest:?}, \
+        "{kills} kills, {inside} inside an apply; {changes} changes in {took:?}; {connections} TCP flows: {answers} answers, slowest {slowest:?}, \
          {retransmitted} segments sent again; {} datagrams; in sync again p50 {:?}, p99 {:?}",
         datagrams + got(),
         at(50),

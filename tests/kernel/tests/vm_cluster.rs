@@ -3,6 +3,7 @@
 
 use cilium_tests_kernel::probe::{emulated, eventually, ping, scaled, serve, tcp, udp};
 use cilium_tests_kernel::{Cluster, Mode, Netns, Options, Pod};
+use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
@@ -39,8 +40,19 @@ fn filters(netns: &Netns) -> Vec<String> {
     text.lines().filter(|line| line.contains("cil_")).map(str::to_owned).collect()
 }
 
+/// Programs and maps of ours that the kernel holds, with their ids.
+fn loaded() -> BTreeSet<String> {
+    let programs = aya::programs::loaded_programs().flatten();
+    let programs = programs.filter_map(|p| Some(format!("program {} {}", p.id(), p.name_as_str()?)));
+    let maps = aya::maps::loaded_maps().flatten();
+    let maps = maps.filter_map(|m| Some(format!("map {} {}", m.id(), m.name_as_str()?)));
+    programs.chain(maps).filter(|what| what.contains(" cil")).collect()
+}
+
 struct Scene {
     cluster: Cluster,
+    /// What was loaded before it, by others.
+    strange: BTreeSet<String>,
     /// A client and a server on the first node, a server on the second.
     a: Pod,
     b: Pod,
@@ -54,7 +66,7 @@ fn of(pod: &Pod) -> [IpAddr; 2] {
 
 impl Scene {
     fn open(mode: Mode, attach: &str) -> Self {
-        let begun = Instant::now();
+        let (begun, strange) = (Instant::now(), loaded());
         let extra = format!("[datapath]\nattach = \"{attach}\"\n");
         let cluster = Cluster::start(&Options { mode, extra, ..Options::default() });
         let a = cluster.pod(0, "a", "app: a");
@@ -64,7 +76,7 @@ impl Scene {
             serve(&pod.netns, &pod.name, PORT);
         }
         cluster.settle();
-        let scene = Self { cluster, a, b, c, begun };
+        let scene = Self { cluster, strange, a, b, c, begun };
         scene.done("two nodes and three pods");
         scene
     }
@@ -221,6 +233,11 @@ impl Scene {
             let ours = |line: &&str| line.starts_with("cilium") || line.starts_with("lxc");
             assert_eq!(links.lines().find(ours), None, "{}: interfaces are left", node.name);
         }
+        // In the guest nobody else loads anything meanwhile. The kernel frees after a grace period.
+        let left = || loaded().difference(&self.strange).cloned().collect::<Vec<_>>();
+        if emulated() {
+            assert!(eventually(WAIT, || left().is_empty()), "in the kernel are left: {:?}", left());
+        }
         self.done("destroyed");
     }
 }
@@ -232,6 +249,7 @@ fn whole(mode: Mode) {
         let attached = if filters(&node.netns).is_empty() { Hooks::Tcx } else { Hooks::Clsact };
         assert_eq!(attached, expected, "{}", node.name);
     }
+    assert!(!loaded().is_subset(&scene.strange), "the kernel tells what it holds");
     scene.all_reach_all("first");
     scene.done("ping, TCP and UDP");
     scene.service();

@@ -8,20 +8,19 @@ use cilium_flows::Names;
 use cilium_kernel::bpf::events::Events;
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// How long to wait for the ring buffer to appear.
 const PATIENCE: Duration = Duration::from_millis(500);
+/// How often to take events while somebody watches: the ring holds far more than comes in this time. The
+/// programs wake nobody, since that would cost the packet.
+const WATCHED: Duration = Duration::from_millis(20);
+/// How often to take and drop events while nobody watches.
+const UNWATCHED: Duration = Duration::from_millis(250);
 /// How often to look whether the pinned ring buffer is still the same.
 const LOOK: Duration = Duration::from_secs(10);
-
-/// How long events gather before the next are taken. The ring wakes its reader at the first event after
-/// all were taken: without this pause that is one wake-up per event, which costs a short connection
-/// more than the rest of its way. A full ring takes four million events a second to fill within it.
-const GATHER: Duration = Duration::from_millis(10);
 
 /// Starts the reader; it ends with the process.
 pub(super) fn start(config: &Config, shared: &Arc<Shared>) {
@@ -53,7 +52,7 @@ fn follow(events: &mut Events, shared: &Shared, names: &mut Named) {
         if look.elapsed() >= LOOK {
             look = Instant::now();
         }
-        wait_readable(events.as_raw_fd());
+        std::thread::sleep(if shared.events.receiver_count() > 0 { WATCHED } else { UNWATCHED });
         let view = shared.view();
         if !Arc::ptr_eq(&view, &names.view) {
             *names = Named::new(view);
@@ -70,14 +69,7 @@ fn follow(events: &mut Events, shared: &Shared, names: &mut Named) {
                 let _ = shared.events.send((json + "\n").into());
             }
         }
-        std::thread::sleep(GATHER);
     }
-}
-
-fn wait_readable(fd: i32) {
-    let mut poll = libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
-    // SAFETY: one valid pollfd; the call only writes its `revents`.
-    unsafe { libc::poll(&raw mut poll, 1, 500) };
 }
 
 /// When this host booted, nanoseconds since the epoch: what monotonic event times count from.

@@ -6,7 +6,7 @@
 use super::history::History;
 use super::status::{FailedRow, PassSummary, StageTimes};
 use anyhow::{Context, Result};
-use cilium_engine::compile::{Compiled, IdBook, View, compile, pod_cidrs, router_addresses};
+use cilium_engine::compile::{Compiled, Compiler, IdBook, View, compile, pod_cidrs, router_addresses};
 use cilium_engine::config::{Attach, Config};
 use cilium_engine::diff::diff;
 use cilium_engine::driver::Scope;
@@ -117,6 +117,7 @@ pub(crate) struct Reconciler {
     boot_id: String,
     history: History,
     memo: Memo,
+    compiler: Compiler,
     pace: Pace,
     pool: Pool,
     began: Instant,
@@ -171,6 +172,7 @@ impl Reconciler {
         Ok(Self {
             history: History::open(&config.paths.state_dir),
             memo: Memo::default(),
+            compiler: Compiler::default(),
             pace: Pace::default(),
             pool: Pool::default(),
             began: Instant::now(),
@@ -207,7 +209,7 @@ impl Reconciler {
             scopes.sysctls = Scope::Keys(BTreeSet::new());
             let mut seen = observe(&mut self.kernel, &scopes);
             micros.observe = clock.lap();
-            compiled = compile(&world, config, &IdBook::adopt(&seen.state));
+            compiled = self.compiler.compile(&world, config, &IdBook::adopt(&seen.state));
             micros.compile = clock.lap();
             watch_sysctls(&mut self.kernel, &compiled, config);
             let mut sysctls = Scopes::none();
@@ -219,7 +221,7 @@ impl Reconciler {
             micros.observe += clock.lap();
         } else {
             let book = self.memo.book.take().unwrap_or_default();
-            compiled = compile(&world, config, &book);
+            compiled = self.compiler.compile(&world, config, &book);
             micros.compile = clock.lap();
             let before = self.memo.wanted.take().unwrap_or_default();
             let mut scopes = Scopes::between(&before, &compiled.desired.state);

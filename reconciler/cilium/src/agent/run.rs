@@ -1,6 +1,6 @@
 //! The agent's life: open, loop, servers, end. The datapath stays when it ends.
 
-use super::attachments::Attachments;
+use super::attachments::{Attachments, Waiting};
 use super::metrics::{AgentMetrics, KindLabel, SeverityLabel, StageLabel, StepLabel, TriggerLabel};
 use super::pass::{Done, Looking, Reconciler};
 use super::shared::{Shared, Wake};
@@ -10,7 +10,7 @@ use anyhow::{Context, Result};
 use cilium_engine::plan::Verb;
 use cilium_engine::problem::Severity;
 use cilium_engine::realise::Outcome;
-use cilium_engine::state::Kind;
+use cilium_engine::state::{Kind, RowId};
 use cilium_sources::config::{Loaded, file_digest};
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::ExitCode;
@@ -104,9 +104,14 @@ struct Loop {
     drift: BTreeMap<Kind, (u64, u64)>,
     passes: u64,
     next_full: Instant,
+    /// Kinds heard of that no pass has looked at yet, and since when: a container runtime came between.
+    put_off: Option<(Instant, BTreeSet<Kind>)>,
     in_sync: bool,
 }
 
+/// How long looking for what others changed may be put off while container runtimes wait: the more pods
+/// there are, the longer such a look takes, and most of what is heard then is the echo of our own writes.
+const PUT_OFF_AT_MOST: Duration = Duration::from_millis(500);
 /// A full read costs its period at least this many times its own duration.
 const FULL_READ_SHARE: u32 = 200;
 /// How soon a pass that ended with work left is followed by another.
@@ -121,6 +126,7 @@ impl Loop {
             drift: BTreeMap::new(),
             passes: 0,
             next_full: Instant::now(),
+            put_off: None,
             in_sync: false,
             reconciler,
             shared,
@@ -153,6 +159,10 @@ impl Loop {
         if let Some(retry) = retry.filter(|retry| *retry < patience) {
             (patience, reason) = (retry, "retry");
         }
+        let debounce = self.reconciler.loaded.config.reconciler.debounce.duration();
+        if self.put_off.is_some() && debounce < patience {
+            (patience, reason) = (debounce, "netlink");
+        }
         match woken.recv_timeout(patience) {
             Ok(wake) => wakes.add(wake),
             Err(RecvTimeoutError::Timeout) => {
@@ -161,7 +171,6 @@ impl Loop {
             }
             Err(RecvTimeoutError::Disconnected) => return None,
         }
-        let debounce = self.reconciler.loaded.config.reconciler.debounce.duration();
         let until = Instant::now() + debounce;
         while !wakes.urgent() {
             match woken.recv_timeout(until.saturating_duration_since(Instant::now())) {
@@ -177,8 +186,7 @@ impl Loop {
 
     fn pass(&mut self, wakes: Woken) {
         let waiting = self.attachments.change_records(wakes.cni, &mut self.reconciler.records);
-        let full = Instant::now() >= self.next_full || self.passes == 0;
-        let looking = if full { Looking::AtEverything } else { Looking::AtChanges(wakes.kinds) };
+        let (full, looking) = self.looking(wakes.kinds, &waiting);
         let by: Vec<String> = wakes.by.iter().map(|&by| by.to_owned()).collect();
         let done = match self.reconciler.pass(&by, looking) {
             Ok(done) => done,
@@ -202,11 +210,28 @@ impl Loop {
         }
         self.passes += 1;
         self.in_sync = done.in_sync;
+        // First what is shown, so that whoever asks after its answer sees what it made.
         self.tell(&done);
         self.attachments.learn(self.reconciler.pool());
         if self.attachments.answer(waiting, &done, &mut self.reconciler.records) {
             self.in_sync = false;
         }
+    }
+
+    /// How much to read. While a runtime waits only what it waits for, unless the rest was put off for long.
+    fn looking(&mut self, heard: BTreeSet<Kind>, waiting: &[Waiting]) -> (bool, Looking) {
+        let now = Instant::now();
+        let grace = if waiting.is_empty() { Duration::ZERO } else { PUT_OFF_AT_MOST };
+        if self.passes == 0 || now >= self.next_full + grace {
+            self.put_off = None;
+            return (true, Looking::AtEverything);
+        }
+        let (since, mut kinds) = self.put_off.take().unwrap_or((now, BTreeSet::new()));
+        kinds.extend(heard);
+        if !kinds.is_empty() && now < since + grace {
+            self.put_off = Some((since, std::mem::take(&mut kinds)));
+        }
+        (false, Looking::AtChanges(kinds))
     }
 
     /// Log, metrics, status and view of a pass.
@@ -220,7 +245,9 @@ impl Loop {
         } else {
             tracing::debug!(woken_by = %s.woken_by.join(","), read = s.rows_read, micros = s.micros.total, "pass");
         }
-        for (row, reason) in done.failures.iter().take(20) {
+        // What only waits for its next try was told when it failed.
+        let tried = |row: &RowId| matches!(done.report.outcomes.get(row), Some(Outcome::Failed(_)));
+        for (row, reason) in done.failures.iter().filter(|(row, _)| tried(row)).take(20) {
             tracing::warn!("{row}: {reason}");
         }
         let metrics = &self.shared.metrics;

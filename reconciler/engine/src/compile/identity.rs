@@ -7,12 +7,14 @@
 
 use super::book::IdBook;
 use super::labels;
+use super::memo::{Memo, Part, recall};
 use super::number::{ContentHash, probe};
 use super::rows::Rows;
+use super::shared::Shared;
 use super::site::{Family, Site};
 use crate::config::Config;
 use crate::state::{Digest, IdentityId, Origin};
-use crate::world::{Labels, ObjectName, Peer, PeerSet, RemoteEndpoint, World};
+use crate::world::{IdentityClaim, Labels, ObjectName, Peer, PeerSet, RemoteEndpoint, World};
 use cilium_abi::identity as number;
 use ipnet::IpNet;
 use std::collections::{BTreeMap, BTreeSet};
@@ -62,11 +64,29 @@ const LOCAL_COUNT: u32 = (1 << 24) - 1;
 /// Others' claims: who says that a number stands for these labels.
 type Claims = BTreeMap<IdentityId, BTreeMap<Arc<Labels>, Claim>>;
 
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 struct Claim {
     /// Some node published it, and can take another number.
     movable: bool,
 }
+
+/// Others' claims, found by both of their sides.
+#[derive(Debug, Default)]
+pub(super) struct Claimed {
+    by_number: Claims,
+    by_labels: BTreeMap<Arc<Labels>, Vec<IdentityId>>,
+}
+
+/// All that claims are made of.
+#[derive(Hash)]
+struct Inputs<'a> {
+    claims: &'a [IdentityClaim],
+    /// CiliumEndpoints whose identity no CiliumIdentity speaks for.
+    told: Vec<(&'a ObjectName, &'a RemoteEndpoint)>,
+}
+
+/// Origins of the claims' stage are numbered by themselves; it has no rows.
+const PART: u8 = 3;
 
 /// Numbers everyone who needs one.
 pub(super) fn assign(
@@ -74,13 +94,15 @@ pub(super) fn assign(
     config: &Config,
     site: &Site,
     book: &IdBook,
+    memo: Option<&mut Memo>,
     rows: &mut Rows,
 ) -> Identities {
     let mut all = Identities { known: reserved(site), ..Identities::default() };
-    let claims = claims(world, rows);
+    let claimed = claimed(world, memo, rows);
+    let claims = &claimed.by_number;
     let pods = foreign_pods(world, config);
     let wanted = wanted(world, config, &pods);
-    let own = number_labels(&wanted, &claims, book, &mut all, rows);
+    let own = number_labels(&wanted, &claimed, book, &mut all, rows);
     let init = (IdentityId(number::INIT), all.known[&IdentityId(number::INIT)].labels.clone());
     for (id, record) in &world.endpoints {
         let identity = labels::of_endpoint(record, world, &config.cluster.name)
@@ -90,10 +112,11 @@ pub(super) fn assign(
     for (name, (labels, _)) in pods {
         all.pods.insert(name.clone(), own.get(&labels).copied().unwrap_or(init.0));
     }
+    let own_by_number: BTreeMap<IdentityId, &Arc<Labels>> = own.iter().map(|(l, id)| (*id, l)).collect();
     for (id, claimed) in claims {
-        let mut names: BTreeSet<Arc<Labels>> = claimed.into_keys().collect();
-        names.extend(own.iter().filter(|(_, n)| **n == id).map(|(labels, _)| labels.clone()));
-        learn(&mut all, id, names);
+        let mut names: BTreeSet<Arc<Labels>> = claimed.keys().cloned().collect();
+        names.extend(own_by_number.get(id).copied().cloned());
+        learn(&mut all, *id, names);
     }
     for (labels, id) in own {
         if !all.clashed.contains(&id) {
@@ -143,7 +166,19 @@ fn reserved(site: &Site) -> BTreeMap<IdentityId, Identity> {
 
 /// Others' claims that can be one: cluster scope, and no label that only the datapath gives. What a
 /// CiliumEndpoint says of its identity counts where no CiliumIdentity speaks for the number.
-fn claims(world: &World, rows: &mut Rows) -> Claims {
+fn claimed(world: &World, memo: Option<&mut Memo>, rows: &mut Rows) -> Shared<Claimed> {
+    let claimed: BTreeSet<IdentityId> = world.claims.iter().map(|claim| claim.number).collect();
+    let told = |(_, endpoint): &(&ObjectName, &RemoteEndpoint)| {
+        !endpoint.labels.0.is_empty() && !claimed.contains(&endpoint.identity)
+    };
+    let inputs = Inputs { claims: &world.claims, told: world.remote_endpoints.iter().filter(told).collect() };
+    let part = recall(memo, |memo| &mut memo.claims, &inputs, claims);
+    rows.absorb(part.rows);
+    part.told
+}
+
+fn claims(inputs: &Inputs<'_>) -> Part<Shared<Claimed>> {
+    let mut rows = Rows::of_part(PART);
     let mut claims = Claims::new();
     let mut add = |id: IdentityId, labels: &Labels, movable: bool, origin: &dyn Fn() -> Origin| {
         let in_scope = (number::CLUSTER_MIN..=number::CLUSTER_MAX).contains(&id.0);
@@ -168,24 +203,27 @@ fn claims(world: &World, rows: &mut Rows) -> Claims {
             }
         }
     };
-    for claim in &world.claims {
+    for claim in inputs.claims {
         add(claim.number, &claim.labels, claim.published_by.is_some(), &|| Origin {
             object: format!("CiliumIdentity {}", claim.number),
             place: claim.place.to_string(),
             rule: String::new(),
         });
     }
-    let claimed: BTreeSet<IdentityId> = world.claims.iter().map(|claim| claim.number).collect();
-    let told =
-        |endpoint: &RemoteEndpoint| !endpoint.labels.0.is_empty() && !claimed.contains(&endpoint.identity);
-    for (name, endpoint) in world.remote_endpoints.iter().filter(|(_, endpoint)| told(endpoint)) {
+    for (name, endpoint) in &inputs.told {
         add(endpoint.identity, &endpoint.labels, endpoint.node_name.is_some(), &|| Origin {
             object: format!("CiliumEndpoint {name}"),
             place: endpoint.place.to_string(),
             rule: String::new(),
         });
     }
-    claims
+    let mut by_labels: BTreeMap<Arc<Labels>, Vec<IdentityId>> = BTreeMap::new();
+    for (id, names) in &claims {
+        for labels in names.keys() {
+            by_labels.entry(labels.clone()).or_default().push(*id);
+        }
+    }
+    Part { rows, told: Claimed { by_number: claims, by_labels }.into() }
 }
 
 /// Pods elsewhere whose addresses are given, but by no CiliumEndpoint. They are numbered here too: their
@@ -227,7 +265,7 @@ fn wanted(
 
 fn number_labels(
     wanted: &BTreeMap<Arc<Labels>, Origin>,
-    claims: &Claims,
+    claimed: &Claimed,
     book: &IdBook,
     all: &mut Identities,
     rows: &mut Rows,
@@ -236,12 +274,7 @@ fn number_labels(
     for (id, digest) in &book.identities {
         kept.entry(*digest).or_default().push(*id);
     }
-    let mut claimed: BTreeMap<&Arc<Labels>, Vec<IdentityId>> = BTreeMap::new();
-    for (id, names) in claims {
-        for labels in names.keys() {
-            claimed.entry(labels).or_default().push(*id);
-        }
-    }
+    let claims = &claimed.by_number;
     let mut order: Vec<(ContentHash, &Arc<Labels>)> =
         wanted.keys().map(|labels| (ContentHash::of_labels(labels), labels)).collect();
     order.sort();
@@ -249,7 +282,7 @@ fn number_labels(
     // First those that keep a number, so that no newcomer takes it.
     for (hash, labels) in &order {
         let mine = kept.get(&hash.digest()).into_iter().flatten();
-        let others = claimed.get(labels).into_iter().flatten();
+        let others = claimed.by_labels.get(*labels).into_iter().flatten();
         let stands = |id: &&IdentityId| !taken.contains_key(*id) && may_stay(claims.get(*id), hash, labels);
         if let Some(id) = mine.chain(others).find(stands) {
             taken.insert(*id, (*labels).clone());

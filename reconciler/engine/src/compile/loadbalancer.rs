@@ -5,8 +5,10 @@
 
 use super::backends::{Backends, Directory, Fitness};
 use super::book::IdBook;
+use super::memo::{Memo, Part, recall};
 use super::number::{ContentHash, probe};
 use super::rows::{Rows, config_origin};
+use super::shared::Shared;
 use super::site::{Family, Site};
 use super::view::{BackendView, ServiceView};
 use crate::config::Config;
@@ -16,15 +18,38 @@ use crate::state::{
 };
 use crate::world::{ObjectName, Service, World};
 use cilium_abi::lb::{BACKEND_TERMINATING, FRONTEND_CLUSTER_IP, SCOPE_EXTERNAL};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::IpAddr;
+use std::sync::Arc;
+
+/// Origins of this stage are numbered by themselves.
+const PART: u8 = 1;
+
+/// What the stage tells: the rows by name.
+pub(super) type Served = Shared<Vec<ServiceView>>;
 
 /// A frontend before it has numbers.
+#[derive(Hash)]
 struct Wanted<'w> {
     service: &'w ObjectName,
-    origin: Origin,
+    origin: Arc<Origin>,
     port_name: &'w str,
     backends: Backends,
+}
+
+/// All that numbers and rows are made of.
+#[derive(Hash)]
+struct Inputs<'a> {
+    frontends: &'a BTreeMap<FrontendKey, Wanted<'a>>,
+    kept: KeptNumbers<'a>,
+}
+
+/// Numbers in use.
+#[derive(Clone, Copy, Hash)]
+struct KeptNumbers<'a> {
+    backends: &'a BTreeMap<BackendId, BackendKey>,
+    rev_nats: &'a BTreeMap<RevNatId, (IpAddr, u16)>,
+    lists: &'a BTreeMap<ListId, BTreeMap<u32, BackendId>>,
 }
 
 /// Which backend.
@@ -40,8 +65,9 @@ pub(super) fn compile(
     config: &Config,
     site: &Site,
     book: &IdBook,
+    memo: Option<&mut Memo>,
     rows: &mut Rows,
-) -> Vec<ServiceView> {
+) -> Served {
     let frontends = frontends(world, site, rows);
     if frontends.len() > config.bpf.lb_max as usize {
         rows.error(
@@ -50,11 +76,22 @@ pub(super) fn compile(
             "raise it",
         );
     }
-    let backends = number_backends(&frontends, book, rows);
-    let rev_nats = number_ways_back(&frontends, book, rows);
-    let mut lists = Lists { book, taken: BTreeSet::new() };
+    let kept = KeptNumbers { backends: &book.backends, rev_nats: &book.rev_nats, lists: &book.lists };
+    let inputs = Inputs { frontends: &frontends, kept };
+    let part = recall(memo, |memo| &mut memo.services, &inputs, number);
+    rows.absorb(part.rows);
+    part.told
+}
+
+/// Numbers and rows of the frontends.
+fn number(inputs: &Inputs<'_>) -> Part<Served> {
+    let Inputs { frontends, kept } = *inputs;
+    let mut rows = Rows::of_part(PART);
+    let backends = number_backends(frontends, kept, &mut rows);
+    let rev_nats = number_ways_back(frontends, kept, &mut rows);
+    let mut lists = Lists { kept, taken: HashSet::new() };
     let mut views = Vec::new();
-    for (key, wanted) in &frontends {
+    for (key, wanted) in frontends {
         let Some(rev_nat) = rev_nats.get(&(key.addr, key.port)) else { continue };
         let why = rows.why(&wanted.origin);
         let number = |(addr, port): &(IpAddr, u16)| backends[&(*addr, *port, key.proto)];
@@ -63,7 +100,7 @@ pub(super) fn compile(
         if slots.is_empty() {
             slots.extend(chosen(Fitness::Terminating).map(number));
         }
-        let list = lists.write(key, &slots, why, rows);
+        let list = lists.write(key, &slots, why, &mut rows);
         let count = u16::try_from(slots.len()).unwrap_or(u16::MAX);
         let row = FrontendRow { list, count, rev_nat: *rev_nat, flags: FRONTEND_CLUSTER_IP };
         rows.put::<Frontend>(key.clone(), row, why);
@@ -87,7 +124,7 @@ pub(super) fn compile(
             backends: backend(Fitness::Ready).chain(backend(Fitness::Terminating)).collect(),
         });
     }
-    views
+    Part { rows, told: views.into() }
 }
 
 /// Every frontend with its backends; one that two Services want belongs to the first by name.
@@ -95,7 +132,7 @@ fn frontends<'w>(world: &'w World, site: &Site, rows: &mut Rows) -> BTreeMap<Fro
     let directory = Directory::new(world);
     let mut frontends: BTreeMap<FrontendKey, Wanted<'w>> = BTreeMap::new();
     for (name, service) in &world.services {
-        let origin = origin(name, service);
+        let origin = Arc::new(origin(name, service));
         for addr in service.cluster_ips.iter().filter(|a| site.enabled(Family::of(**a))) {
             for port in &service.ports {
                 let key =
@@ -134,22 +171,24 @@ fn frontends<'w>(world: &'w World, site: &Site, rows: &mut Rows) -> BTreeMap<Fro
 /// serves, for the connections it has.
 fn number_backends(
     frontends: &BTreeMap<FrontendKey, Wanted<'_>>,
-    book: &IdBook,
+    book: KeptNumbers<'_>,
     rows: &mut Rows,
-) -> BTreeMap<BackendKey, BackendId> {
-    let mut wanted: BTreeMap<BackendKey, (Fitness, &Origin)> = BTreeMap::new();
+) -> HashMap<BackendKey, BackendId> {
+    let mut wanted: BTreeMap<BackendKey, (Fitness, &Arc<Origin>)> = BTreeMap::new();
     for (key, frontend) in frontends {
         for ((addr, port), fitness) in &frontend.backends {
             let held = wanted.entry((*addr, *port, key.proto)).or_insert((*fitness, &frontend.origin));
             *held = (held.0.max(*fitness), held.1.min(&frontend.origin));
         }
     }
-    let kept: BTreeMap<&BackendKey, BackendId> = book.backends.iter().map(|(id, key)| (key, *id)).collect();
-    let mut numbers: BTreeMap<BackendKey, BackendId> = BTreeMap::new();
-    let mut taken: BTreeMap<BackendId, BackendKey> = BTreeMap::new();
-    for key in wanted.keys().filter(|key| kept.contains_key(key)) {
-        taken.insert(kept[key], *key);
-        numbers.insert(*key, kept[key]);
+    let kept: HashMap<&BackendKey, BackendId> = book.backends.iter().map(|(id, key)| (key, *id)).collect();
+    let mut numbers: HashMap<BackendKey, BackendId> = HashMap::with_capacity(wanted.len());
+    let mut taken: HashSet<BackendId> = HashSet::with_capacity(wanted.len());
+    for key in wanted.keys() {
+        if let Some(id) = kept.get(key) {
+            taken.insert(*id);
+            numbers.insert(*key, *id);
+        }
     }
     let mut fresh: Vec<(ContentHash, BackendKey)> = wanted
         .keys()
@@ -158,10 +197,10 @@ fn number_backends(
         .collect();
     fresh.sort_unstable();
     for (hash, key) in fresh {
-        let free = |n: u32| !book.backends.contains_key(&BackendId(n)) && !taken.contains_key(&BackendId(n));
+        let free = |n: u32| !book.backends.contains_key(&BackendId(n)) && !taken.contains(&BackendId(n));
         let id =
             BackendId(probe(&hash, 1, u32::MAX, free).expect("fewer backends than 2^32 - 1 fit in memory"));
-        taken.insert(id, key);
+        taken.insert(id);
         numbers.insert(key, id);
     }
     for ((addr, port, proto), (fitness, origin)) in wanted {
@@ -178,12 +217,12 @@ fn number_backends(
 /// Numbers of the ways back: one per address and port, whatever the protocol.
 fn number_ways_back(
     frontends: &BTreeMap<FrontendKey, Wanted<'_>>,
-    book: &IdBook,
+    book: KeptNumbers<'_>,
     rows: &mut Rows,
-) -> BTreeMap<(IpAddr, u16), RevNatId> {
-    let kept: BTreeMap<&(IpAddr, u16), RevNatId> = book.rev_nats.iter().map(|(id, at)| (at, *id)).collect();
-    let mut numbers = BTreeMap::new();
-    let mut taken: BTreeSet<RevNatId> = BTreeSet::new();
+) -> HashMap<(IpAddr, u16), RevNatId> {
+    let kept: HashMap<&(IpAddr, u16), RevNatId> = book.rev_nats.iter().map(|(id, at)| (at, *id)).collect();
+    let mut numbers = HashMap::new();
+    let mut taken: HashSet<RevNatId> = HashSet::new();
     let mut fresh = Vec::new();
     for key in frontends.keys() {
         let at = (key.addr, key.port);
@@ -225,8 +264,8 @@ const NEAR: u32 = 16;
 
 /// Lists of backends.
 struct Lists<'b> {
-    book: &'b IdBook,
-    taken: BTreeSet<ListId>,
+    kept: KeptNumbers<'b>,
+    taken: HashSet<ListId>,
 }
 
 impl Lists<'_> {
@@ -237,17 +276,20 @@ impl Lists<'_> {
         }
         let parts = std::iter::once(key.to_string()).chain(slots.iter().map(BackendId::to_string));
         let hash = ContentHash::of(parts);
-        let wanted: BTreeMap<u32, BackendId> = (0..).zip(slots.iter().copied()).collect();
+        let wanted = |slot: u32| usize::try_from(slot).ok().and_then(|at| slots.get(at));
         let taken = |n: u32| self.taken.contains(&ListId(n));
-        let seen = |n: u32| self.book.lists.get(&ListId(n));
+        let seen = |n: u32| self.kept.lists.get(&ListId(n));
         // A list that stands whole is used where it is, also when a number nearer to its place has become
         // free since: otherwise it would move again.
         let first = probe(&hash, 1, u32::MAX, |_| true).expect("any number will do");
         let near = (0..NEAR).filter_map(|step| first.checked_add(step));
-        let whole = near.into_iter().find(|n| !taken(*n) && seen(*n) == Some(&wanted));
+        let stands = |content: &BTreeMap<u32, BackendId>| {
+            content.len() == slots.len() && content.iter().all(|(slot, id)| wanted(*slot) == Some(id))
+        };
+        let whole = near.into_iter().find(|n| !taken(*n) && seen(*n).is_some_and(stands));
         // Part of a list is as good as all of it: the rest was being written, or is being removed.
         let part = |content: &BTreeMap<u32, BackendId>| {
-            content.iter().all(|(slot, id)| wanted.get(slot).is_none_or(|other| other == id))
+            content.iter().all(|(slot, id)| wanted(*slot).is_none_or(|other| other == id))
         };
         let free = |n: u32| !taken(n) && seen(n).is_none_or(part);
         let list = whole.or_else(|| probe(&hash, 1, u32::MAX, free));

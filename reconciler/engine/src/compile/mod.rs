@@ -20,6 +20,7 @@ mod ipcache;
 mod labels;
 mod ladder;
 mod loadbalancer;
+mod memo;
 mod number;
 mod policy;
 mod portprefix;
@@ -27,6 +28,7 @@ mod programs;
 mod publish;
 mod rows;
 mod select;
+mod shared;
 mod site;
 #[cfg(test)]
 mod tests;
@@ -34,6 +36,7 @@ mod view;
 
 pub use book::IdBook;
 pub use identity::{Identity, Sort};
+pub use shared::Shared;
 pub use site::{pod_cidrs, router_addresses};
 pub use view::{
     AddressView, BackendView, EndpointView, NodeView, PolicyView, RuleView, ServiceView, View, ViewWay,
@@ -43,6 +46,7 @@ use crate::config::Config;
 use crate::problem::Problem;
 use crate::state::{DesiredState, Direction, EndpointId, IdentityDigest, LinkName};
 use crate::world::World;
+use memo::Memo;
 use rows::Rows;
 
 /// What a compilation comes to.
@@ -60,9 +64,27 @@ pub struct Compiled {
 
 /// Compiles everything. `adopted` are the numbers that the kernel holds.
 pub fn compile(world: &World, config: &Config, adopted: &IdBook) -> Compiled {
+    build(world, config, adopted, None)
+}
+
+/// Compiles again and again: stages whose inputs are those of the last time give what they gave then.
+/// The result is always that of [`compile`]; a new compiler differs from an old one only in speed.
+#[derive(Debug, Default)]
+pub struct Compiler {
+    memo: Memo,
+}
+
+impl Compiler {
+    /// As [`compile`].
+    pub fn compile(&mut self, world: &World, config: &Config, adopted: &IdBook) -> Compiled {
+        build(world, config, adopted, Some(&mut self.memo))
+    }
+}
+
+fn build(world: &World, config: &Config, adopted: &IdBook, mut memo: Option<&mut Memo>) -> Compiled {
     let mut rows = Rows { problems: world.problems.clone(), ..Rows::default() };
     let site = site::locate(world, config, &mut rows);
-    let identities = identity::assign(world, config, &site, adopted, &mut rows);
+    let identities = identity::assign(world, config, &site, adopted, memo.as_deref_mut(), &mut rows);
     for (id, (digest, origin)) in &identities.own {
         let why = rows.why(origin);
         rows.put::<IdentityDigest>(*id, *digest, why);
@@ -74,17 +96,17 @@ pub fn compile(world: &World, config: &Config, adopted: &IdBook) -> Compiled {
     host::compile(&site, config, &mut rows);
     policy::unbuilt(config, &mut rows);
     let outcome = policy::compile(world, config, &site, &identities, adopted, &mut rows);
-    ipcache::compile(world, &site, &identities, &mut rows);
+    let addresses = ipcache::compile(world, &site, &identities, memo.as_deref_mut(), &mut rows);
     endpoints::compile(world, &site, &set, &identities, &outcome.enforced, &mut rows);
     let services = if config.load_balancer.kube_proxy_replacement {
-        loadbalancer::compile(world, config, &site, adopted, &mut rows)
+        loadbalancer::compile(world, config, &site, adopted, memo, &mut rows)
     } else {
-        Vec::new()
+        loadbalancer::Served::default()
     };
     publish::compile(world, config, &site, &identities, &mut rows);
     rows.problems.sort();
     rows.problems.dedup();
-    let view = view(world, &site, identities, outcome, services, &rows);
+    let view = view(world, &site, identities, outcome, services, addresses);
     let book = IdBook::adopt(&rows.state);
     let desired = DesiredState { state: rows.state, origins: rows.origins, synced: world.synced };
     Compiled { desired, problems: rows.problems, book, view }
@@ -95,8 +117,8 @@ fn view(
     site: &site::Site,
     identities: identity::Identities,
     outcome: policy::Outcome,
-    services: Vec<ServiceView>,
-    rows: &Rows,
+    services: loadbalancer::Served,
+    addresses: ipcache::Entries,
 ) -> View {
     let endpoints = world.endpoints.iter().filter_map(|(id, record)| {
         let (identity, labels) = identities.endpoints.get(id)?;
@@ -116,10 +138,6 @@ fn view(
         };
         Some((*id, view))
     });
-    let addresses = rows.state.ipcache.iter().map(|(key, entry)| {
-        let origin = rows.origins.find(entry.origin).cloned().unwrap_or_else(|| site.origin.clone());
-        (key.0, AddressView { identity: entry.row.identity, tunnel: entry.row.tunnel, origin })
-    });
     let this = NodeView {
         name: site.name.clone(),
         addresses: site.addresses.clone(),
@@ -135,7 +153,7 @@ fn view(
     View {
         node: site.name.clone(),
         endpoints: endpoints.collect(),
-        addresses: addresses.collect(),
+        addresses,
         nodes: std::iter::once(this).chain(others).collect(),
         services,
         rules: outcome.rules,

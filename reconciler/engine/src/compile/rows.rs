@@ -4,7 +4,7 @@ use crate::problem::{Problem, Severity};
 use crate::state::{Origin, OriginId, Origins, Resource, State, TableOf};
 
 /// Rows and problems found so far.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Rows {
     /// The rows.
     pub(super) state: State,
@@ -17,7 +17,19 @@ pub(super) struct Rows {
 impl Rows {
     /// The number of an origin, for [`Self::put`].
     pub(super) fn why(&mut self, origin: &Origin) -> OriginId {
-        self.origins.add(origin.clone())
+        self.origins.add_ref(origin)
+    }
+
+    /// An empty set of rows whose origins are numbered by themselves.
+    pub(super) fn of_part(part: u8) -> Self {
+        Self { origins: Origins::of_part(part), ..Self::default() }
+    }
+
+    /// Takes over the rows of a part, which may go on being shared.
+    pub(super) fn absorb(&mut self, part: Self) {
+        self.state.absorb(part.state);
+        self.origins.absorb(&part.origins);
+        self.problems.extend(part.problems);
     }
 
     /// Sets a row; a row already there is replaced.

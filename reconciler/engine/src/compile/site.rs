@@ -19,7 +19,7 @@ const DEFAULT_MTU: u32 = 1500;
 const LEAST_MTU: u32 = 1280;
 
 /// An address family.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) enum Family {
     V4,
     V6,
@@ -32,7 +32,7 @@ impl Family {
 }
 
 /// Another node.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 pub(super) struct Neighbour {
     /// Its name.
     pub(super) name: String,
@@ -51,7 +51,7 @@ pub(super) struct Neighbour {
 }
 
 /// This node, and what it knows of the others.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 pub(super) struct Site {
     /// Its name.
     pub(super) name: String,

@@ -3,6 +3,7 @@
 
 use super::identity::Identity;
 use super::policy::clause_origin;
+use super::shared::Shared;
 use crate::state::{
     BackendId, Cookie, Digest, Direction, EndpointId, IdentityId, LinkName, ListId, Origin, PolicyId,
     Protocol, RevNatId,
@@ -25,11 +26,11 @@ pub struct View {
     /// Numbers claimed for two label sets, which select nothing.
     pub clashed: Vec<IdentityId>,
     /// Addresses and prefixes with their identities, as in the ipcache.
-    pub addresses: BTreeMap<IpNet, AddressView>,
+    pub addresses: Shared<BTreeMap<IpNet, AddressView>>,
     /// Nodes, this one first.
     pub nodes: Vec<NodeView>,
     /// Frontends.
-    pub services: Vec<ServiceView>,
+    pub services: Shared<Vec<ServiceView>>,
     /// Rules by the number their rows carry.
     pub rules: BTreeMap<Cookie, RuleView>,
     /// Policies in use.
@@ -82,7 +83,7 @@ pub struct AddressView {
     /// Node to encapsulate to.
     pub tunnel: Option<IpAddr>,
     /// Whose it is.
-    pub origin: Origin,
+    pub origin: Arc<Origin>,
 }
 
 /// A node.

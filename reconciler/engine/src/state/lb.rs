@@ -109,7 +109,7 @@ impl Resource for Slot {
 pub struct Frontend;
 
 /// What makes a frontend.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct FrontendKey {
     /// Address.
     pub addr: IpAddr,

@@ -130,6 +130,10 @@ macro_rules! state {
             pub fn count(&self, kind: Kind) -> usize {
                 match kind { $(Kind::$resource => self.$field.len(),)* }
             }
+            /// Adds all rows of another state, sharing whole tables where this one has none.
+            pub fn absorb(&mut self, other: Self) {
+                $(self.$field.extend(other.$field);)*
+            }
             /// Number of rows of all kinds.
             pub fn len(&self) -> usize { 0 $(+ self.$field.len())* }
             /// Whether there is no row at all.

@@ -2,14 +2,15 @@
 
 use super::Resource;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
 /// Index into [`Origins`]; 0 is "none", as for rows that were read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct OriginId(pub u32);
 
 /// Why a row is wanted.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Origin {
     /// The object, as `Service shop/cart`, or `config`.
     pub object: String,
@@ -32,33 +33,83 @@ impl std::fmt::Display for Origin {
     }
 }
 
-/// All origins of one compiled state.
+/// Bits of an [`OriginId`] that count within one part.
+const PART_BITS: u32 = 28;
+
+/// Origins in the order they were added; the number of each counts from 1.
+#[derive(Clone, Debug, Default)]
+struct Section {
+    list: Vec<Arc<Origin>>,
+    index: HashMap<Arc<Origin>, OriginId>,
+}
+
+impl PartialEq for Section {
+    /// The index follows from the list.
+    fn eq(&self, other: &Self) -> bool {
+        self.list == other.list
+    }
+}
+
+/// All origins of one compiled state, in parts: a part is numbered by itself, so that rows of one part
+/// keep their numbers whatever the others hold. An origin in two parts has two numbers.
+///
+/// ```text
+/// OriginId: part (4 bits) | place in the part, from 1 (28 bits)
+/// ```
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Origins {
-    list: Vec<Origin>,
-    index: BTreeMap<Origin, OriginId>,
+    part: u32,
+    own: Arc<Section>,
+    others: BTreeMap<u32, Arc<Section>>,
 }
 
 impl Origins {
+    /// Origins of this part, below 16; that of everything else is 0.
+    pub fn of_part(part: u8) -> Self {
+        Self { part: u32::from(part & 0xf), ..Self::default() }
+    }
+
     /// The number of this origin, new or known.
     pub fn add(&mut self, origin: Origin) -> OriginId {
-        if let Some(id) = self.index.get(&origin) {
-            return *id;
+        match self.own.index.get(&origin) {
+            Some(id) => *id,
+            None => self.push(origin),
         }
-        self.list.push(origin.clone());
-        let id = OriginId(u32::try_from(self.list.len()).expect("fewer than 2^32 objects fit in memory"));
-        self.index.insert(origin, id);
+    }
+
+    /// The same without giving the origin away.
+    pub fn add_ref(&mut self, origin: &Origin) -> OriginId {
+        match self.own.index.get(origin) {
+            Some(id) => *id,
+            None => self.push(origin.clone()),
+        }
+    }
+
+    fn push(&mut self, origin: Origin) -> OriginId {
+        let section = Arc::make_mut(&mut self.own);
+        let origin = Arc::new(origin);
+        section.list.push(origin.clone());
+        let place = u32::try_from(section.list.len()).ok().filter(|n| n >> PART_BITS == 0);
+        let id = OriginId(self.part << PART_BITS | place.expect("fewer than 2^28 objects fit in memory"));
+        section.index.insert(origin, id);
         id
+    }
+
+    /// Takes over another part, shared with whoever holds it.
+    pub fn absorb(&mut self, other: &Self) {
+        self.others.insert(other.part, other.own.clone());
     }
 
     /// The origin with this number.
     pub fn find(&self, id: OriginId) -> Option<&Origin> {
-        self.list.get((id.0 as usize).checked_sub(1)?)
+        self.shared(id).map(Arc::as_ref)
     }
 
-    /// All origins with their numbers.
-    pub fn iter(&self) -> impl Iterator<Item = (OriginId, &Origin)> {
-        self.list.iter().zip(1u32..).map(|(origin, n)| (OriginId(n), origin))
+    /// The same, to be kept.
+    pub fn shared(&self, id: OriginId) -> Option<&Arc<Origin>> {
+        let part = id.0 >> PART_BITS;
+        let section = if part == self.part { Some(&self.own) } else { self.others.get(&part) };
+        section?.list.get(((id.0 & !(u32::MAX << PART_BITS)) as usize).checked_sub(1)?)
     }
 }
 
@@ -71,34 +122,39 @@ pub struct Entry<R: Resource> {
     pub origin: OriginId,
 }
 
-/// Rows of one kind by key.
+/// Rows of one kind by key. A clone shares the rows until one of the two is changed.
 #[derive(Clone, Debug)]
 pub struct Table<R: Resource> {
-    rows: BTreeMap<R::Key, Entry<R>>,
+    rows: Arc<BTreeMap<R::Key, Entry<R>>>,
 }
 
 impl<R: Resource> Default for Table<R> {
     fn default() -> Self {
-        Self { rows: BTreeMap::new() }
+        Self { rows: Arc::default() }
     }
 }
 
 impl<R: Resource> PartialEq for Table<R> {
     /// Equality of keys and rows; origins do not count.
     fn eq(&self, other: &Self) -> bool {
-        self.rows.len() == other.rows.len()
-            && self.rows.iter().zip(&other.rows).all(|((k, a), (l, b))| k == l && a.row == b.row)
+        self.shares(other)
+            || self.rows.len() == other.rows.len()
+                && self.rows.iter().zip(other.rows.iter()).all(|((k, a), (l, b))| k == l && a.row == b.row)
     }
 }
 
 impl<R: Resource> Table<R> {
     /// Sets a row; the old one is returned.
     pub fn insert(&mut self, key: R::Key, row: R::Row, origin: OriginId) -> Option<R::Row> {
-        self.rows.insert(key, Entry { row, origin }).map(|e| e.row)
+        Arc::make_mut(&mut self.rows).insert(key, Entry { row, origin }).map(|e| e.row)
     }
     /// Removes a row.
     pub fn remove(&mut self, key: &R::Key) -> Option<Entry<R>> {
-        self.rows.remove(key)
+        Arc::make_mut(&mut self.rows).remove(key)
+    }
+    /// Whether both are the same rows in memory: equal without looking.
+    pub fn shares(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.rows, &other.rows)
     }
     /// A row by key.
     pub fn find(&self, key: &R::Key) -> Option<&R::Row> {
@@ -133,15 +189,18 @@ impl<R: Resource> Table<R> {
     }
     /// Adds all rows of another table; where both have a key, the other's row counts.
     pub fn extend(&mut self, other: Self) {
-        self.rows.extend(other.rows);
+        if self.rows.is_empty() {
+            *self = other;
+        } else if !other.rows.is_empty() {
+            Arc::make_mut(&mut self.rows).extend(Arc::unwrap_or_clone(other.rows));
+        }
     }
 }
 
 impl<R: Resource> FromIterator<(R::Key, R::Row)> for Table<R> {
     fn from_iter<T: IntoIterator<Item = (R::Key, R::Row)>>(iter: T) -> Self {
-        Self {
-            rows: iter.into_iter().map(|(k, row)| (k, Entry { row, origin: OriginId::default() })).collect(),
-        }
+        let entries = iter.into_iter().map(|(key, row)| (key, Entry { row, origin: OriginId::default() }));
+        Self { rows: Arc::new(entries.collect()) }
     }
 }
 

@@ -4,7 +4,7 @@ use crate::state::{LinkName, Mac};
 use ipnet::IpNet;
 
 /// A device of the host that carries traffic of the cluster (never one of ours).
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct HostDevice {
     /// Its name.
     pub name: LinkName,

@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 /// Where an object was read: file and line.
-#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Place {
     /// Path relative to the manifest folder, or a source's name.
     pub file: String,
@@ -93,7 +93,7 @@ pub struct Node {
 }
 
 /// A named container port.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PodPort {
     /// Name.
     pub name: String,
@@ -104,7 +104,7 @@ pub struct PodPort {
 }
 
 /// A pod.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Pod {
     /// Labels, without source.
     pub labels: BTreeMap<String, String>,
@@ -123,7 +123,7 @@ pub struct Pod {
 }
 
 /// A published claim: this number stands for these labels.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct IdentityClaim {
     /// The number.
     pub number: IdentityId,
@@ -136,7 +136,7 @@ pub struct IdentityClaim {
 }
 
 /// An endpoint of another node (CiliumEndpoint).
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct RemoteEndpoint {
     /// Its addresses.
     pub ips: Vec<IpAddr>,
@@ -155,7 +155,7 @@ pub struct RemoteEndpoint {
 }
 
 /// One CNI attachment on this node.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct EndpointRecord {
     /// Endpoint number, 1 to 65 535.
     pub id: u16,

@@ -9,8 +9,9 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::path::Path;
 use zerocopy::FromBytes;
 
-/// A reader of events. Its descriptor becomes readable when there are some: for `poll(2)` in a
-/// thread, or tokio's `AsyncFd`.
+/// A reader of events. The programs wake nobody (a wake-up per event costs the packet more than its whole
+/// way): look every few milliseconds with [`Self::next_event`]; its descriptor only tells at the moment of
+/// asking whether there is something.
 pub struct Events {
     ring: RingBuf<MapData>,
     map_id: u32,

@@ -156,7 +156,8 @@ fn published_by(content: &str, node: &str) -> bool {
     })
 }
 
-/// Beside it under a hidden name, to the disk, then into its place.
+/// Beside it under a hidden name, to the disk, then into its place. The folder is not synced: after a power
+/// cut the old file is as whole as the new one, and the next pass writes what is missing.
 pub(crate) fn write(path: &Path, row: &FileRow) -> io::Result<()> {
     let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else {
         return Err(io::Error::other("not the path of a file"));
@@ -180,7 +181,7 @@ pub(crate) fn write(path: &Path, row: &FileRow) -> io::Result<()> {
         // The first error is the one to report.
         let _ = fs::remove_file(&beside);
     }
-    written.and_then(|()| sync(folder))
+    written
 }
 
 fn remove(paths: &KernelPaths, path: &Path) -> Result<(), DriverError> {
@@ -197,14 +198,10 @@ fn remove(paths: &KernelPaths, path: &Path) -> Result<(), DriverError> {
         };
     }
     match fs::remove_file(path) {
-        Ok(()) => path.parent().map_or(Ok(()), sync).map_err(failed),
+        Ok(()) => Ok(()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(error) => Err(failed(error)),
     }
-}
-
-fn sync(folder: &Path) -> io::Result<()> {
-    fs::File::open(folder)?.sync_all()
 }
 
 fn elsewhere(what: &str, path: &Path) -> DriverError {

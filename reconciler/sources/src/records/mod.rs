@@ -1,6 +1,7 @@
-//! Records of this node's CNI attachments: one JSON file each in `run_dir/state/endpoints`, written whole,
-//! synced and renamed before an attachment is told to be done, with a copy in `run_dir/state/copies` that
-//! counts where the record is lost or damaged. The router's addresses stand apart in `state_dir/router.json`,
+//! Records of this node's CNI attachments: one JSON file each in `run_dir/state/endpoints`, written whole
+//! and renamed before an attachment is told to be done, with a copy in `run_dir/state/copies` that counts
+//! where the record is lost or damaged. None of it is synced to disk: a power cut ends the pods too, and what
+//! another boot recorded is discarded. The router's addresses stand apart in `state_dir/router.json`, synced,
 //! because they outlive a reboot, and pods do not.
 
 mod format;
@@ -225,15 +226,15 @@ impl Records {
         self.endpoints.values().find(|r| r.container_id == container_id && r.ifname == ifname)
     }
 
-    /// Writes a record. When this returns, it outlives a crash.
+    /// Writes a record. When this returns, it outlives the agent.
     pub fn put(&mut self, record: EndpointRecord) -> Result<(), RecordError> {
         let id = record.id;
         let text = StoredRecord::new(&record, &self.boot_id)
             .and_then(|stored| serde_json::to_vec_pretty(&stored))
             .map_err(|source| RecordError::Format { id, source })?;
-        write_synced(&self.path(id), &text)?;
-        // Not synced, and not told if it fails: the record itself is on disk.
-        let _copied = write_copy(&self.copies, id, &text);
+        write(&self.path(id), &text, Lasting::ThisBoot)?;
+        // Not told if it fails: the record itself is written.
+        let _copied = write(&self.copies.join(format!("{id}.json")), &text, Lasting::ThisBoot);
         self.endpoints.insert(id, record);
         Ok(())
     }
@@ -264,7 +265,7 @@ impl Records {
         let stored = StoredRouter::new(router.ipv4, router.ipv6);
         let text =
             serde_json::to_vec_pretty(&stored).map_err(|source| RecordError::Format { id: 0, source })?;
-        write_synced(&self.router_file, &text)?;
+        write(&self.router_file, &text, Lasting::Forever)?;
         self.router = router;
         Ok(())
     }
@@ -285,13 +286,6 @@ fn is_named(path: &Path, id: u16) -> bool {
     path.file_name().and_then(|name| name.to_str()) == Some(format!("{id}.json").as_str())
 }
 
-fn write_copy(dir: &Path, id: u16, text: &[u8]) -> io::Result<()> {
-    fs::create_dir_all(dir)?;
-    let temporary = dir.join(format!("{id}.tmp"));
-    fs::write(&temporary, text)?;
-    fs::rename(&temporary, dir.join(format!("{id}.json")))
-}
-
 fn read_bounded(path: &Path) -> io::Result<Vec<u8>> {
     let file = File::open(path)?;
     if !file.metadata()?.is_file() {
@@ -305,17 +299,31 @@ fn read_bounded(path: &Path) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Beside its place, to disk, into its place, and the folder to disk.
-fn write_synced(path: &Path, text: &[u8]) -> Result<(), RecordError> {
+/// What a file must outlive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Lasting {
+    /// The agent's death.
+    ThisBoot,
+    /// A power cut.
+    Forever,
+}
+
+/// Beside its place, then into its place, so that a reader finds it whole.
+fn write(path: &Path, text: &[u8], lasting: Lasting) -> Result<(), RecordError> {
     let fail = |operation| move |source| RecordError::Io { operation, path: path.to_owned(), source };
     let dir = path.parent().unwrap_or(Path::new("."));
     fs::create_dir_all(dir).map_err(fail("create the folder of"))?;
     let temporary = path.with_extension("tmp");
     let written = File::create(&temporary).and_then(|mut file| {
         file.write_all(text)?;
-        file.sync_all()
+        if lasting == Lasting::Forever { file.sync_all() } else { Ok(()) }
     });
     written.map_err(fail("write"))?;
     fs::rename(&temporary, path).map_err(fail("rename into"))?;
-    File::open(dir).and_then(|dir| dir.sync_all()).map_err(fail("sync the folder of"))
+    match lasting {
+        Lasting::Forever => {
+            File::open(dir).and_then(|dir| dir.sync_all()).map_err(fail("sync the folder of"))
+        }
+        Lasting::ThisBoot => Ok(()),
+    }
 }

@@ -5,11 +5,11 @@
 
 use super::{End, Probe, Proto};
 use crate::cluster::{Node, OUTSIDE_V4, OUTSIDE_V6};
-use crate::probe::{eventually, ping, serve, tcp, udp};
+use crate::probe::{ask_tcp, ask_udp, eventually, scaled, serve};
 use crate::{Cluster, Netns, Options, Pod};
 use serde_json::Value;
 use std::io::{BufRead, BufReader};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::process::{Child, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -239,15 +239,23 @@ impl Stage {
         self.who(lane, end).2[usize::from(v6)]
     }
 
-    /// Whether the right one answers.
+    /// Whether the right one answers, with the patience of all probes.
     pub fn ask(&self, lane: usize, probe: Probe) -> bool {
+        self.ask_within(lane, probe, crate::probe::PATIENCE)
+    }
+
+    /// Whether the right one answers in time.
+    pub fn ask_within(&self, lane: usize, probe: Probe, patience: Duration) -> bool {
         let (netns, _, _) = self.who(lane, probe.from);
         let (_, name, addresses) = self.who(lane, probe.to);
         let to = addresses[usize::from(probe.v6)];
         let answer = match probe.proto {
-            Proto::Icmp => return ping(netns, to, None),
-            Proto::Tcp(port) => tcp(netns, to, port),
-            Proto::Udp(port) => udp(netns, to, port),
+            Proto::Icmp => {
+                let ping = format!("ping -n -q -c 1 -W {:.3} {to}", scaled(patience).as_secs_f64());
+                return netns.shell(&ping).status.success();
+            }
+            Proto::Tcp(port) => netns.enter(|| ask_tcp(SocketAddr::new(to, port), patience)),
+            Proto::Udp(port) => netns.enter(|| ask_udp(SocketAddr::new(to, port), patience)),
         };
         let want = name.unwrap_or(if probe.to == End::OutA { "out-a" } else { "out-b" });
         answer.is_some_and(|answer| {

@@ -199,6 +199,16 @@ fn limits(family: Family) -> Vec<Fixture> {
             .mode(Mode::Tunnel)
             .passes(Site::ToNet, udp(a, outside, (50_000, 8472)))
             .check(Check::Source(node, 50_000)),
+        fixture(name("a pod must not look like the overlay to another node")).mode(Mode::Tunnel).drops(
+            Site::From(A),
+            udp(a, at::remote_node(family), (50_000, 8472)).from(A),
+            drop::ENCAPSULATION_PROHIBITED,
+        ),
+        fixture(name("nor to its own")).mode(Mode::Tunnel).drops(
+            Site::From(A),
+            udp(a, node, (50_000, 8472)).from(A),
+            drop::ENCAPSULATION_PROHIBITED,
+        ),
         fixture(name("a reply of a connection from outside keeps its source"))
             .sends(Site::FromNet, tcp(outside, a, (4000, 80), SYN))
             .passes(Site::ToNet, tcp(a, outside, (80, 4000), SYN | ACK))

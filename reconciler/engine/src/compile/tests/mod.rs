@@ -2,6 +2,7 @@
 
 mod host;
 mod identity;
+mod keyed;
 mod loadbalancer;
 mod oracle;
 mod policy;

@@ -9,7 +9,7 @@ use crate::world::{Entity, Peer, RuleVerdict, Service, ServicePort, TargetPort};
 use proptest::prelude::*;
 
 /// A world of many parts, from a few small numbers.
-fn build(pods: &[(u8, u8)], rules: &[(u8, u8, bool)], services: u8) -> World {
+pub(super) fn build(pods: &[(u8, u8)], rules: &[(u8, u8, bool)], services: u8) -> World {
     let mut world = world();
     for (id, (app, extra)) in (1..).zip(pods) {
         let (app, extra) = (app.to_string(), extra.to_string());

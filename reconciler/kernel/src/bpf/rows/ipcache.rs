@@ -121,7 +121,8 @@ pub(in crate::bpf) fn prefix_in(key: &PrefixKey) -> IpcacheKey {
         IpAddr::V4(v4) => Ipv6Net::new(v4.to_ipv6_mapped(), len).map(IpNet::V6).ok(),
         IpAddr::V6(v6) => Ipv6Net::new(v6, len).map(IpNet::V6).ok(),
     };
-    IpcacheKey(net.unwrap_or_else(|| IpAddr::from(key.addr).into()))
+    // The trie compares no further than the prefix: what a key has behind it is not part of its name.
+    IpcacheKey(net.map_or_else(|| IpAddr::from(key.addr).into(), |net| net.trunc()))
 }
 
 fn host_in(addr: Address) -> IpcacheKey {

@@ -150,6 +150,7 @@ impl Model {
                 if state == State::Reply && flags.is_some_and(|flags| flags & CT_LOOPBACK != 0) {
                     return self.answers_itself(way, config, rev_nat);
                 }
+                self.refuse_overlay(way, identity::HOST)?;
                 if state.asks_policy() {
                     self.ask(way, config, true, (config.identity, identity::HOST))?;
                 }
@@ -159,6 +160,7 @@ impl Model {
             }
             None => {
                 let peer = self.identity(&dst, way.parsed.v6);
+                self.refuse_overlay(way, peer)?;
                 if state.asks_policy() {
                     self.ask(way, config, true, (config.identity, peer))?;
                 }
@@ -169,6 +171,13 @@ impl Model {
                 }
             }
         }
+    }
+
+    /// To a node, a pod must not look like the overlay.
+    fn refuse_overlay(&self, way: &Way<'_>, peer: u32) -> Step<()> {
+        let nodes = [identity::HOST, identity::REMOTE_NODE, identity::KUBE_APISERVER];
+        let to_node = nodes.contains(&peer) || peer & identity::REMOTE_NODE_SCOPE != 0;
+        if to_node && self.is_overlay(way) { Err(drop::ENCAPSULATION_PROHIBITED) } else { Ok(()) }
     }
 
     /// A pod that reaches itself through a service must not see its own address as the client's.
