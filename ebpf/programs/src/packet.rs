@@ -3,10 +3,12 @@
 //! Pointers made here die with the next helper that changes the packet: read, then write, never
 //! keep. No function here decides anything.
 
+use crate::parse::{IPV4, IPV6, Ipv4, Ipv6};
 use aya_ebpf::{
     bindings::{__sk_buff, xdp_md},
     helpers::generated::{bpf_skb_load_bytes, bpf_skb_pull_data, bpf_xdp_load_bytes},
 };
+use cilium_abi::proto;
 use core::ptr::from_mut;
 
 /// Bytes of headers that [`Packet::pull`] makes directly readable, if the packet has as many.
@@ -64,6 +66,37 @@ impl Skb {
         // SAFETY: as above.
         unsafe { (*self.0).protocol as u16 }
     }
+
+    /// Whether all that is read of a plain TCP or UDP packet is directly readable already, as a pod's own
+    /// stack sends it: headers linear, payload in pages. Such a packet is a clone of what TCP keeps to
+    /// send again, and pulling any byte of payload would copy its head.
+    #[inline(always)]
+    fn holds_headers(self) -> bool {
+        /// Offset of the network header.
+        const NETWORK: usize = 14;
+        let (proto, transport) = match self.protocol() {
+            IPV4 => {
+                let Some(ip) = at::<Ipv4, Self>(self, NETWORK) else { return false };
+                // SAFETY: `at` proved the header lies inside the packet.
+                let (version_len, proto) = unsafe { ((*ip).version_len, (*ip).proto) };
+                if version_len != 0x45 {
+                    return false;
+                }
+                (proto, NETWORK + 20)
+            }
+            IPV6 => {
+                let Some(ip) = at::<Ipv6, Self>(self, NETWORK) else { return false };
+                // SAFETY: as above.
+                (unsafe { (*ip).next }, NETWORK + 40)
+            }
+            _ => return false,
+        };
+        match proto {
+            proto::TCP => at::<[u8; 20], Self>(self, transport).is_some(),
+            proto::UDP => at::<[u8; 8], Self>(self, transport).is_some(),
+            _ => false,
+        }
+    }
 }
 
 impl Packet for Skb {
@@ -95,7 +128,7 @@ impl Packet for Skb {
     fn pull(self) {
         let len = self.length();
         let linear = self.data_end() - self.data();
-        if linear < LINEAR as usize && linear < len as usize {
+        if linear < LINEAR as usize && linear < len as usize && !self.holds_headers() {
             // SAFETY: a valid context. A failure leaves the packet short, which parsing refuses.
             unsafe { bpf_skb_pull_data(self.0, if len < LINEAR { len } else { LINEAR }) };
         }

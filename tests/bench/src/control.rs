@@ -187,6 +187,8 @@ pub(crate) fn restarts(ours: &mut Ours) -> Result<Vec<Figure>> {
             let from = std::fs::metadata(&log).map_or(0, |meta| meta.len());
             // In turn asked to end, and killed.
             node.stop_agent(if time % 2 == 0 { libc::SIGTERM } else { libc::SIGKILL });
+            // For a while nobody is there; traffic must not notice.
+            std::thread::sleep(Duration::from_millis(300));
             let started = Instant::now();
             node.start_agent();
             node.wait_healthy(Duration::from_secs(20));

@@ -90,7 +90,7 @@ pub(crate) fn measure(
             return vec![void(subject, format!("{e:#}"))];
         }
         let open = subject.goal.judge(race.ratio(1, 0)) == Verdict::Inconclusive;
-        if until >= most || !(open || !is_steady(race.ratio(2, 1))) {
+        if until >= most || (!open && is_steady(race.ratio(2, 1))) {
             break;
         }
         until *= 2;

@@ -186,7 +186,7 @@ pub(crate) fn short(number: f64) -> String {
         n if n >= 100.0 => format!("{number:.0}"),
         n if n >= 10.0 => format!("{number:.1}"),
         n if n >= 1.0 => format!("{number:.3}"),
-        n if n == 0.0 => "0".into(),
+        0.0 => "0".into(),
         _ => format!("{number:.3}"),
     }
 }

@@ -24,7 +24,7 @@ fn host(node: &Node) -> String {
     let script = "ip -o link | sed 's/ *$//'; ip -o addr; ip route show table all; ip -6 route show table all; \
                   ip rule; ip -6 rule; tc qdisc; for f in $(find /proc/sys/net/ipv4/conf /proc/sys/net/ipv6/conf \
                   /proc/sys/net/ipv4/ip_forward -type f | sort); do echo \"$f $(cat $f 2>/dev/null)\"; done; \
-                  for l in $(ls /sys/class/net); do true; done; bpftool net show dev eth0";
+                  bpftool net show dev eth0";
     // Times that count down are not state.
     let text = String::from_utf8_lossy(&node.netns.shell(script).stdout).into_owned();
     let lines = text.lines().filter(|line| !line.contains("stable_secret"));
@@ -107,7 +107,11 @@ fn the_host_is_as_before() {
     let home = cluster.nodes[0].dir.clone();
     assert!(!home.join("cni/05-cilium.conflist").exists());
     assert_eq!(files(&home.join("run/state")).into_keys().filter(|f| f.ends_with(".json")).count(), 0);
-    assert_eq!(pod.netns.shell("ip link show eth0").status.code(), Some(1), "the pod's end went with its pair");
+    assert_eq!(
+        pod.netns.shell("ip link show eth0").status.code(),
+        Some(1),
+        "the pod's end went with its pair"
+    );
     expect(&cluster.nodes[0], &["destroy", "--plan"], 0);
     expect(&cluster.nodes[0], &["destroy"], 0);
 }
@@ -116,7 +120,10 @@ fn the_host_is_as_before() {
 fn exit_codes_tell_problems_and_failures() {
     let cluster = one_node();
     let node = &cluster.nodes[0];
-    cluster.write("bad.yaml", "apiVersion: v1\nkind: Service\nmetadata: {name: s}\nspec: {ports: [{port: wrong}]}\n");
+    cluster.write(
+        "bad.yaml",
+        "apiVersion: v1\nkind: Service\nmetadata: {name: s}\nspec: {ports: [{port: wrong}]}\n",
+    );
     let text = expect(node, &["apply"], 3);
     assert!(text.contains("bad.yaml:"), "{text}");
     expect(node, &["plan"], 0);
@@ -132,7 +139,12 @@ fn exit_codes_tell_problems_and_failures() {
     // A stranger under a name of ours: never adopted, never removed, and everything else is in force.
     node.netns.ip("link del cilium_vxlan");
     node.netns.ip("link add cilium_vxlan type bridge");
-    let index = || String::from_utf8_lossy(&node.netns.shell("cat /sys/class/net/cilium_vxlan/ifindex").stdout).into_owned();
+    let index = || {
+        let text =
+            String::from_utf8_lossy(&node.netns.shell("ip -d -o link show cilium_vxlan").stdout).into_owned();
+        assert!(text.contains(" bridge "), "the stranger is there: {text}");
+        text.split(':').next().map(str::to_owned)
+    };
     let number = index();
     let text = expect(node, &["apply"], 3);
     assert!(text.contains("cilium_vxlan exists and is not ours"), "{text}");
@@ -158,13 +170,21 @@ fn plans_need_neither_root_nor_a_kernel() {
     std::fs::copy(binary("cilium"), &bin).expect("copy the binary");
     let old = home.join("old.toml");
     let text = std::fs::read_to_string(node.config()).expect("the configuration");
-    std::fs::write(&old, text.replace("mode = \"tunnel\"", "mode = \"tunnel\"\ntunnel_port = 8473")).expect("write the old one");
+    std::fs::write(&old, text.replace("mode = \"tunnel\"", "mode = \"tunnel\"\ntunnel_port = 8473"))
+        .expect("write the old one");
     let same = home.join("same.toml");
     std::fs::write(&same, &text).expect("write the same");
     let there = (files(&root), host(node));
     let nobody = |args: &[&str]| {
         let mut command = Command::new("setpriv");
-        command.args(["--reuid=65534", "--regid=65534", "--clear-groups", "--no-new-privs", "--bounding-set=-all", "--"]);
+        command.args([
+            "--reuid=65534",
+            "--regid=65534",
+            "--clear-groups",
+            "--no-new-privs",
+            "--bounding-set=-all",
+            "--",
+        ]);
         command.arg(&bin).arg("--config").arg(node.config()).args(args).current_dir("/");
         command.output().expect("setpriv is installed")
     };

@@ -60,7 +60,12 @@ fn drift(node: &Node) -> BTreeMap<String, (u64, u64)> {
     let number = |kind: &Value, field: &str| kind[field].as_u64().unwrap_or(0);
     kinds
         .iter()
-        .map(|k| (k["kind"].as_str().unwrap_or("").to_owned(), (number(k, "drift-found"), number(k, "drift-repaired"))))
+        .map(|k| {
+            (
+                k["kind"].as_str().unwrap_or("").to_owned(),
+                (number(k, "drift-found"), number(k, "drift-repaired")),
+            )
+        })
         .collect()
 }
 
@@ -80,7 +85,9 @@ type Bytes = Vec<u8>;
 fn rows(pin: &str) -> Vec<(Bytes, Bytes)> {
     let list: Value = serde_json::from_slice(&bpftool(&["-j", "map", "dump", "pinned", pin])).expect("JSON");
     let bytes = |value: &Value| -> Bytes {
-        let hex = |v: &Value| u8::from_str_radix(v.as_str().unwrap_or("").trim_start_matches("0x"), 16).expect("hex");
+        let hex = |v: &Value| {
+            u8::from_str_radix(v.as_str().unwrap_or("").trim_start_matches("0x"), 16).expect("hex")
+        };
         value.as_array().expect("bytes").iter().map(hex).collect()
     };
     list.as_array().expect("rows").iter().map(|row| (bytes(&row["key"]), bytes(&row["value"]))).collect()
@@ -108,7 +115,8 @@ fn tamper_maps(node: &Node, random: &mut Random) -> BTreeMap<&'static str, u64> 
         // Added: a copy under a key that nobody has.
         let (key, row) = rows[random.below(rows.len())].clone();
         let at = match map {
-            "backend" | "device" | "ep_config" | "identity_digest" | "policy_digest" | "revnat" | "slot" | "policy" => 1,
+            "backend" | "device" | "ep_config" | "identity_digest" | "policy_digest" | "revnat" | "slot"
+            | "policy" => 1,
             // The address follows the length; bits behind the prefix are not part of the key.
             "ipcache_prefix" => 5,
             _ => 2,
@@ -212,9 +220,19 @@ impl Lab {
 
     fn run(&self, injection: &Injection) {
         let mut command = Command::new("nsenter");
-        command.arg(format!("--net={}", injection.netns.display())).args(["--", "sh", "-c", &injection.command]);
+        command.arg(format!("--net={}", injection.netns.display())).args([
+            "--",
+            "sh",
+            "-c",
+            &injection.command,
+        ]);
         let output = command.output().expect("nsenter is installed");
-        assert!(output.status.success(), "{}: {}", injection.command, String::from_utf8_lossy(&output.stderr));
+        assert!(
+            output.status.success(),
+            "{}: {}",
+            injection.command,
+            String::from_utf8_lossy(&output.stderr)
+        );
     }
 
     /// Waits until so much more drift was repaired than before, and all is in sync.
@@ -238,15 +256,32 @@ impl Lab {
     }
 
     fn lxc(&self, pod: &Pod) -> String {
-        let link = String::from_utf8_lossy(&pod.netns.shell("cat /sys/class/net/eth0/iflink").stdout).trim().to_owned();
-        let name = self.node().netns.shell(&format!("ip -o link | sed -n 's/^{link}: \\([^@:]*\\).*/\\1/p'"));
-        String::from_utf8_lossy(&name.stdout).trim().to_owned()
+        // `IF: eth0@ifPEER: …` inside, `PEER: NAME@…` on the host.
+        let text =
+            |netns: &Netns, args: &str| String::from_utf8_lossy(&netns.shell(args).stdout).into_owned();
+        let inside = text(&pod.netns, "ip -o link show eth0");
+        let peer =
+            inside.split_once("@if").and_then(|(_, rest)| rest.split(':').next()).expect("a veth").to_owned();
+        let host = text(&self.node().netns, "ip -o link");
+        let line =
+            host.lines().find_map(|line| line.strip_prefix(&format!("{peer}: "))).expect("its other end");
+        line.split(['@', ':']).next().expect("a name").to_owned()
     }
 
     /// One row each, by others than us.
     fn injections(&self, random: &mut Random) -> Vec<Injection> {
-        let node = |kind, found, command: String| Injection { kind, found, netns: self.node().netns.path(), command };
-        let within = |pod: &Netns, command: String| Injection { kind: "pod-interface", found: Found::Told, netns: pod.path(), command };
+        let node = |kind, found, command: String| Injection {
+            kind,
+            found,
+            netns: self.node().netns.path(),
+            command,
+        };
+        let within = |pod: &Netns, command: String| Injection {
+            kind: "pod-interface",
+            found: Found::Told,
+            netns: pod.path(),
+            command,
+        };
         let (told, reading) = (Found::Told, Found::ByReading);
         let (lxc, n) = (self.lxc(&self.b), random.below(250));
         let pins = self.node().pins.display().to_string();
@@ -273,13 +308,26 @@ impl Lab {
             node("program", reading, format!("bpftool link detach pinned {pins}/links/cilium_vxlan_{hook}")),
             node("file", reading, format!("rm {published}/n1.ciliumnode.yaml")),
             node("file", reading, format!("echo '# {n}' >> {published}/n1.ciliumnode.yaml")),
-            node("file", reading, format!("sed 's/name: .*/name: stray{n}/' {published}/n1.ciliumnode.yaml > {published}/.x.tmp && mv {published}/.x.tmp {published}/stray{n}.yaml")),
-            node("runtime", reading, format!("bpftool map update pinned {pins}/maps/cilium_runtime_v1 key hex 00 00 00 00 value hex 07 07 07 07 07 07 07 07 07 07 07 07 07 07 00 00")),
+            node(
+                "file",
+                reading,
+                format!(
+                    "sed 's/name: .*/name: stray{n}/' {published}/n1.ciliumnode.yaml > {published}/.x.tmp && mv {published}/.x.tmp {published}/stray{n}.yaml"
+                ),
+            ),
+            node(
+                "runtime",
+                reading,
+                format!(
+                    "bpftool map update pinned {pins}/maps/cilium_runtime_v1 key hex 00 00 00 00 value hex 07 07 07 07 07 07 07 07 07 07 07 07 07 07 00 00"
+                ),
+            ),
         ]
     }
 
     fn remote_v6(&self) -> String {
-        let text = String::from_utf8_lossy(&self.node().netns.shell("ip -6 route show proto 73").stdout).into_owned();
+        let text = String::from_utf8_lossy(&self.node().netns.shell("ip -6 route show proto 73").stdout)
+            .into_owned();
         let mut nets = text.lines().filter_map(|l| l.split_whitespace().next());
         nets.find(|net| net.contains(":2::")).expect("a route to the other node").to_owned()
     }
@@ -311,9 +359,17 @@ fn others_changes_are_repaired_and_nothing_else_is_written() {
             let changed: Vec<String> = after
                 .iter()
                 .filter(|(kind, now)| before.get(*kind).copied().unwrap_or_default() != **now)
-                .map(|(kind, now)| format!("{kind} {}", now.0 - before.get(kind).copied().unwrap_or_default().0))
+                .map(|(kind, now)| {
+                    format!("{kind} {}", now.0 - before.get(kind).copied().unwrap_or_default().0)
+                })
                 .collect();
-            assert_eq!(changed, [format!("{} 1", injection.kind)], "{}: other rows were written\n{}", injection.command, lab.node().log_tail());
+            assert_eq!(
+                changed,
+                [format!("{} 1", injection.kind)],
+                "{}: other rows were written\n{}",
+                injection.command,
+                lab.node().log_tail()
+            );
             *injected.entry(injection.kind.to_owned()).or_default() += 1;
             match injection.found {
                 Found::Told => told.push(took),
@@ -364,10 +420,17 @@ fn whole_pieces_torn_out_come_back() {
             format!("rm -r {pins}/links"),
             format!("rm -r {pins}/progs"),
         ];
-        pieces.extend(MAPS.iter().map(|(map, _)| format!("rm {pins}/maps/cilium_{map}_v1")).skip(round % 4).step_by(4));
+        pieces.extend(
+            MAPS.iter().map(|(map, _)| format!("rm {pins}/maps/cilium_{map}_v1")).skip(round % 4).step_by(4),
+        );
         for piece in pieces {
             let since = Instant::now();
-            let command = Injection { kind: "", found: Found::Told, netns: lab.node().netns.path(), command: piece.clone() };
+            let command = Injection {
+                kind: "",
+                found: Found::Told,
+                netns: lab.node().netns.path(),
+                command: piece.clone(),
+            };
             lab.run(&command);
             let back = || lab.node().plan_is_empty() && in_sync(lab.node()) && lab.works();
             assert!(

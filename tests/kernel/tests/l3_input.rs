@@ -45,7 +45,8 @@ fn reach(from: &Pod, to: &str) -> bool {
 fn broken_files_among_good_ones() {
     let cluster = Cluster::start(&Options { nodes: 1, ..Options::default() });
     let node = &cluster.nodes[0];
-    let (a, b, c) = (cluster.pod(0, "a", "app: a"), cluster.pod(0, "b", "app: b"), cluster.pod(0, "c", "app: c"));
+    let (a, b, c) =
+        (cluster.pod(0, "a", "app: a"), cluster.pod(0, "b", "app: b"), cluster.pod(0, "c", "app: c"));
     serve(&a.netns, "a", PORT);
     cluster.write("deny.yaml", DENY_B);
     cluster.write("svc.yaml", &service("good", "10.96.0.10"));
@@ -69,9 +70,13 @@ fn broken_files_among_good_ones() {
     cluster.write("svc2.yaml", &service("second", "10.96.0.11"));
     assert!(eventually(WAIT, || reach(&c, "10.96.0.11")), "good objects are in force: {}", status_text(node));
     let names = ["b1.yaml", "b2.yaml", "b3.yaml", "b4.yaml", "b5.yaml", "b7.json", "b8.yaml"];
-    let told = |text: &str, name: &str| text.contains(&format!("{name}:")) || text.contains(&format!("{name} "));
+    let told =
+        |text: &str, name: &str| text.contains(&format!("{name}:")) || text.contains(&format!("{name} "));
     assert!(
-        eventually(WAIT, || { let text = status_text(node); names.iter().all(|name| told(&text, name)) }),
+        eventually(WAIT, || {
+            let text = status_text(node);
+            names.iter().all(|name| told(&text, name))
+        }),
         "every broken file is named:\n{}",
         status_text(node)
     );
@@ -88,7 +93,14 @@ fn broken_files_among_good_ones() {
     // A file in force that breaks: its last good version counts, also for a restarted agent.
     put("deny.yaml", DENY_B.split_at(150).0.as_bytes());
     put("svc.yaml", b"\x00\x01\x02garbage: [");
-    assert!(eventually(WAIT, || { let text = status_text(node); told(&text, "deny.yaml") && told(&text, "svc.yaml") }), "{}", status_text(node));
+    assert!(
+        eventually(WAIT, || {
+            let text = status_text(node);
+            told(&text, "deny.yaml") && told(&text, "svc.yaml")
+        }),
+        "{}",
+        status_text(node)
+    );
     assert!(!open(&b) && reach(&c, "10.96.0.10"), "last good versions are in force");
     let again = || {
         let mut seen = Vec::new();
@@ -157,7 +169,8 @@ fn damaged_state_is_mended_and_pods_keep_their_addresses() {
     assert!(eventually(WAIT, || open(1) && !open(2)), "the policy is in force");
     cluster.settle();
     let addresses = |node: &Node| -> String {
-        let list: Value = serde_json::from_slice(&node.cilium(&["endpoint", "list", "-o", "json"]).stdout).expect("JSON");
+        let list: Value =
+            serde_json::from_slice(&node.cilium(&["endpoint", "list", "-o", "json"]).stdout).expect("JSON");
         list.to_string()
     };
     let before = addresses(&cluster.nodes[0]);
@@ -249,7 +262,12 @@ fn a_wrong_configuration_touches_nothing() {
 fn a_stranger_under_our_name_is_named_and_left_alone() {
     let mut cluster = Cluster::prepare(&Options { nodes: 1, ..Options::default() });
     cluster.nodes[0].netns.ip("link add cilium_host type bridge");
-    let index = |node: &Node| String::from_utf8_lossy(&node.netns.shell("cat /sys/class/net/cilium_host/ifindex").stdout).into_owned();
+    let index = |node: &Node| {
+        let text =
+            String::from_utf8_lossy(&node.netns.shell("ip -d -o link show cilium_host").stdout).into_owned();
+        assert!(text.contains(" bridge ") && !text.contains("alias"), "neither removed nor adopted: {text}");
+        text.split(':').next().map(str::to_owned)
+    };
     let number = index(&cluster.nodes[0]);
     cluster.nodes[0].start_agent();
     let node = &cluster.nodes[0];
@@ -259,8 +277,6 @@ fn a_stranger_under_our_name_is_named_and_left_alone() {
     assert_eq!(node.cilium(&["status"]).status.code(), Some(1), "not healthy");
     assert_calm(node, 12, "with a stranger");
     assert_eq!(index(node), number, "never removed");
-    let alias = node.netns.shell("cat /sys/class/net/cilium_host/ifalias");
-    assert!(!String::from_utf8_lossy(&alias.stdout).contains("cilium"), "never adopted");
     // Gone: the agent goes on by itself, though it has backed off.
     node.netns.ip("link del cilium_host");
     node.wait_healthy(WAIT);
@@ -272,7 +288,8 @@ fn a_stranger_under_our_name_is_named_and_left_alone() {
 #[test]
 fn a_folder_that_vanishes_removes_nothing() {
     let mut cluster = Cluster::start(&Options { nodes: 1, ..Options::default() });
-    let (a, b, c) = (cluster.pod(0, "a", "app: a"), cluster.pod(0, "b", "app: b"), cluster.pod(0, "c", "app: c"));
+    let (a, b, c) =
+        (cluster.pod(0, "a", "app: a"), cluster.pod(0, "b", "app: b"), cluster.pod(0, "c", "app: c"));
     serve(&a.netns, "a", PORT);
     cluster.write("deny.yaml", DENY_B);
     cluster.write("svc.yaml", &service("good", "10.96.0.10"));
@@ -280,7 +297,8 @@ fn a_folder_that_vanishes_removes_nothing() {
     let as_before = || open(&c) && !open(&b) && reach(&c, "10.96.0.10");
     assert!(eventually(WAIT, as_before), "{}", cluster.nodes[0].log_tail());
     let away = cluster.manifests.with_extension("away");
-    let rows = |node: &Node| String::from_utf8_lossy(&node.cilium(&["bpf", "lb", "list"]).stdout).into_owned();
+    let rows =
+        |node: &Node| String::from_utf8_lossy(&node.cilium(&["bpf", "lb", "list"]).stdout).into_owned();
     let before = rows(&cluster.nodes[0]);
 
     std::fs::rename(&cluster.manifests, &away).expect("move the folder away");
@@ -304,11 +322,20 @@ fn a_folder_that_vanishes_removes_nothing() {
     assert_eq!(rows(&cluster.nodes[0]), before);
     // Unless it says so.
     std::fs::write(cluster.manifests.join(".empty"), "").expect("write the mark");
-    assert!(eventually(WAIT, || !rows(&cluster.nodes[0]).contains("10.96.0.10")), "{}", status_text(&cluster.nodes[0]));
+    assert!(
+        eventually(WAIT, || !rows(&cluster.nodes[0]).contains("10.96.0.10")),
+        "{}",
+        status_text(&cluster.nodes[0])
+    );
     // Back.
     std::fs::remove_dir_all(&cluster.manifests).expect("remove the empty folder");
     std::fs::rename(&away, &cluster.manifests).expect("move the folder back");
-    assert!(eventually(WAIT, as_before), "{}\n{}", status_text(&cluster.nodes[0]), cluster.nodes[0].log_tail());
+    assert!(
+        eventually(WAIT, as_before),
+        "{}\n{}",
+        status_text(&cluster.nodes[0]),
+        cluster.nodes[0].log_tail()
+    );
     cluster.nodes[0].wait_healthy(WAIT);
     cluster.settle();
 }

@@ -54,7 +54,13 @@ fn retransmissions(stream: &TcpStream) -> u32 {
     let mut size = libc::socklen_t::try_from(size_of::<libc::tcp_info>()).expect("small");
     // SAFETY: the buffer is as large as `size` says, and the descriptor is open.
     let code = unsafe {
-        libc::getsockopt(stream.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_INFO, (&raw mut info).cast(), &raw mut size)
+        libc::getsockopt(
+            stream.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_INFO,
+            (&raw mut info).cast(),
+            &raw mut size,
+        )
     };
     assert_eq!(code, 0, "TCP_INFO: {}", std::io::Error::last_os_error());
     info.tcpi_total_retrans
@@ -69,13 +75,27 @@ struct Stream {
     disordered: Arc<AtomicU64>,
 }
 
-fn stream(from: &Netns, to: &Netns, at: IpAddr, address: SocketAddr, name: &'static str, gap: Duration, stop: &Arc<AtomicBool>) -> Stream {
+fn stream(
+    from: &Netns,
+    to: &Netns,
+    at: IpAddr,
+    address: SocketAddr,
+    name: &'static str,
+    gap: Duration,
+    stop: &Arc<AtomicBool>,
+) -> Stream {
     let receiver = to.enter(|| UdpSocket::bind((at, address.port())).expect("bind the receiver"));
     let size: libc::c_int = 16 << 20;
     // SAFETY: the value is an int, as the option wants, and the descriptor is open.
     let code = unsafe {
         let length = libc::socklen_t::try_from(size_of::<libc::c_int>()).expect("small");
-        libc::setsockopt(receiver.as_raw_fd(), libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, (&raw const size).cast(), length)
+        libc::setsockopt(
+            receiver.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_RCVBUFFORCE,
+            (&raw const size).cast(),
+            length,
+        )
     };
     assert_eq!(code, 0, "SO_RCVBUFFORCE: {}", std::io::Error::last_os_error());
     let (received, disordered) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
@@ -83,7 +103,11 @@ fn stream(from: &Netns, to: &Netns, at: IpAddr, address: SocketAddr, name: &'sta
     std::thread::spawn(move || {
         let (mut buffer, mut next) = ([0; 64], 0);
         while let Ok(n) = receiver.recv(&mut buffer) {
-            let Some(Ok(number)) = buffer.get(..8).filter(|_| n == 8).map(|b| b.try_into().map(u64::from_be_bytes)) else { continue };
+            let Some(Ok(number)) =
+                buffer.get(..8).filter(|_| n == 8).map(|b| b.try_into().map(u64::from_be_bytes))
+            else {
+                continue;
+            };
             if number != next {
                 wrong.fetch_add(1, Ordering::Relaxed);
             }
@@ -154,14 +178,19 @@ fn policy(name: &str, subject: &str, from: &str, port: u64) -> String {
 /// Names and addresses of everything that must stay as it is.
 fn names(node: &Node) -> Vec<String> {
     let text = String::from_utf8_lossy(&node.cilium(&["ip", "list"]).stdout).into_owned();
-    let mut lines: Vec<String> = text.lines().filter(|l| !l.contains("idle")).map(|l| l.split_whitespace().take(2).collect::<Vec<_>>().join(" ")).collect();
+    let mut lines: Vec<String> = text
+        .lines()
+        .filter(|l| !l.contains("idle"))
+        .map(|l| l.split_whitespace().take(2).collect::<Vec<_>>().join(" "))
+        .collect();
     lines.sort();
     lines
 }
 
 /// What the log of a process says about where it was killed.
 fn inside_an_apply(log: &str) -> bool {
-    let line = log.lines().rev().find(|line| line.contains("apply progress=") || line.contains(": pass woken_by="));
+    let line =
+        log.lines().rev().find(|line| line.contains("apply progress=") || line.contains(": pass woken_by="));
     line.is_some_and(|line| line.contains("progress=Begin"))
 }
 
@@ -178,7 +207,8 @@ impl Random {
 fn kills_lose_nothing() {
     // SAFETY: no other thread of this process runs yet that reads the environment.
     unsafe { std::env::set_var("CILIUM_LOG", "info,cilium::agent::pass=trace") };
-    let (kills, flows_each, gap) = if long() { (100, 50, Duration::from_micros(200)) } else { (10, 5, Duration::from_millis(1)) };
+    let (kills, flows_each, gap) =
+        if long() { (100, 50, Duration::from_micros(200)) } else { (10, 5, Duration::from_millis(1)) };
     let seed = std::env::var("CILIUM_TEST_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or(7);
     eprintln!("seed {seed} (CILIUM_TEST_SEED)");
     let mut random = Random(seed);
@@ -193,20 +223,33 @@ fn kills_lose_nothing() {
     }
     serve(&cluster.outside, "outside", PORT);
     cluster.write("svc.yaml", &service("svc", VIP, 80));
-    cluster.write("allow.yaml", &policy("allow", "server", "client", 0).replace("    toPorts: [{ports: [{port: \"0\", protocol: ANY}]}]\n", ""));
+    cluster.write(
+        "allow.yaml",
+        &policy("allow", "server", "client", 0)
+            .replace("    toPorts: [{ports: [{port: \"0\", protocol: ANY}]}]\n", ""),
+    );
     cluster.settle();
-    let reaches = |from: &Pod, to: &str, port| tcp(&from.netns, to.parse().expect("a literal address"), port).is_some();
+    let reaches =
+        |from: &Pod, to: &str, port| tcp(&from.netns, to.parse().expect("a literal address"), port).is_some();
     assert!(eventually(WAIT, || reaches(&client, VIP, 80) && reaches(&client, OUTSIDE_V4, PORT)));
-    assert!(eventually(WAIT, || tcp(&client.netns, far.ipv4, PORT).is_some() && tcp(&guest.netns, near.ipv4, PORT).is_none()));
+    assert!(eventually(WAIT, || tcp(&client.netns, far.ipv4, PORT).is_some()
+        && tcp(&guest.netns, near.ipv4, PORT).is_none()));
 
     let stop = Arc::new(AtomicBool::new(false));
     let outside: IpAddr = OUTSIDE_V4.parse().expect("a literal address");
     let vip: IpAddr = VIP.parse().expect("a literal address");
-    let ways = [("Service", vip, 80), ("policy", near.ipv4, PORT), ("other node", far.ipv4, PORT), ("masquerade", outside, PORT)];
+    let ways = [
+        ("Service", vip, 80),
+        ("policy", near.ipv4, PORT),
+        ("other node", far.ipv4, PORT),
+        ("masquerade", outside, PORT),
+    ];
     let pause = Duration::from_millis(if long() { 100 } else { 20 });
     let flows: Vec<Flow> = ways
         .iter()
-        .flat_map(|&(name, to, port)| (0..flows_each).map(move |n| (format!("{name} {n}"), SocketAddr::new(to, port))))
+        .flat_map(|&(name, to, port)| {
+            (0..flows_each).map(move |n| (format!("{name} {n}"), SocketAddr::new(to, port)))
+        })
         .map(|(name, to)| flow(&client.netns, &name, to, pause, &stop))
         .collect();
     let streams = [
@@ -215,7 +258,8 @@ fn kills_lose_nothing() {
         stream(&client.netns, &cluster.outside, outside, (outside, STREAM).into(), "masquerade", gap, &stop),
     ];
     // Through the Service: either backend may be chosen, and stays chosen.
-    let through = [&near, &far].map(|pod| pod.netns.enter(|| UdpSocket::bind((pod.ipv4, STREAM)).expect("bind")));
+    let through =
+        [&near, &far].map(|pod| pod.netns.enter(|| UdpSocket::bind((pod.ipv4, STREAM)).expect("bind")));
     let counts = through.map(|socket| {
         let (count, counted) = (Arc::new(AtomicU64::new(0)), socket);
         let out = count.clone();
@@ -264,7 +308,8 @@ fn kills_lose_nothing() {
             std::thread::sleep(Duration::from_millis(random.below(400)));
         } else {
             let which = 1 + usize::try_from(random.below(8)).expect("small");
-            let mut log = std::fs::File::open(cluster.nodes[0].dir.join("agent.log")).expect("the agent's log");
+            let mut log =
+                std::fs::File::open(cluster.nodes[0].dir.join("agent.log")).expect("the agent's log");
             log.seek(SeekFrom::Start(u64::try_from(from).expect("small"))).expect("its end");
             let (deadline, mut since) = (Instant::now() + Duration::from_secs(5), String::new());
             while since.matches("progress=Begin").count() < which && Instant::now() < deadline {
@@ -278,7 +323,10 @@ fn kills_lose_nothing() {
         let open = kill % 2 == 0;
         let vip = format!("10.96.2.{}", kill % 200 + 1);
         cluster.write("down.yaml", &service("down", &vip, 80));
-        cluster.write("guest.yaml", &policy("guest", "server", if open { "guest" } else { "nobody" }, u64::from(PORT)));
+        cluster.write(
+            "guest.yaml",
+            &policy("guest", "server", if open { "guest" } else { "nobody" }, u64::from(PORT)),
+        );
         let from = cluster.nodes[0].log().len();
         let started = Instant::now();
         cluster.nodes[0].start_agent();
@@ -286,7 +334,11 @@ fn kills_lose_nothing() {
         assert!(eventually(WAIT, synced), "not in sync again:\n{}", cluster.nodes[0].log_tail());
         back.push(started.elapsed());
         let in_force = || reaches(&client, &vip, 80) && tcp(&guest.netns, near.ipv4, PORT).is_some() == open;
-        assert!(eventually(WAIT, in_force), "kill {kill}: what changed while down is not in force:\n{}", cluster.nodes[0].log_tail());
+        assert!(
+            eventually(WAIT, in_force),
+            "kill {kill}: what changed while down is not in force:\n{}",
+            cluster.nodes[0].log_tail()
+        );
     }
     cluster.nodes[0].wait_healthy(WAIT);
     stop.store(true, Ordering::Relaxed);
@@ -309,7 +361,10 @@ fn kills_lose_nothing() {
         let got = received.load(Ordering::Relaxed);
         datagrams += got;
         if got != sent || disordered.load(Ordering::Relaxed) > 0 {
-            failed.push(format!("UDP {name}: {got} of {sent} arrived, {} gaps", disordered.load(Ordering::Relaxed)));
+            failed.push(format!(
+                "UDP {name}: {got} of {sent} arrived, {} gaps",
+                disordered.load(Ordering::Relaxed)
+            ));
         }
     }
     let sent = through.join().expect("the sender");

@@ -135,8 +135,8 @@ impl Scene {
             ports.join(", ")
         );
         self.cluster.write("service.yaml", &(service + &slice(0) + &slice(1)));
-        for family in 0..2 {
-            let vip: IpAddr = VIP[family].parse().expect("a literal address");
+        for vip in VIP {
+            let vip: IpAddr = vip.parse().expect("a literal address");
             for (protocol, ask) in [("TCP", tcp as fn(&Netns, IpAddr, u16) -> _), ("UDP", udp)] {
                 let mut seen = Vec::new();
                 let both = eventually(WAIT, || {

@@ -53,6 +53,9 @@ pub(crate) struct Pool {
 struct Memo {
     wanted: Option<State>,
     book: Option<IdBook>,
+    /// The pass ended with nothing left to do: the book says what the kernel held then. A number that
+    /// others have taken away or changed since is given back, not given up for another.
+    in_sync: bool,
 }
 
 /// What a pass would do.
@@ -67,6 +70,7 @@ pub(crate) struct Thought {
     view: View,
     rows_read: usize,
     micros: StageTimes,
+    cpu: Duration,
 }
 
 /// What a pass did.
@@ -91,6 +95,8 @@ pub(crate) struct Done {
     pub synced: bool,
     /// Nothing was left to do when the pass looked again.
     pub in_sync: bool,
+    /// Processor time of everything but writing.
+    pub looked: Duration,
     /// In short.
     pub summary: PassSummary,
     /// Every step with its outcome.
@@ -195,7 +201,7 @@ impl Reconciler {
 
     fn look(&mut self, looking: &Looking) -> Result<Thought> {
         let mut micros = StageTimes::default();
-        let mut clock = Stopwatch::start();
+        let (mut clock, began) = (Stopwatch::start(), cpu_time());
         let world = self.world()?;
         micros.sources = clock.lap();
         let whole =
@@ -209,7 +215,9 @@ impl Reconciler {
             scopes.sysctls = Scope::Keys(BTreeSet::new());
             let mut seen = observe(&mut self.kernel, &scopes);
             micros.observe = clock.lap();
-            compiled = self.compiler.compile(&world, config, &IdBook::adopt(&seen.state));
+            let book = self.memo.book.take().filter(|_| self.memo.in_sync);
+            let book = book.unwrap_or_else(|| IdBook::adopt(&seen.state));
+            compiled = self.compiler.compile(&world, config, &book);
             micros.compile = clock.lap();
             watch_sysctls(&mut self.kernel, &compiled, config);
             let mut sysctls = Scopes::none();
@@ -238,7 +246,8 @@ impl Reconciler {
         let plan = diff(&compiled.desired, &observed);
         micros.diff = clock.lap();
         let Compiled { desired, problems, book, view } = compiled;
-        Ok(Thought { rows_read: observed.state.len(), desired, plan, problems, book, view, micros })
+        let cpu = cpu_time().saturating_sub(began);
+        Ok(Thought { rows_read: observed.state.len(), desired, plan, problems, book, view, micros, cpu })
     }
 
     fn world(&mut self) -> Result<World> {
@@ -314,6 +323,7 @@ impl Reconciler {
             synced: thought.desired.synced.contains(SourceSet::ALL),
             in_sync,
             drift,
+            looked: thought.cpu,
             summary,
             report,
             plan: thought.plan,
@@ -322,7 +332,7 @@ impl Reconciler {
         };
         // A scoped read takes the last pass for clean: after any failure everything is read again.
         self.memo = if done.failures.is_empty() && done.unread.is_empty() {
-            Memo { wanted: Some(thought.desired.state), book: Some(thought.book) }
+            Memo { wanted: Some(thought.desired.state), book: Some(thought.book), in_sync }
         } else {
             Memo::default()
         };
@@ -530,6 +540,16 @@ fn failures(report: &Report) -> Vec<(RowId, String)> {
 fn chance() -> f64 {
     use std::hash::{BuildHasher, RandomState};
     f64::from(RandomState::new().hash_one(0) as u32) / f64::from(u32::MAX)
+}
+
+/// Processor time of this thread.
+fn cpu_time() -> Duration {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the call only writes the struct it is given.
+    if unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut time) } != 0 {
+        return Duration::ZERO;
+    }
+    Duration::new(u64::try_from(time.tv_sec).unwrap_or(0), u32::try_from(time.tv_nsec).unwrap_or(0))
 }
 
 struct Stopwatch(Instant);

@@ -112,7 +112,7 @@ struct Loop {
 /// How long looking for what others changed may be put off while container runtimes wait: the more pods
 /// there are, the longer such a look takes, and most of what is heard then is the echo of our own writes.
 const PUT_OFF_AT_MOST: Duration = Duration::from_millis(500);
-/// A full read costs its period at least this many times its own duration.
+/// The period of full reads is at least this many times the processor time of the last.
 const FULL_READ_SHARE: u32 = 200;
 /// How soon a pass that ended with work left is followed by another.
 const AGAIN: Duration = Duration::from_millis(50);
@@ -199,10 +199,8 @@ impl Loop {
             }
         };
         if full {
-            let m = done.summary.micros;
-            let took = Duration::from_micros(m.sources + m.observe + m.compile + m.diff);
             let period = self.reconciler.loaded.config.reconciler.full_read.duration();
-            self.next_full = Instant::now() + period.max(took * FULL_READ_SHARE);
+            self.next_full = Instant::now() + period.max(done.looked * FULL_READ_SHARE);
         }
         if !done.unread.is_empty() {
             // A kind that could not be read: look at everything soon, not at the next period.

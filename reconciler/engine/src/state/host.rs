@@ -396,3 +396,27 @@ impl Resource for File {
         ])
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::diff::diff;
+    use crate::state::{DesiredState, ObservedState, OriginId, State};
+
+    #[test]
+    fn a_stranger_under_a_name_of_ours_is_in_no_plan_to_remove_it() {
+        let mut seen = State::default();
+        let row = |alias: &str| LinkRow {
+            kind: LinkKind::Foreign { kind: "bridge".into() },
+            mac: None,
+            mtu: 1500,
+            alias: alias.into(),
+        };
+        seen.links.insert(VXLAN_LINK.into(), row(""), OriginId::default());
+        seen.links.insert(HOST_LINK.into(), row("cilium:cilium_host"), OriginId::default());
+        let nothing = DesiredState { synced: SourceSet::ALL, ..DesiredState::default() };
+        let plan = diff(&nothing, &ObservedState::whole(seen));
+        let rows: Vec<String> = plan.lines().iter().map(|line| line.id().to_string()).collect();
+        assert_eq!(rows, [format!("link {HOST_LINK}")]);
+    }
+}

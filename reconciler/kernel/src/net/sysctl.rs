@@ -180,6 +180,17 @@ mod tests {
     }
 
     #[test]
+    fn a_damaged_record_gives_back_only_what_is_whole_and_ours() {
+        let record = tempfile::NamedTempFile::new().expect("a file");
+        let bytes = b"net.ipv4.ip_forward = 0\nnet.ipv4.tcp_rmem = 1\n\xff\xfe = 1\nnet.ipv6.conf.all.forwarding = \n\
+            net.ipv4.conf.all.rp_filter = 2";
+        fs::write(record.path(), bytes).expect("written");
+        let watched = Watched { keys: BTreeSet::new(), record: Some(record.path().to_owned()) };
+        let recorded = watched.recorded().expect("read all the same");
+        assert_eq!(recorded, BTreeMap::from([(SysctlKey("net.ipv4.ip_forward".into()), "0".to_owned())]));
+    }
+
+    #[test]
     fn nothing_outside_is_named() {
         for key in ["", ".etc.passwd", "net.//.x", "a\0b"] {
             assert!(path(&SysctlKey(key.into())).is_err(), "{key:?}");

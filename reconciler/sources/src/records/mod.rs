@@ -188,8 +188,11 @@ impl Records {
 
     fn quarantine(&mut self, path: &Path, why: String) {
         let moved = self.mending == Mending::Yes && fs::rename(path, path.with_extension("bad")).is_ok();
-        let hint =
-            if moved { "it was renamed to end in .bad; if no copy stands in, attach its pod anew" } else { "remove it" };
+        let hint = if moved {
+            "it was renamed to end in .bad; if no copy stands in, attach its pod anew"
+        } else {
+            "remove it"
+        };
         self.tell(path, why, hint);
     }
 
