@@ -14,7 +14,11 @@ fn main() -> ExitCode {
     match commands::run(cli) {
         Ok(code) => code,
         Err(e) => {
-            eprintln!("error: {e:#}");
+            // Findings on the configuration are whole messages of their own, with places and hints.
+            match e.downcast_ref::<cilium_sources::config::ConfigErrors>() {
+                Some(findings) => eprint!("{findings}"),
+                None => eprintln!("error: {e:#}"),
+            }
             ExitCode::FAILURE
         }
     }
