@@ -9,7 +9,7 @@
 //! remove   file → route → link-up → … → sysctl
 //! ```
 //! Only policy rows have places of their own: edits of a policy in force are ordered within it
-//! ([`crate::ladder`]), and rows whose removal can only close go before the next pod opens, though after
+//! (the module `ladder`), and rows whose removal can only close go before the next pod opens, though after
 //! addresses have moved to their new identities.
 
 use crate::state::Kind;

@@ -1,7 +1,7 @@
 //! Observe and apply on this host. Thin: every decision was made by the engine.
 //!
 //! [`Kernel`] implements [`cilium_engine::driver::Driver`] for every kind: BPF maps, programs and
-//! attachments in [`bpf`], interfaces, addresses, routes and sysctls in [`net`], files in [`file`].
+//! attachments in [`bpf`], interfaces, addresses, routes and sysctls in [`net`], files in [`mod@file`].
 
 pub mod bpf;
 pub mod file;

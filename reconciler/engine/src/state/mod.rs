@@ -1,6 +1,6 @@
 //! Rows of the host's state: what is wanted, and what was seen. Values only.
 //!
-//! [`for_each_resource`] is the one list of resources, in the order of writes: ensure walks it down,
+//! [`crate::for_each_resource`] is the one list of resources, in the order of writes: ensure walks it down,
 //! remove walks it up. A resource names its interfaces by name, never by ifindex: numbers belong to
 //! the kernel, and the drivers translate on the way in and out.
 

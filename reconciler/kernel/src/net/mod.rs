@@ -4,8 +4,8 @@
 //! async runtime between a request and its answer. Never: a decision, or a value remembered from one pass to
 //! the next that a pass would trust ([`Net::place`] is a hint of where to look, checked at each use).
 //!
-//! What is ours: interfaces by [`ownership`], routes by their protocol number, addresses by their interface,
-//! sysctls by the list in [`sysctl`].
+//! What is ours: interfaces by `ownership`, routes by their protocol number, addresses by their interface,
+//! sysctls by the list in [`SYSCTLS`].
 
 mod address;
 mod error;
