@@ -110,7 +110,7 @@ pub const EVENTS: MapSpec = MapSpec {
     kind: MapType::RingBuf,
     key_size: 0,
     value_size: 0,
-    max_entries: 4 << 20,
+    max_entries: 1 << 20,
     flags: 0,
     aliases: &[],
 };

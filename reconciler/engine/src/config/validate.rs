@@ -38,7 +38,7 @@ pub(super) fn validate(config: &Config) -> Vec<Fault> {
         faults.add(
             &["bpf.events_bytes"],
             format!("{} is not a power of two", config.bpf.events_bytes),
-            "the kernel takes only powers of two for a ring buffer, for example 4194304",
+            "the kernel takes only powers of two for a ring buffer, for example 1048576",
         );
     }
     faults.0
