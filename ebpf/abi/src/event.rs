@@ -41,7 +41,7 @@ pub struct Event {
     pub endpoint_id: u16,
     /// For verdicts: [`VERDICT_ALLOW`], or a drop reason.
     pub verdict: u8,
-    /// For verdicts: `policy::MATCH_`. For traces: `REASON_`.
+    /// For verdicts, and drops with [`EVENT_VERDICT`]: `policy::MATCH_`. For traces: `reason::`.
     pub reason: u8,
     /// `metrics::DIRECTION_`.
     pub direction: u8,
@@ -67,6 +67,10 @@ pub const VERDICT_ALLOW: u8 = 0;
 
 /// The packet is IPv6 (addresses tell too; kept for events without addresses).
 pub const EVENT_IPV6: u8 = 1;
+
+/// The event of a drop tells a policy verdict too: refused, for the reason of the drop, as
+/// [`Event::reason`] matched, in [`Event::direction`].
+pub const EVENT_VERDICT: u8 = 2;
 
 /// Observation points of trace events.
 pub mod point {

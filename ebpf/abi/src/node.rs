@@ -122,6 +122,8 @@ pub mod mark {
     pub const IDENTITY: u32 = 0x0F00;
     /// The packet comes from the host.
     pub const HOST: u32 = 0x0C00;
+    /// The packet carries another in the overlay.
+    pub const OVERLAY: u32 = 0x0400;
     /// The packet was masqueraded already, or must not be.
     pub const SNAT_DONE: u32 = 0x0300;
 }

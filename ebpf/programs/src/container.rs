@@ -1,8 +1,7 @@
-//! A pod's own interface: what it sends, and what the host's stack sends to it.
+//! A pod's own interface: what the pod sends; and how a packet from elsewhere is admitted to it.
 
 use crate::{
     cause, conntrack, deliver,
-    deliver::PASS,
     event,
     flow::{Flow, Step, kind, same},
     ipcache::{self, Memory},
@@ -230,26 +229,6 @@ pub fn admit<F: Family>(
     settle::<F>(skb, flow, row, memory)?;
     event::forwarded(skb, flow);
     Ok(())
-}
-
-/// A packet that leaves the host side towards the pod.
-#[inline(always)]
-pub fn to<F: Family>(skb: Skb, flow: &mut Flow, config: &EndpointConfigRow) -> Step<i32> {
-    parse::<F, L2, Skb>(skb, flow)?;
-    // The host's side of the link talks to the pod's: answers of ours, and the stack's chatter.
-    if F::IS_V6 && nd::is_from_link(flow) {
-        return Ok(PASS);
-    }
-    let marked = deliver::marked_identity(skb.mark());
-    let own = if F::IS_V6 { &config.ipv6 } else { &config.ipv4 };
-    admit::<F>(skb, flow, config, |flow, row| match marked {
-        Some(identity) => Sender { identity, memory: Memory::NONE },
-        // What a connection remembers is about the end that is not the pod; of a packet to someone
-        // else nobody knows which that is.
-        None => source::<F>(flow, row.filter(|_| same(own, &flow.tuple.dst))),
-    })?;
-    event::trace(skb, flow, point::TO_ENDPOINT);
-    Ok(PASS)
 }
 
 /// The sender of a packet from the host's stack or the network: an endpoint of this node, or far.

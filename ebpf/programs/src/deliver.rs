@@ -235,7 +235,7 @@ const fn refuse(cause: Cause) -> i64 {
     -(cause.raw() as i64)
 }
 
-/// To a pod of this node through its host side, where [`crate::host`]'s counterpart asks policy.
+/// To a pod of this node through its host side: the only way from an egress hook.
 #[inline(always)]
 pub fn host_side(skb: Skb, endpoint: &EndpointRow) -> Step<i32> {
     address_frame(skb, &endpoint.mac, &endpoint.node_mac)?;

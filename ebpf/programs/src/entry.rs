@@ -5,12 +5,17 @@ use crate::{
     deliver::PASS,
     event,
     flow::{Flow, Step},
-    host, netdev, overlay,
+    host,
+    metrics::count,
+    netdev, overlay,
     packet::{Packet, Skb, Xdp, at},
     parse::{ARP, Ethernet, IPV4, IPV6, L2, V4, V6, parse},
 };
 use aya_ebpf::bindings::{TC_ACT_SHOT, xdp_action::XDP_PASS};
-use cilium_abi::metrics::{DIRECTION_EGRESS, DIRECTION_INGRESS};
+use cilium_abi::{
+    metrics::{DIRECTION_EGRESS, DIRECTION_INGRESS, FORWARDED},
+    node::mark,
+};
 
 #[inline(always)]
 fn finish(skb: Skb, flow: &mut Flow, step: Step<i32>) -> i32 {
@@ -74,23 +79,6 @@ fn closed(skb: Skb, flow: &mut Flow, cause: crate::flow::Cause) -> Step<i32> {
     Err(cause)
 }
 
-/// The host's side sends a packet to a pod.
-#[inline(always)]
-pub fn to_container(skb: Skb) -> i32 {
-    run(skb, DIRECTION_INGRESS, |skb, flow| {
-        let config = match container::config(flow.ifindex) {
-            Ok(config) => config,
-            Err(cause) => return closed(skb, flow, cause),
-        };
-        match skb.protocol() {
-            IPV4 => container::to::<V4>(skb, flow, config),
-            IPV6 => container::to::<V6>(skb, flow, config),
-            ARP => Ok(PASS),
-            _ => unsupported(flow),
-        }
-    })
-}
-
 /// The host's stack sends a packet out of `cilium_host`.
 #[inline(always)]
 pub fn from_host(skb: Skb) -> i32 {
@@ -104,10 +92,8 @@ pub fn from_host(skb: Skb) -> i32 {
 /// A packet reaches the host through `cilium_host` or `cilium_net`.
 #[inline(always)]
 pub fn to_host(skb: Skb) -> i32 {
-    run(skb, DIRECTION_INGRESS, |skb, flow| {
-        event::forwarded(skb, flow);
-        Ok(PASS)
-    })
+    count(FORWARDED, DIRECTION_INGRESS, skb.length());
+    PASS
 }
 
 /// The Ethernet type where the frame and the kernel agree on it, else 0: a device without Ethernet
@@ -125,6 +111,9 @@ fn ethertype(skb: Skb) -> u16 {
 /// A device received a packet.
 #[inline(always)]
 pub fn from_netdev(skb: Skb) -> i32 {
+    if netdev::is_for_overlay(skb) {
+        return PASS;
+    }
     run(skb, DIRECTION_INGRESS, |skb, flow| match ethertype(skb) {
         IPV4 => netdev::from::<V4>(skb, flow),
         IPV6 => netdev::from::<V6>(skb, flow),
@@ -135,6 +124,10 @@ pub fn from_netdev(skb: Skb) -> i32 {
 /// A device sends a packet.
 #[inline(always)]
 pub fn to_netdev(skb: Skb) -> i32 {
+    if netdev::is_from_overlay(skb) {
+        count(FORWARDED, DIRECTION_EGRESS, skb.length());
+        return PASS;
+    }
     run(skb, DIRECTION_EGRESS, |skb, flow| match ethertype(skb) {
         IPV4 => netdev::to::<V4>(skb, flow),
         IPV6 => netdev::to::<V6>(skb, flow),
@@ -152,13 +145,12 @@ pub fn from_overlay(skb: Skb) -> i32 {
     })
 }
 
-/// The overlay sends a packet.
+/// The overlay sends a packet: the mark tells the device's hook that what carries it is the node's own.
 #[inline(always)]
 pub fn to_overlay(skb: Skb) -> i32 {
-    run(skb, DIRECTION_EGRESS, |skb, flow| {
-        event::forwarded(skb, flow);
-        Ok(PASS)
-    })
+    skb.set_mark(mark::OVERLAY);
+    count(FORWARDED, DIRECTION_EGRESS, skb.length());
+    PASS
 }
 
 /// A device's driver received a frame. It is parsed as everywhere, and passed.

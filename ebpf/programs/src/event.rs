@@ -14,7 +14,7 @@ use aya_ebpf::{
 };
 use cilium_abi::{
     Address, Be16, Mac,
-    event::{DROP, POLICY_VERDICT, TRACE, VERDICT_ALLOW},
+    event::{DROP, EVENT_VERDICT, POLICY_VERDICT, TRACE, VERDICT_ALLOW},
     metrics::{EVENT_LOST, FORWARDED},
     node::{
         AGGREGATE_LOW, AGGREGATE_MEDIUM, AGGREGATE_NONE, NODE_EVENT_DROP, NODE_EVENT_TRACE,
@@ -46,7 +46,7 @@ unsafe extern "C" fn event_drop(skb: *mut __sk_buff, flow: *mut Flow, cause: u32
     let Some(flow) = (unsafe { flow.as_mut() }) else { return TC_ACT_SHOT };
     count(cause.code(), flow.direction, skb.length());
     if node!(flags) & NODE_EVENT_DROP != 0 {
-        emit(skb, flow, what(DROP, cause.code(), 0, 0), cause.line());
+        emit(skb, flow, what(DROP, cause.code(), 0, flow.matched), cause.line());
     }
     TC_ACT_SHOT
 }
@@ -62,6 +62,17 @@ pub fn forwarded(skb: Skb, flow: &Flow) {
 pub fn verdict(skb: Skb, flow: &mut Flow, direction: u8, verdict: u8) {
     if node!(flags) & NODE_EVENT_VERDICT != 0 {
         emit(skb, flow, what(POLICY_VERDICT, direction, verdict, flow.matched), 0);
+    }
+}
+
+/// Tells that policy refused the packet, which is about to be dropped: the event of the drop says it too,
+/// so that a flood of refused packets costs one event each.
+#[inline(always)]
+pub fn refused(skb: Skb, flow: &mut Flow, direction: u8, cause: Cause) {
+    if node!(flags) & NODE_EVENT_DROP == 0 {
+        verdict(skb, flow, direction, cause.code());
+    } else if node!(flags) & NODE_EVENT_VERDICT != 0 {
+        flow.flags |= EVENT_VERDICT;
     }
 }
 

@@ -1,40 +1,51 @@
 //! The host's own interface `cilium_host`: what the host sends to pods here and elsewhere.
+//!
+//! The routes to all pods of the cluster lead here, so this is also where the policy of this node's pods
+//! is asked about the host's packets: a pod's link needs no second program for it.
 
 use crate::{
     cause,
-    container::source,
+    container::{Sender, admit, config, source},
     deliver::{self, PASS},
     event,
     flow::{Flow, Step},
-    ipcache,
+    ipcache::{self, Memory},
     packet::Skb,
     parse::{Family, L2, parse},
 };
-use cilium_abi::{Address, endpoint::ENDPOINT_HOST, event::point, identity};
+use cilium_abi::{
+    Address, endpoint::ENDPOINT_HOST, event::point, identity, metrics::DIRECTION_INGRESS,
+};
 
 /// A packet that the host's stack sends out of `cilium_host`.
 ///
-/// Whatever layer 4 says: only addresses decide here, and the pod's own hook does the rest.
+/// To other nodes only addresses decide: their node asks policy.
 #[inline(always)]
 pub fn from<F: Family>(skb: Skb, flow: &mut Flow) -> Step<i32> {
-    if parse::<F, L2, Skb>(skb, flow).is_err() && flow.tuple.dst.is_none() {
+    let parsed = parse::<F, L2, Skb>(skb, flow);
+    if parsed.is_err() && flow.tuple.dst.is_none() {
         return Ok(PASS);
     }
     event::received(skb, flow, point::FROM_HOST);
-    let sender = match deliver::marked_identity(skb.mark()) {
-        Some(identity) => identity,
-        None => source::<F>(flow, None).identity,
-    };
-    flow.src_identity = sender;
+    let marked = deliver::marked_identity(skb.mark());
     if let Some(endpoint) = ipcache::local(&flow.tuple.dst) {
         if endpoint.flags & ENDPOINT_HOST != 0 {
             return Ok(PASS);
         }
-        flow.dst_identity = endpoint.identity;
-        skb.set_mark(deliver::identity_mark(sender));
-        event::forwarded(skb, flow);
+        flow.direction = DIRECTION_INGRESS;
+        parsed?;
+        admit::<F>(skb, flow, config(endpoint.ifindex)?, |flow, row| match marked {
+            Some(identity) => Sender { identity, memory: Memory::NONE },
+            None => source::<F>(flow, row),
+        })?;
+        event::trace(skb, flow, point::TO_ENDPOINT);
         return deliver::host_side(skb, endpoint);
     }
+    let sender = match marked {
+        Some(identity) => identity,
+        None => source::<F>(flow, None).identity,
+    };
+    flow.src_identity = sender;
     let far = ipcache::far::<F>(&flow.tuple.dst, None);
     flow.dst_identity = far.identity;
     match far.row {

@@ -23,9 +23,7 @@ macro_rules! classifiers {
 classifiers! {
     /// A pod's interface, ingress: what the pod sends.
     cil_from_container => from_container;
-    /// A pod's interface, egress: what the host's stack sends to the pod.
-    cil_to_container => to_container;
-    /// `cilium_host`, egress.
+    /// `cilium_host`, egress: what the host's stack sends to pods.
     cil_from_host => from_host;
     /// `cilium_host` and `cilium_net`, ingress.
     cil_to_host => to_host;

@@ -65,13 +65,6 @@ pub fn is_link_message(flow: &Flow) -> bool {
             || flow.icmp_type == LISTENER_V2)
 }
 
-/// Whether the packet is such a message from the link itself: hop limit 255 (RFC 4861 §7.1), or 1
-/// for listener reports (RFC 3810 §5), neither of which survives a router.
-#[inline(always)]
-pub fn is_from_link(flow: &Flow) -> bool {
-    is_link_message(flow) && (flow.ttl == 255 || flow.ttl == 1)
-}
-
 #[inline(always)]
 fn is_link_local(addr: &Address) -> bool {
     addr.words[0] & u32::from_ne_bytes([0xff, 0xc0, 0, 0]) == u32::from_ne_bytes([0xfe, 0x80, 0, 0])

@@ -7,17 +7,67 @@ use crate::{
     event,
     flow::{Flow, Step},
     ipcache, node,
-    packet::Skb,
-    parse::{Family, L2, parse},
+    packet::{Skb, at},
+    parse::{Ethernet, Family, IPV4, IPV6, Ipv4, Ipv6, L2, Link, parse},
     rewrite::FromWire,
     snat,
 };
 use cilium_abi::{
+    Address,
     endpoint::ENDPOINT_HOST,
     event::point,
-    node::{AGGREGATE_LOW, NODE_TUNNEL, mark},
+    node::{AGGREGATE_LOW, AGGREGATE_NONE, NODE_TUNNEL, mark},
     proto,
 };
+
+/// Whether a received frame is plainly one of the overlay for this node: it has a tunnel's way before it,
+/// and a whole look at the outer packet would change nothing. Anything less plain is left to [`from`].
+#[inline(always)]
+pub fn is_for_overlay(skb: Skb) -> bool {
+    if node!(flags) & NODE_TUNNEL == 0 || node!(trace_aggregation) == AGGREGATE_NONE {
+        return false;
+    }
+    let protocol = skb.protocol();
+    let Some(ethernet) = at::<Ethernet, Skb>(skb, 0) else { return false };
+    // SAFETY: `at` proved the header lies inside the packet.
+    if unsafe { (*ethernet).ethertype } != protocol {
+        return false;
+    }
+    let (dst, ports) = match protocol {
+        IPV4 => {
+            let Some(ip) = at::<Ipv4, Skb>(skb, L2::HEADER) else { return false };
+            // SAFETY: as above.
+            let ip = unsafe { &*ip };
+            if ip.version_len != 0x45 || ip.proto != proto::UDP || ip.fragment & FRAGMENT != 0 {
+                return false;
+            }
+            (Address::v4(ip.dst), at::<[u16; 2], Skb>(skb, L2::HEADER + size_of::<Ipv4>()))
+        }
+        IPV6 => {
+            let Some(ip) = at::<Ipv6, Skb>(skb, L2::HEADER) else { return false };
+            // SAFETY: as above.
+            let ip = unsafe { &*ip };
+            if ip.next != proto::UDP {
+                return false;
+            }
+            (Address { words: ip.dst }, at::<[u16; 2], Skb>(skb, L2::HEADER + size_of::<Ipv6>()))
+        }
+        _ => return false,
+    };
+    let Some(ports) = ports else { return false };
+    // SAFETY: as above.
+    let [_, port] = unsafe { *ports };
+    port == node!(tunnel_port).0 && ipcache::local(&dst).is_some_and(|row| row.flags & ENDPOINT_HOST != 0)
+}
+
+/// Offset and "more follow" of [`Ipv4::fragment`], network order.
+const FRAGMENT: u16 = 0x3fffu16.to_be();
+
+/// Whether a packet to be sent carries another in the overlay.
+#[inline(always)]
+pub fn is_from_overlay(skb: Skb) -> bool {
+    skb.mark() & mark::MASK == mark::OVERLAY && node!(trace_aggregation) > AGGREGATE_LOW
+}
 
 /// A packet that a device received.
 #[inline(always)]

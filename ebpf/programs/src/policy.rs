@@ -7,7 +7,6 @@ use crate::{
     packet::Skb,
 };
 use cilium_abi::{
-    drop,
     endpoint::{
         CONFIG_EGRESS_NO_ANY, CONFIG_EGRESS_NO_PEERS, CONFIG_INGRESS_NO_ANY, CONFIG_INGRESS_NO_PEERS,
         CONFIG_OPEN_EGRESS, CONFIG_OPEN_INGRESS, EndpointConfigRow,
@@ -69,12 +68,10 @@ fn tell(skb: Skb, flow: &mut Flow, found: u32) -> Step<()> {
         event::verdict(skb, flow, way, VERDICT_ALLOW);
         return Ok(());
     }
-    if found == DENY as u32 {
-        event::verdict(skb, flow, way, drop::POLICY_DENIED_BY_DENYLIST);
-        return Err(cause!(POLICY_DENIED_BY_DENYLIST));
-    }
-    event::verdict(skb, flow, way, drop::POLICY_DENIED);
-    Err(cause!(POLICY_DENIED))
+    let cause =
+        if found == DENY as u32 { cause!(POLICY_DENIED_BY_DENYLIST) } else { cause!(POLICY_DENIED) };
+    event::refused(skb, flow, way, cause);
+    Err(cause)
 }
 
 /// A subprogram of its own, which the verifier checks once.

@@ -64,17 +64,18 @@ fn is_group(id: &RowId) -> bool {
     id.kind == Kind::Policy
 }
 
-/// Pods' links that are up although one of their hooks does not have our program: the kernel would route
-/// their packets unfiltered.
+/// What a pod's link must carry before it is up.
+const FROM_CONTAINER: &str = "cil_from_container";
+
+/// Pods' links that are up although their hook does not have our program: the kernel would route their
+/// packets unfiltered.
 fn unfiltered(state: &State, out: &mut Vec<Violation>) {
     for link in state.link_ups.keys().filter(|link| link.0.starts_with(POD_LINK_PREFIX)) {
-        for (hook, program) in [(Hook::Ingress, "cil_from_container"), (Hook::Egress, "cil_to_container")] {
-            let key = crate::state::AttachmentKey { link: link.clone(), hook };
-            let found: Option<&AttachmentRow> = state.attachments.find(&key);
-            if found.is_some_and(|row| row.program != program) {
-                let message = format!("up with another program than {program} at {key}");
-                out.push(Violation { id: crate::state::LinkUp::id(link), message });
-            }
+        let key = crate::state::AttachmentKey { link: link.clone(), hook: Hook::Ingress };
+        let found: Option<&AttachmentRow> = state.attachments.find(&key);
+        if found.is_some_and(|row| row.program != FROM_CONTAINER) {
+            let message = format!("up with another program than {FROM_CONTAINER} at {key}");
+            out.push(Violation { id: crate::state::LinkUp::id(link), message });
         }
     }
 }

@@ -7,4 +7,4 @@
 mod line;
 mod named;
 
-pub use named::{EventKind, NamedEvent, Names, Party, decode, name};
+pub use named::{EventKind, NamedEvent, Names, Party, decode, name, told};

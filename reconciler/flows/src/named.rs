@@ -96,6 +96,15 @@ pub fn decode(bytes: &[u8]) -> Option<Event> {
     Event::read_from_prefix(bytes).ok().map(|(event, _)| event)
 }
 
+/// What one event of the kernel tells: the policy verdict that the drop of a refused packet carries with
+/// it, then the event.
+pub fn told(event: Event) -> impl Iterator<Item = Event> {
+    let refusal = event.kind == event::DROP && event.flags & event::EVENT_VERDICT != 0;
+    let verdict =
+        Event { kind: event::POLICY_VERDICT, subtype: event.direction, verdict: event.subtype, ..event };
+    refusal.then_some(verdict).into_iter().chain([event])
+}
+
 /// Names an event. `boot` is the epoch time of boot in nanoseconds; `None` if the kind is not known.
 pub fn name(event: &Event, names: &impl Names, boot: u64) -> Option<NamedEvent> {
     let kind = match event.kind {
@@ -287,6 +296,18 @@ mod tests {
         );
         let back: NamedEvent = serde_json::from_str(&serde_json::to_string(&named).unwrap()).unwrap();
         assert_eq!(back, named);
+    }
+
+    #[test]
+    fn a_refusal_tells_its_verdict_too() {
+        let refused = Event { flags: event::EVENT_VERDICT, reason: policy::MATCH_L3_L4, ..dropped() };
+        let told: Vec<NamedEvent> = told(refused).filter_map(|e| name(&e, &Fixed, 0)).collect();
+        let kinds: Vec<EventKind> = told.iter().map(|e| e.kind).collect();
+        assert_eq!(kinds, [EventKind::PolicyVerdict, EventKind::Drop]);
+        assert_eq!((told[0].what.as_str(), told[0].reason), ("denied: Policy denied", 133));
+        assert_eq!(told[0].matched.as_deref(), Some("L3-L4"));
+        assert_eq!(told[0].direction.as_deref(), Some("ingress"));
+        assert_eq!(super::told(dropped()).count(), 1);
     }
 
     #[test]

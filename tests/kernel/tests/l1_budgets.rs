@@ -83,11 +83,14 @@ fn l1_packets_stay_within_time() {
     );
     let mut over = Vec::new();
     for Cost { name, sort, net, floors } in costs {
-        println!("{name:34} {net:5.0} ns net, floors {floors:4.0}, ratio {:.2}", net / floors);
-        // An emulated processor's times are no figures: there it counts that every packet had its verdict.
-        if !emulated() && net > sort.limit().max(floors * RATIO) {
-            over.push(format!("{name}: {net:.0} ns"));
+        let (ratio, goal) = (net / floors, sort.limit());
+        println!("{name:34} {net:5.0} ns net (goal {goal:.0}), floors {floors:4.0}, ratio {ratio:.2}");
+        // The goal in nanoseconds holds for one machine, `make bench` judges by it; the floors, measured in
+        // the same run, hold for all. An emulated processor's times are no figures: there it counts that
+        // every packet had its verdict.
+        if !emulated() && net > floors * RATIO {
+            over.push(format!("{name}: {net:.0} ns, may take {:.0}", floors * RATIO));
         }
     }
-    assert!(over.is_empty(), "slower than its limit and its floors: {over:?}");
+    assert!(over.is_empty(), "slower than their floors allow: {over:?}");
 }

@@ -62,11 +62,13 @@ fn follow(events: &mut Events, shared: &Shared, names: &mut Named) {
             if shared.events.receiver_count() == 0 {
                 continue;
             }
-            if let Some(named) = cilium_flows::name(&event, names, boot)
-                && let Ok(json) = serde_json::to_string(&named)
-            {
-                // No receiver any more: that is nobody's loss.
-                let _ = shared.events.send((json + "\n").into());
+            for event in cilium_flows::told(event) {
+                if let Some(named) = cilium_flows::name(&event, names, boot)
+                    && let Ok(json) = serde_json::to_string(&named)
+                {
+                    // No receiver any more: that is nobody's loss.
+                    let _ = shared.events.send((json + "\n").into());
+                }
             }
         }
     }

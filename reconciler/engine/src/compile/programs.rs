@@ -28,8 +28,7 @@ pub(super) struct Hooked {
 
 impl Hooked {
     /// The host side of a pod's link.
-    pub(super) const POD: Self =
-        Self { ingress: Some("cil_from_container"), egress: Some("cil_to_container") };
+    pub(super) const POD: Self = Self { ingress: Some("cil_from_container"), egress: None };
     const HOST: Self = Self { ingress: Some("cil_to_host"), egress: Some("cil_from_host") };
     const NET: Self = Self { ingress: Some("cil_to_host"), egress: None };
     const OVERLAY: Self = Self { ingress: Some("cil_from_overlay"), egress: Some("cil_to_overlay") };

@@ -337,10 +337,6 @@ impl Resource for LinkUp {
                 link: key.clone(),
                 hook: super::Hook::Ingress,
             }));
-            needs.push(super::Attachment::id(&super::AttachmentKey {
-                link: key.clone(),
-                hook: super::Hook::Egress,
-            }));
         }
         needs
     }

@@ -97,16 +97,14 @@ pub(crate) fn close(mut state: State, catalog: &Catalog) -> State {
     let sets: Vec<SetId> = ["aaaa", "bbbb"].map(|s| SetId(s.to_owned())).into();
     let set = state.program_sets.keys().next().cloned().unwrap_or_else(|| sets[0].clone());
     for link in ups {
-        for hook in [Hook::Ingress, Hook::Egress] {
-            let key = AttachmentKey { link: link.clone(), hook };
-            let row = AttachmentRow { program: String::new(), set: set.clone(), first: Position::First };
-            if state.attachments.find(&key).is_none() {
-                state.attachments.insert(key, row, none);
-            }
+        let key = AttachmentKey { link: link.clone(), hook: Hook::Ingress };
+        let row = AttachmentRow { program: String::new(), set: set.clone(), first: Position::First };
+        if state.attachments.find(&key).is_none() {
+            state.attachments.insert(key, row, none);
         }
     }
     for (key, entry) in state.attachments.clone().iter() {
-        let program = if key.hook == Hook::Ingress { "cil_from_container" } else { "cil_to_container" };
+        let program = if key.hook == Hook::Ingress { "cil_from_container" } else { "cil_from_host" };
         let row = AttachmentRow { program: program.to_owned(), first: Position::First, ..entry.row.clone() };
         links.insert(key.link.clone());
         state.program_sets.insert(row.set.clone(), ProgramSetRow::Complete, none);

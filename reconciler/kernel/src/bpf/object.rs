@@ -43,7 +43,6 @@ mod tests {
         let names = program_names().unwrap();
         for name in [
             "cil_from_container",
-            "cil_to_container",
             "cil_from_host",
             "cil_to_host",
             "cil_from_netdev",

@@ -127,7 +127,7 @@ fn programs_are_attached_replaced_and_taken_off() {
     for n in [1, 1, 2] {
         let want = vec![
             (ingress.clone(), runs("cil_from_container", n)),
-            (egress.clone(), runs("cil_to_container", n)),
+            (egress.clone(), runs("cil_from_host", n)),
             (xdp.clone(), runs("cil_xdp_entry", n)),
         ];
         for (key, row) in &want {
@@ -147,7 +147,7 @@ fn programs_are_attached_replaced_and_taken_off() {
     load(&mut bpf, 3);
     for _ in 0..2 {
         detach(&mut bpf, &ingress, &runs("cil_from_container", 2));
-        detach(&mut bpf, &egress, &runs("cil_to_container", 2));
+        detach(&mut bpf, &egress, &runs("cil_from_host", 2));
         detach(&mut bpf, &xdp, &runs("cil_xdp_entry", 2));
     }
     assert_eq!(attached(&mut bpf), vec![]);

@@ -31,8 +31,6 @@ pub const ROWS: u32 = 8192;
 pub enum Hook {
     /// `cil_from_container`.
     FromContainer,
-    /// `cil_to_container`.
-    ToContainer,
     /// `cil_from_host`.
     FromHost,
     /// `cil_to_host`.
@@ -49,9 +47,8 @@ pub enum Hook {
 
 impl Hook {
     /// Every classifier.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 7] = [
         Self::FromContainer,
-        Self::ToContainer,
         Self::FromHost,
         Self::ToHost,
         Self::FromNetdev,
@@ -64,7 +61,6 @@ impl Hook {
     pub const fn program(self) -> &'static str {
         match self {
             Self::FromContainer => "cil_from_container",
-            Self::ToContainer => "cil_to_container",
             Self::FromHost => "cil_from_host",
             Self::ToHost => "cil_to_host",
             Self::FromNetdev => "cil_from_netdev",

@@ -329,8 +329,8 @@ impl Traffic {
                 Hook::FromNetdev,
                 Hook::FromOverlay,
                 Hook::FromHost,
-                Hook::ToContainer,
-                Hook::ToContainer,
+                Hook::FromHost,
+                Hook::FromHost,
             ]),
             (None, None) if self.random.chance(60) => self.random.pick(&[Hook::FromNetdev, Hook::ToNetdev]),
             _ => self.random.pick(&Hook::ALL),
@@ -341,7 +341,7 @@ impl Traffic {
         };
         let lxc = pod.map_or_else(|| self.random.pick(&self.links.lxc), |pod| self.links.lxc[pod.link]);
         let ifindex = match hook {
-            Hook::FromContainer | Hook::ToContainer => lxc,
+            Hook::FromContainer => lxc,
             Hook::FromHost | Hook::ToHost => self.links.host,
             Hook::FromNetdev | Hook::ToNetdev => self.links.eth0,
             Hook::FromOverlay | Hook::ToOverlay => self.links.overlay,
@@ -367,6 +367,7 @@ impl Traffic {
             1 => mark::SNAT_DONE,
             2 => mark::IDENTITY | REMOTE_POD_ID << 16,
             3 => mark::IDENTITY | 1 | 7 << 16,
+            4 => mark::OVERLAY,
             _ => 0,
         };
         let wire = (!self.random.chance(3)).then(|| {

@@ -16,8 +16,6 @@ use cilium_abi::{
 pub enum Site {
     /// The pod sends it.
     From(Pod),
-    /// The host's stack sends it to the pod.
-    To(Pod),
     /// The host's stack sends it out of `cilium_host`.
     FromHost,
     /// It reaches the host through `cilium_host`.
@@ -90,6 +88,8 @@ pub enum Check {
     Rule(u32),
     /// How the verdict was found.
     Matched(u8),
+    /// One event told of the drop and of the verdict, found in this way.
+    Refused(u8),
     /// The last byte of the frame at an offset.
     Byte(usize, u8),
 }
@@ -197,7 +197,6 @@ impl Fixture {
     fn input(links: &Links, step: &Step, outputs: &[Parsed]) -> Input {
         let (hook, ifindex, wire) = match step.site {
             Site::From(pod) => (Hook::FromContainer, links.lxc[pod.link], None),
-            Site::To(pod) => (Hook::ToContainer, links.lxc[pod.link], None),
             Site::FromHost => (Hook::FromHost, links.host, None),
             Site::ToHost => (Hook::ToHost, links.host, None),
             Site::FromNet => (Hook::FromNetdev, links.eth0, None),
@@ -279,6 +278,8 @@ fn look(trial: &Trial<'_>, input: &Input, seen: &Seen, out: &Parsed, check: &Che
         }
         Check::Rule(cookie) => last().is_some_and(|e| e.cookie == *cookie),
         Check::Matched(matched) => verdict().is_some_and(|e| e.reason == *matched),
+        Check::Refused(matched) => matches!(seen.events.as_slice(), [e]
+            if e.kind == event::DROP && e.flags & event::EVENT_VERDICT != 0 && e.reason == *matched),
         Check::Byte(at, value) => seen.data.get(*at) == Some(value),
     };
     if holds {

@@ -42,11 +42,6 @@ fn sources() -> Vec<Fixture> {
                     .drops(Site::From(X), packet.clone(), drop::ENDPOINT_NOT_READY)
                     .check(Check::Entry(false)),
             );
-            table.push(fixture(name("towards a pod without configuration, from the host")).drops(
-                Site::To(X),
-                packet.clone(),
-                drop::ENDPOINT_NOT_READY,
-            ));
         }
         for (what, packet) in kinds(B.ip(family), C.ip(family)) {
             table.push(
@@ -65,6 +60,13 @@ fn sources() -> Vec<Fixture> {
                 tcp(src, peer, (4000, 80), SYN).from(A),
                 drop::INVALID_SOURCE_IP,
             ));
+        }
+        for (what, packet) in kinds(at::router(family), X.ip(family)) {
+            table.push(
+                fixture(format!("{family:?} {what} from the host to a pod without configuration"))
+                    .drops(Site::FromHost, packet, drop::ENDPOINT_NOT_READY)
+                    .check(Check::Entry(false)),
+            );
         }
         for (what, packet) in kinds(own, X.ip(family)) {
             table.push(
@@ -129,7 +131,6 @@ fn arps() -> Vec<Fixture> {
             arp(1, (X.mac(), X.ip(Family::V4)), at::router(Family::V4)),
             drop::ENDPOINT_NOT_READY,
         ),
-        fixture("arp towards a pod passes").passes(Site::To(A), arp(1, me, own)),
         fixture("arp at a device is the stack's")
             .passes(Site::FromNet, arp(1, me, own))
             .check(Check::Untouched),
@@ -215,13 +216,11 @@ fn neighbours() -> Vec<Fixture> {
             drop::FORBIDDEN_ICMPV6,
         ),
         fixture("listener report passes").passes(Site::From(A), message(link_local, "ff02::16", 143).ttl(1)),
-        fixture("nd from the link to a pod passes")
-            .passes(Site::To(A), message("fe80::1", "fd00:1::11", 135)),
-        fixture("nd from beyond the link to a pod is asked of policy")
+        fixture("nd to a pod is asked of policy like all that the host sends")
             .world(|world| {
                 world.close(A, false);
             })
-            .drops(Site::To(A), message("2001:db8:51::7", "fd00:1::11", 136).ttl(254), drop::POLICY_DENIED),
+            .drops(Site::FromHost, message("2001:db8:51::7", "fd00:1::11", 136), drop::POLICY_DENIED),
     ]
 }
 

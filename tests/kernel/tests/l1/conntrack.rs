@@ -99,7 +99,7 @@ fn replies() -> Vec<Fixture> {
                 .world(|world| {
                     world.close(B, true);
                 })
-                .passes(Site::To(B), tcp(at::router(family), b, PORTS, SYN))
+                .sends(Site::FromHost, tcp(at::router(family), b, PORTS, SYN))
                 .passes(Site::From(B), tcp(b, at::router(family), (80, 4000), SYN | ACK).from(B)),
         ]);
     }

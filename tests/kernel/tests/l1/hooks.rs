@@ -105,24 +105,20 @@ fn host() -> Vec<Fixture> {
     for family in [Family::V4, Family::V6] {
         let name = |text: &str| format!("{family:?} host {text}");
         let (router, a) = (at::router(family), A.ip(family));
-        let host_mark = mark::IDENTITY | identity::HOST << 16;
         let syn = |dst| tcp(router, dst, (4000, 80), SYN);
         table.extend([
             fixture(name("to a pod here"))
                 .sends(Site::FromHost, syn(a))
                 .check(Check::Macs(A.mac(), A.node_mac()))
-                .check(Check::Mark(host_mark))
+                .check(Check::Entry(true))
                 .check(Check::Ttl(64)),
             fixture(name("to a pod here, for another"))
                 .sends(Site::FromHost, tcp(at::world(family), a, (4000, 80), SYN))
-                .check(Check::Mark(mark::IDENTITY | if family == Family::V4 { 9 } else { 10 } << 16)),
-            fixture(name("to a pod here, for one whose number does not fit a mark"))
-                .sends(Site::FromHost, tcp(at::outside(family), a, (4000, 80), SYN))
-                .check(Check::Mark(0)),
-            fixture(name("to a pod here, mark kept"))
+                .check(Check::Identities(if family == Family::V4 { 9 } else { 10 }, A.identity)),
+            fixture(name("to a pod here, as marked"))
                 .sends(Site::FromHost, syn(a))
                 .marked(mark::IDENTITY | 777 << 16)
-                .check(Check::Mark(mark::IDENTITY | 777 << 16)),
+                .check(Check::Identities(777, A.identity)),
             fixture(name("to itself")).passes(Site::FromHost, syn(at::node(family))).check(Check::Untouched),
             fixture(name("to another node's pod, tunnel"))
                 .mode(Mode::Tunnel)
@@ -137,6 +133,11 @@ fn host() -> Vec<Fixture> {
                 syn(at::nobody(family)),
                 drop::STALE_OR_UNROUTABLE_IP,
             ),
+            fixture(name("to the overlay, marked as carried"))
+                .mode(Mode::Tunnel)
+                .passes(Site::ToTunnel, syn(at::remote_pod(family)))
+                .check(Check::Untouched)
+                .check(Check::Mark(mark::OVERLAY)),
             fixture(name("receives")).passes(Site::ToHost, syn(router)).check(Check::Untouched),
         ]);
     }
@@ -194,6 +195,21 @@ fn devices() -> Vec<Fixture> {
                 tcp(outside, X.ip(family), (4000, 80), SYN),
                 drop::ENDPOINT_NOT_READY,
             ),
+            fixture(name("the overlay's, to the node"))
+                .mode(Mode::Tunnel)
+                .passes(Site::FromNet, udp(outside, at::node(family), (4000, 8472)))
+                .check(Check::Untouched),
+            fixture(name("the overlay's port, to a pod"))
+                .mode(Mode::Tunnel)
+                .world(|world| {
+                    world.close(A, false);
+                })
+                .drops(Site::FromNet, udp(outside, a, (4000, 8472)), drop::POLICY_DENIED),
+            fixture(name("sends what carries another, unread"))
+                .mode(Mode::Tunnel)
+                .passes(Site::ToNet, udp(a, at::world(family), (4000, 53)))
+                .marked(mark::OVERLAY)
+                .check(Check::Untouched),
             fixture(name("TTL 1")).drops(
                 Site::FromNet,
                 tcp(outside, a, (4000, 80), SYN).ttl(1),

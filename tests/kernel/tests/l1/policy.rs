@@ -5,7 +5,9 @@ use cilium_abi::{
     endpoint::{CONFIG_OPEN_EGRESS, CONFIG_OPEN_INGRESS},
     event, identity,
     node::mark,
-    policy::{MATCH_ALL, MATCH_L3_L4, MATCH_L3_ONLY, MATCH_L3_PROTO, MATCH_L4_ONLY, MATCH_PROTO_ONLY},
+    policy::{
+        MATCH_ALL, MATCH_L3_L4, MATCH_L3_ONLY, MATCH_L3_PROTO, MATCH_L4_ONLY, MATCH_NONE, MATCH_PROTO_ONLY,
+    },
     proto,
 };
 use cilium_tests_kernel::l1::{
@@ -225,27 +227,28 @@ fn host() -> Vec<Fixture> {
         let (router, outside) = (at::router(family), at::outside(family));
         table.extend([
             closed("the host reaches its own pods whatever policy says", Mode::Native)
-                .passes(Site::To(B), to_b(router))
-                .check(Check::Untouched),
+                .sends(Site::FromHost, to_b(router))
+                .check(Check::Entry(true)),
             closed("unless that is off", Mode::Strict)
-                .drops(Site::To(B), to_b(router), drop::POLICY_DENIED)
+                .drops(Site::FromHost, to_b(router), drop::POLICY_DENIED)
                 .check(Check::Identities(identity::HOST, B.identity)),
             closed("a packet marked as the host's", Mode::Native)
-                .passes(Site::To(B), to_b(outside))
+                .sends(Site::FromHost, to_b(outside))
                 .marked(mark::HOST),
             closed("a packet marked with an identity", Mode::Native)
-                .drops(Site::To(B), to_b(router), drop::POLICY_DENIED)
+                .drops(Site::FromHost, to_b(router), drop::POLICY_DENIED)
                 .marked(mark::IDENTITY | REMOTE_POD_ID << 16)
                 .check(Check::Identities(REMOTE_POD_ID, B.identity)),
             closed("the outside through the host", Mode::Native)
-                .drops(Site::To(B), to_b(outside), drop::POLICY_DENIED)
+                .drops(Site::FromHost, to_b(outside), drop::POLICY_DENIED)
+                .check(Check::Refused(MATCH_NONE))
                 .check(Check::Identities(OUTSIDE_ID, B.identity)),
             case(
                 format!("{family:?} the outside through the host, allowed"),
                 false,
                 vec![Rule::any(B, false).peer(OUTSIDE_ID)],
             )
-            .passes(Site::To(B), to_b(outside))
+            .sends(Site::FromHost, to_b(outside))
             .check(Check::Entry(true)),
             case(
                 format!("{family:?} the outside by the device"),

@@ -81,7 +81,7 @@ fn translation() -> Vec<Fixture> {
                     .check(Check::Macs(A.mac(), A.node_mac())),
                 with("and back by the host", at::remote_pod(family))
                     .sends(Site::From(A), request(family, is_tcp, SYN))
-                    .passes(Site::To(A), answer(is_tcp, synack))
+                    .sends(Site::FromHost, answer(is_tcp, synack))
                     .check(Check::Source(service, SERVICE_PORT)),
                 with("and back by the overlay", at::remote_pod(family))
                     .mode(Mode::Tunnel)

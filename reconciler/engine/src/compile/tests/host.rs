@@ -60,7 +60,6 @@ fn a_node_in_tunnel_mode() {
     }
     for (link, hook, program) in [
         ("lxc7", Hook::Ingress, "cil_from_container"),
-        ("lxc7", Hook::Egress, "cil_to_container"),
         ("cilium_host", Hook::Egress, "cil_from_host"),
         ("cilium_host", Hook::Ingress, "cil_to_host"),
         ("cilium_net", Hook::Ingress, "cil_to_host"),

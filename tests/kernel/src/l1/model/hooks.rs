@@ -55,19 +55,15 @@ impl Model {
                     _ => Err(drop::UNSUPPORTED_L3_PROTOCOL),
                 }
             }
-            Hook::ToContainer => {
-                let config = self.config(way.input.ifindex)?;
-                match protocol {
-                    ARP => Ok(Verdict::Pass),
-                    _ if is_ip => self.pod_receives(way, &config),
-                    _ => Err(drop::UNSUPPORTED_L3_PROTOCOL),
-                }
-            }
             Hook::FromOverlay if is_ip => self.overlay_receives(way),
             Hook::FromOverlay => Err(drop::UNSUPPORTED_L3_PROTOCOL),
             Hook::FromHost if is_ip => self.host_sends(way),
             Hook::FromNetdev if is_ip => self.device_receives(way),
             Hook::ToNetdev if is_ip => self.device_sends(way),
+            Hook::ToOverlay => {
+                way.mark = mark::OVERLAY;
+                Ok(Verdict::Pass)
+            }
             _ => Ok(Verdict::Pass),
         }
     }
@@ -303,27 +299,20 @@ impl Model {
         if state.asks_policy() || rev_nat == 0 { Ok(()) } else { self.restore(way, rev_nat) }
     }
 
-    fn pod_receives(&mut self, way: &mut Way<'_>, config: &EndpointConfigRow) -> Step<Verdict> {
-        way.parsed.fault.map_or(Ok(()), Err)?;
-        if is_link_message(way) && matches!(way.parsed.ttl, 255 | 1) {
-            return Ok(Verdict::Pass);
-        }
-        let source = marked(way.mark).unwrap_or_else(|| self.identity(&way.parsed.ends.src, way.parsed.v6));
-        self.admit(way, config, source)?;
-        Ok(Verdict::Pass)
-    }
-
     fn host_sends(&mut self, way: &mut Way<'_>) -> Step<Verdict> {
         let ends = way.parsed.ends;
         if way.parsed.fault.is_some() && ends.dst.is_none() {
             return Ok(Verdict::Pass);
         }
-        let sender = marked(way.mark).unwrap_or_else(|| self.identity(&ends.src, way.parsed.v6));
         if let Some(endpoint) = self.world.endpoints.get(&ends.dst).copied() {
             if endpoint.flags & ENDPOINT_HOST != 0 {
                 return Ok(Verdict::Pass);
             }
-            way.mark = identity_mark(sender);
+            way.direction = 1;
+            way.parsed.fault.map_or(Ok(()), Err)?;
+            let config = self.config(endpoint.ifindex)?;
+            let sender = marked(way.mark).unwrap_or_else(|| self.identity(&ends.src, way.parsed.v6));
+            self.admit(way, &config, sender)?;
             let (Mac(dst), Mac(src)) = (endpoint.mac, endpoint.node_mac);
             way.dst_mac(&dst);
             way.src_mac(&src);
@@ -371,7 +360,7 @@ impl Model {
         let sender = self.world.endpoints.get(&way.parsed.ends.src).copied();
         if let Some(sender) = sender
             && self.masquerades(way.parsed.v6)
-            && way.mark & mark::MASK != mark::SNAT_DONE
+            && ![mark::SNAT_DONE, mark::OVERLAY].contains(&(way.mark & mark::MASK))
         {
             let from_host = sender.flags & ENDPOINT_HOST != 0;
             match way.parsed.fault {
