@@ -120,8 +120,12 @@ pub struct CtRow {
     pub backend: u32,
     /// Identity of the far end, remembered at [`Self::revision`].
     pub identity: u32,
-    /// Ipcache revision at which [`Self::identity`] was looked up.
+    /// Revision ([`crate::node::REVISION`]) at which [`Self::identity`] was looked up.
     pub revision: u32,
+    /// Revision at which the egress policy of an endpoint here allowed the initiator's packets; 0: none.
+    pub allowed_egress: u32,
+    /// As [`Self::allowed_egress`], for ingress.
+    pub allowed_ingress: u32,
     /// Coarse seconds since boot of the last trace event, packets of the initiator.
     pub reported_forward: u32,
     /// Coarse seconds since boot of the last trace event, packets of the responder.

@@ -78,9 +78,9 @@ maps! {
     /// Policy rows of all subjects.
     POLICY = "cilium_policy" v 1, Hash<policy::PolicyKey, policy::PolicyRow> 524_288, NO_PREALLOC, &["cilium_policy_v2", "cilium_policy_v3"];
     /// Conntrack, TCP.
-    CT_TCP = "cilium_ct_tcp" v 1, LruHash<ct::CtKey, ct::CtRow> 524_288, 0, &["cilium_ct4_global", "cilium_ct6_global"];
+    CT_TCP = "cilium_ct_tcp" v 2, LruHash<ct::CtKey, ct::CtRow> 524_288, 0, &["cilium_ct4_global", "cilium_ct6_global"];
     /// Conntrack, everything else.
-    CT_ANY = "cilium_ct_any" v 1, LruHash<ct::CtKey, ct::CtRow> 262_144, 0, &["cilium_ct_any4_global", "cilium_ct_any6_global"];
+    CT_ANY = "cilium_ct_any" v 2, LruHash<ct::CtKey, ct::CtRow> 262_144, 0, &["cilium_ct_any4_global", "cilium_ct_any6_global"];
     /// Masquerading.
     SNAT = "cilium_snat" v 1, LruHash<snat::SnatKey, snat::SnatRow> 524_288, 0, &["cilium_snat_v4_external", "cilium_snat_v6_external"];
     /// Frontends.

@@ -89,10 +89,11 @@ pub struct RuntimeRow {
     pub reserved: u16,
 }
 
-/// Row 0 of the array `cilium_revision` is one `u32`: the ipcache revision. User space raises it
-/// after every pass that wrote an ipcache row, and at start; remembered identities older than it are
-/// looked up again.
-pub const REVISION_IPCACHE: u32 = 0;
+/// Row 0 of the array `cilium_revision` is one `u32`. User space raises it after every write of a row
+/// that policy depends on (ipcache, endpoints, their configuration, policies), and at start: what
+/// connections remember of identities and verdicts at an older revision is looked up again. 0 is the
+/// revision of nothing.
+pub const REVISION: u32 = 0;
 
 /// Row of `cilium_device`, keyed by ifindex (`u32`, host order): a device of the host that programs
 /// are attached to.

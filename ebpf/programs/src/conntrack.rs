@@ -5,7 +5,7 @@
 
 use crate::{
     cause, event,
-    flow::{FIN, Flow, RST, SYN, Step, kind, same},
+    flow::{ALLOWED_EGRESS, ALLOWED_INGRESS, FIN, Flow, RST, SYN, Step, kind, same},
     ipcache::Memory,
     maps::{CT_ANY, CT_TCP},
     node,
@@ -90,6 +90,12 @@ pub fn commit(flow: &mut Flow, row: Option<&mut CtRow>, memory: Memory) -> Step<
     match row {
         Some(row) if flow.state != reason::NEW => {
             touch(flow, row);
+            if flow.allowed & ALLOWED_EGRESS != 0 {
+                row.allowed_egress = flow.revision;
+            }
+            if flow.allowed & ALLOWED_INGRESS != 0 {
+                row.allowed_ingress = flow.revision;
+            }
             if memory.identity != 0 && (row.revision != memory.revision || row.identity != memory.identity) {
                 row.identity = memory.identity;
                 row.revision = memory.revision;
@@ -132,6 +138,8 @@ unsafe extern "C" fn conntrack_create(flow: *mut Flow, identity: u32, revision: 
         backend: 0,
         identity,
         revision,
+        allowed_egress: if flow.allowed & ALLOWED_EGRESS != 0 { flow.revision } else { 0 },
+        allowed_ingress: if flow.allowed & ALLOWED_INGRESS != 0 { flow.revision } else { 0 },
         reported_forward: flow.now,
         reported_reply: 0,
         seen_forward: flow.tcp_flags,

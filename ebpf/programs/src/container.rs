@@ -1,8 +1,7 @@
 //! A pod's own interface: what the pod sends; and how a packet from elsewhere is admitted to it.
 
 use crate::{
-    cause, conntrack, deliver,
-    event,
+    cause, conntrack, deliver, event,
     flow::{Flow, Step, kind, same},
     ipcache::{self, Memory},
     maps::EP_CONFIG,
@@ -80,18 +79,18 @@ pub fn from<F: Family>(skb: Skb, flow: &mut Flow, config: &EndpointConfigRow) ->
             flow.dst_identity = identity::HOST;
             refuse_overlay(flow, identity::HOST)?;
             if conntrack::is_forward(flow) {
-                policy::egress(skb, flow, config, identity::HOST)?;
+                policy::egress(skb, flow, row.as_deref(), config, identity::HOST)?;
             }
             settle::<F>(skb, flow, row, Memory::NONE)?;
             event::forwarded(skb, flow);
             Ok(deliver::stack(skb, flow, config.identity, point::TO_HOST))
         }
         None => {
-            let far = ipcache::far::<F>(&flow.tuple.dst, row.as_deref());
+            let far = ipcache::far::<F>(&flow.tuple.dst, row.as_deref(), flow.revision);
             flow.dst_identity = far.identity;
             refuse_overlay(flow, far.identity)?;
             if conntrack::is_forward(flow) {
-                policy::egress(skb, flow, config, far.identity)?;
+                policy::egress(skb, flow, row.as_deref(), config, far.identity)?;
             }
             settle::<F>(skb, flow, row, far.memory)?;
             event::forwarded(skb, flow);
@@ -168,9 +167,9 @@ fn to_neighbour<F: Family>(
 ) -> Step<i32> {
     flow.dst_identity = endpoint.identity;
     if conntrack::is_forward(flow) {
-        policy::egress(skb, flow, config, endpoint.identity)?;
+        policy::egress(skb, flow, row.as_deref(), config, endpoint.identity)?;
         event::forwarded(skb, flow);
-        policy::ingress(skb, flow, self::config(endpoint.ifindex)?, config.identity)?;
+        policy::ingress(skb, flow, row.as_deref(), self::config(endpoint.ifindex)?, config.identity)?;
     } else {
         event::forwarded(skb, flow);
         let target = self::config(endpoint.ifindex)?;
@@ -200,6 +199,8 @@ pub struct Sender {
     pub identity: u32,
     /// What the connection may remember of it.
     pub memory: Memory,
+    /// Whether the packet itself tells (by mark or tunnel), so that the next one may tell otherwise.
+    pub is_told: bool,
 }
 
 /// Admits a packet to a pod of this node from somewhere else: conntrack, ingress policy, and the
@@ -217,11 +218,14 @@ pub fn admit<F: Family>(
     let row = conntrack::find(flow);
     let mut memory = Memory::NONE;
     if conntrack::is_forward(flow) {
-        let Sender { identity: peer, memory: found } = source(flow, row.as_deref());
+        let Sender { identity: peer, memory: found, is_told } = source(flow, row.as_deref());
         memory = found;
         flow.src_identity = peer;
         if !(peer == identity::HOST && node!(flags) & NODE_ALLOW_LOCALHOST != 0) {
-            policy::ingress(skb, flow, config, peer)?;
+            policy::ingress(skb, flow, row.as_deref().filter(|_| !is_told), config, peer)?;
+            if is_told {
+                flow.allowed = 0;
+            }
         }
     } else if let Some(row) = row.as_deref() {
         flow.src_identity = row.identity;
@@ -235,8 +239,8 @@ pub fn admit<F: Family>(
 #[inline(always)]
 pub fn source<F: Family>(flow: &Flow, row: Option<&CtRow>) -> Sender {
     if let Some(endpoint) = ipcache::local(&flow.tuple.src) {
-        return Sender { identity: endpoint.identity, memory: Memory::NONE };
+        return Sender { identity: endpoint.identity, memory: Memory::NONE, is_told: false };
     }
-    let far = ipcache::far::<F>(&flow.tuple.src, row);
-    Sender { identity: far.identity, memory: far.memory }
+    let far = ipcache::far::<F>(&flow.tuple.src, row, flow.revision);
+    Sender { identity: far.identity, memory: far.memory, is_told: false }
 }

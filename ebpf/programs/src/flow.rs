@@ -5,7 +5,7 @@
 
 use crate::{maps, packet::Packet};
 use aya_ebpf::helpers::generated::bpf_ktime_get_coarse_ns;
-use cilium_abi::{Address, Be16, ct::Tuple, event};
+use cilium_abi::{Address, Be16, ct::Tuple, event, node::REVISION};
 use core::num::NonZeroU32;
 
 /// Why a packet ends here: a drop reason and the line that said so.
@@ -87,6 +87,8 @@ pub struct Flow {
     pub time: u64,
     /// Coarse seconds since boot.
     pub now: u32,
+    /// The revision at which this packet is judged.
+    pub revision: u32,
     /// Interface of the hook.
     pub ifindex: u32,
     /// Offset of the layer 4 header.
@@ -119,6 +121,8 @@ pub struct Flow {
     pub state: u8,
     /// How the last policy verdict was found.
     pub matched: u8,
+    /// `ALLOWED_` flags: what the connection may remember.
+    pub allowed: u8,
     /// Whether a trace event of this packet is due (0 or 1).
     pub report: u8,
     /// `event::EVENT_` flags.
@@ -128,6 +132,11 @@ pub struct Flow {
     /// Whether the pod reaches itself through a service (0 or 1).
     pub is_loopback: u8,
 }
+
+/// Egress policy was asked and allowed the packet, for reasons that only a new revision changes.
+pub const ALLOWED_EGRESS: u8 = 1;
+/// As [`ALLOWED_EGRESS`], for ingress.
+pub const ALLOWED_INGRESS: u8 = 1 << 1;
 
 /// FIN of [`Flow::tcp_flags`].
 pub const FIN: u8 = 1;
@@ -155,6 +164,7 @@ impl Flow {
         flow.ifindex = packet.ifindex();
         flow.time = 0;
         flow.now = 0;
+        flow.revision = 0;
         flow.src_identity = 0;
         flow.dst_identity = 0;
         flow.cookie = 0;
@@ -167,6 +177,7 @@ impl Flow {
         flow.direction = direction;
         flow.state = event::reason::UNKNOWN;
         flow.matched = 0;
+        flow.allowed = 0;
         flow.report = 0;
         flow.flags = 0;
         Some(flow)
@@ -187,9 +198,10 @@ impl Flow {
         self.is_translated = 1;
     }
 
-    /// Reads the clock.
+    /// Reads the clock, and the revision before anything that it stands for.
     #[inline(always)]
     pub fn tick(&mut self) {
+        self.revision = maps::REVISION.get(REVISION).copied().unwrap_or(0);
         // SAFETY: a helper without arguments. The coarse clock is some thirty times cheaper.
         let ns = unsafe { bpf_ktime_get_coarse_ns() };
         self.now = (ns / 1_000_000_000) as u32;

@@ -13,9 +13,7 @@ use crate::{
     packet::Skb,
     parse::{Family, L2, parse},
 };
-use cilium_abi::{
-    Address, endpoint::ENDPOINT_HOST, event::point, identity, metrics::DIRECTION_INGRESS,
-};
+use cilium_abi::{Address, endpoint::ENDPOINT_HOST, event::point, identity, metrics::DIRECTION_INGRESS};
 
 /// A packet that the host's stack sends out of `cilium_host`.
 ///
@@ -35,7 +33,7 @@ pub fn from<F: Family>(skb: Skb, flow: &mut Flow) -> Step<i32> {
         flow.direction = DIRECTION_INGRESS;
         parsed?;
         admit::<F>(skb, flow, config(endpoint.ifindex)?, |flow, row| match marked {
-            Some(identity) => Sender { identity, memory: Memory::NONE },
+            Some(identity) => Sender { identity, memory: Memory::NONE, is_told: true },
             None => source::<F>(flow, row),
         })?;
         event::trace(skb, flow, point::TO_ENDPOINT);
@@ -46,7 +44,7 @@ pub fn from<F: Family>(skb: Skb, flow: &mut Flow) -> Step<i32> {
         None => source::<F>(flow, None).identity,
     };
     flow.src_identity = sender;
-    let far = ipcache::far::<F>(&flow.tuple.dst, None);
+    let far = ipcache::far::<F>(&flow.tuple.dst, None, 0);
     flow.dst_identity = far.identity;
     match far.row {
         Some(found) if !found.tunnel.is_none() => {

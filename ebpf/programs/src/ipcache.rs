@@ -1,12 +1,12 @@
 //! Who an address belongs to.
 
 use crate::{
-    maps::{ENDPOINT, IPCACHE, IPCACHE_PREFIX, REVISION},
+    maps::{ENDPOINT, IPCACHE, IPCACHE_PREFIX},
     node,
     parse::Family,
 };
 use aya_ebpf::btf_maps::lpm_trie::Key;
-use cilium_abi::{Address, ct::CtRow, endpoint::EndpointRow, ipcache::IpcacheRow, node::REVISION_IPCACHE};
+use cilium_abi::{Address, ct::CtRow, endpoint::EndpointRow, ipcache::IpcacheRow};
 
 /// An identity that a connection remembers, with the ipcache revision it was found at.
 #[derive(Clone, Copy)]
@@ -59,19 +59,13 @@ pub fn prefix(addr: &Address) -> Option<&'static IpcacheRow> {
     IPCACHE_PREFIX.get(&Key::new(128, *addr))
 }
 
-/// The current ipcache revision.
+/// Looks an address up: exact, then as the connection remembers it at `revision`, then by prefix, then the
+/// world.
 #[inline(always)]
-fn revision() -> u32 {
-    REVISION.get(REVISION_IPCACHE).copied().unwrap_or(0)
-}
-
-/// Looks an address up: exact, then as the connection remembers it, then by prefix, then the world.
-#[inline(always)]
-pub fn far<F: Family>(addr: &Address, row: Option<&CtRow>) -> Far {
+pub fn far<F: Family>(addr: &Address, row: Option<&CtRow>, revision: u32) -> Far {
     if let Some(found) = exact(addr) {
         return Far { identity: found.identity, row: Some(found), memory: Memory::NONE };
     }
-    let revision = revision();
     if let Some(row) = row
         && row.identity != 0
         && row.revision == revision

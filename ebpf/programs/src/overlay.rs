@@ -68,12 +68,11 @@ pub fn from<F: Family>(skb: Skb, flow: &mut Flow) -> Step<i32> {
     if ipcache::local(&flow.tuple.src).is_some() {
         return Err(cause!(INVALID_SOURCE_IP));
     }
-    admit::<F>(skb, flow, config(endpoint.ifindex)?, |flow, _| {
-        let identity = match ipcache::exact(&flow.tuple.src) {
-            Some(found) if found.identity != identity::HOST => found.identity,
-            _ => wire,
-        };
-        Sender { identity, memory: Memory::NONE }
+    admit::<F>(skb, flow, config(endpoint.ifindex)?, |flow, _| match ipcache::exact(&flow.tuple.src) {
+        Some(found) if found.identity != identity::HOST => {
+            Sender { identity: found.identity, memory: Memory::NONE, is_told: false }
+        }
+        _ => Sender { identity: wire, memory: Memory::NONE, is_told: true },
     })?;
     deliver::local::<F, FromWire>(skb, flow, endpoint)
 }

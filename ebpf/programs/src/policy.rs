@@ -2,11 +2,12 @@
 
 use crate::{
     cause, event,
-    flow::{Flow, Step},
+    flow::{ALLOWED_EGRESS, ALLOWED_INGRESS, Flow, Step, kind},
     maps::POLICY,
     packet::Skb,
 };
 use cilium_abi::{
+    ct::CtRow,
     endpoint::{
         CONFIG_EGRESS_NO_ANY, CONFIG_EGRESS_NO_PEERS, CONFIG_INGRESS_NO_ANY, CONFIG_INGRESS_NO_PEERS,
         CONFIG_OPEN_EGRESS, CONFIG_OPEN_INGRESS, EndpointConfigRow,
@@ -16,24 +17,51 @@ use cilium_abi::{
     policy::{ALLOW, ANY_ROWS, DENY, EGRESS, PEER_ROWS, decide_among},
 };
 
-/// Whether the endpoint may send to `peer`.
+/// Whether the endpoint may send to `peer`, as `row` remembers or policy says. `peer` must come from rows
+/// that have a revision.
 #[inline(always)]
-pub fn egress(skb: Skb, flow: &mut Flow, config: &EndpointConfigRow, peer: u32) -> Step<()> {
-    if config.flags & CONFIG_OPEN_EGRESS != 0 {
+pub fn egress(
+    skb: Skb,
+    flow: &mut Flow,
+    row: Option<&CtRow>,
+    config: &EndpointConfigRow,
+    peer: u32,
+) -> Step<()> {
+    if config.flags & CONFIG_OPEN_EGRESS != 0 || remembers(flow, row.map(|row| row.allowed_egress)) {
         return Ok(());
     }
-    ask(skb, flow, config.policy_id, EGRESS | ladders(config.flags / CONFIG_EGRESS_NO_PEERS), peer)
+    ask(skb, flow, config.policy_id, EGRESS | ladders(config.flags / CONFIG_EGRESS_NO_PEERS), peer)?;
+    flow.allowed |= ALLOWED_EGRESS;
+    Ok(())
 }
 
-/// Whether the endpoint may receive from `peer`. From here on events are about this endpoint.
+/// Whether a packet of this connection was allowed since the last change of anything that the verdict
+/// depends on. Only where the key of conntrack holds all that policy looks at: ICMP types are not in it.
 #[inline(always)]
-pub fn ingress(skb: Skb, flow: &mut Flow, config: &EndpointConfigRow, peer: u32) -> Step<()> {
+fn remembers(flow: &Flow, allowed: Option<u32>) -> bool {
+    flow.state == reason::ESTABLISHED
+        && flow.kind == kind::PORTS
+        && allowed.is_some_and(|revision| revision != 0 && revision == flow.revision)
+}
+
+/// Whether the endpoint may receive from `peer`, as [`egress`]; `row` is `None` where the peer is what the
+/// packet says it is. From here on events are about this endpoint.
+#[inline(always)]
+pub fn ingress(
+    skb: Skb,
+    flow: &mut Flow,
+    row: Option<&CtRow>,
+    config: &EndpointConfigRow,
+    peer: u32,
+) -> Step<()> {
     flow.direction = DIRECTION_INGRESS;
     flow.endpoint_id = config.endpoint_id;
-    if config.flags & CONFIG_OPEN_INGRESS != 0 {
+    if config.flags & CONFIG_OPEN_INGRESS != 0 || remembers(flow, row.map(|row| row.allowed_ingress)) {
         return Ok(());
     }
-    ask(skb, flow, config.policy_id, ladders(config.flags / CONFIG_INGRESS_NO_PEERS), peer)
+    ask(skb, flow, config.policy_id, ladders(config.flags / CONFIG_INGRESS_NO_PEERS), peer)?;
+    flow.allowed |= ALLOWED_INGRESS;
+    Ok(())
 }
 
 /// The ladders that have rows, given a direction's two hints in the lowest bits.
@@ -68,8 +96,7 @@ fn tell(skb: Skb, flow: &mut Flow, found: u32) -> Step<()> {
         event::verdict(skb, flow, way, VERDICT_ALLOW);
         return Ok(());
     }
-    let cause =
-        if found == DENY as u32 { cause!(POLICY_DENIED_BY_DENYLIST) } else { cause!(POLICY_DENIED) };
+    let cause = if found == DENY as u32 { cause!(POLICY_DENIED_BY_DENYLIST) } else { cause!(POLICY_DENIED) };
     event::refused(skb, flow, way, cause);
     Err(cause)
 }

@@ -78,8 +78,8 @@ fn l1_maps_stay_within_memory() {
 fn l1_packets_stay_within_time() {
     let (floors, costs) = cost::measure();
     println!(
-        "floors: empty {:.0} ns ({:.0} run once), hash lookup {:.0} ns, LRU lookup {:.0} ns",
-        floors.empty, floors.empty_once, floors.hash, floors.lru
+        "floors: empty {:.0} ns ({:.0} run once), hash lookup {:.0} ns, LRU lookup {:.0} ns, array {:.1} ns",
+        floors.empty, floors.empty_once, floors.hash, floors.lru, floors.array
     );
     let mut over = Vec::new();
     for Cost { name, sort, net, floors } in costs {

@@ -1,8 +1,9 @@
 //! BPF on this host: maps and their rows, program sets, attachments; and what the command line reads.
 //!
 //! [`Bpf`] implements [`cilium_engine::driver::Driver`] for every kind that lives in BPF. It keeps
-//! nothing between two calls but where the pins are: each call reads the kernel anew. Never: a
-//! decision, or a change to anything that is not under `bpf_dir` or attached by us.
+//! nothing between two calls but where the pins are, and which pods' programs are yet to be moved to TCX
+//! ([`Bpf::move_one`]): each call reads the kernel anew. Never: a decision, or a change to anything that
+//! is not under `bpf_dir` or attached by us.
 //!
 //! Start at `shape` (maps), `rows` (their content), `set` (programs), `attach` (where they run). For
 //! reading only, without an agent: [`dump`], [`counters`], [`programs`], [`events`]; [`gc`] sweeps
@@ -44,6 +45,8 @@ pub struct Bpf {
     mode: AttachMode,
     /// This kernel has TCX.
     tcx: bool,
+    /// Pods' programs that are not at TCX yet.
+    young: attach::Young,
 }
 
 impl Bpf {
@@ -59,11 +62,12 @@ impl Bpf {
             return Err(DriverError::new(format!("{} is not on a mounted bpffs", bpf_dir.display()))
                 .hint("mount -t bpf bpf /sys/fs/bpf, or set paths.bpf_dir to a directory on one"));
         }
-        Ok(Self { pins: Pins { root: bpf_dir.to_path_buf() }, mode, tcx: attach::has_tcx() })
+        let young = attach::Young::default();
+        Ok(Self { pins: Pins { root: bpf_dir.to_path_buf() }, mode, tcx: attach::has_tcx(), young })
     }
 
-    /// To be called once when an agent starts, before its first pass: identities that connections
-    /// remember from before are looked up again. Does nothing where no map is yet.
+    /// To be called once when an agent starts, before its first pass: identities and verdicts that
+    /// connections remember from before are looked up again. Does nothing where no map is yet.
     ///
     /// # Errors
     /// The revision cannot be written.
@@ -74,13 +78,15 @@ impl Bpf {
         }
     }
 
-    /// Raises the ipcache revision, so that remembered identities are looked up again.
+    /// Raises the revision, so that what connections remember of identities and verdicts is looked up
+    /// again. To be called after the write that it tells of, also after one that failed in part.
+    /// Never below the clock, so that a map made anew does not come back to what older entries remember.
     fn raise_revision(&self) -> Result<(), DriverError> {
         let Some(table) = Table::<u32, u32>::open(&self.pins, &maps::REVISION)? else {
-            return Err(DriverError::new("raise the ipcache revision: map cilium_revision is not pinned"));
+            return Err(DriverError::new("raise the revision: map cilium_revision is not pinned"));
         };
-        let now = table.find(&cilium_abi::node::REVISION_IPCACHE)?.unwrap_or(0);
-        table.write(&cilium_abi::node::REVISION_IPCACHE, &now.wrapping_add(1))
+        let now = table.find(&cilium_abi::node::REVISION)?.unwrap_or(0);
+        table.write(&cilium_abi::node::REVISION, &now.wrapping_add(1).max(sys::centiseconds()).max(1))
     }
 }
 

@@ -23,6 +23,7 @@ use cilium_engine::state::{ProgramSet, ProgramSetRow, SetId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error;
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 use zerocopy::IntoBytes;
 
 /// What the names of pins of a set's own maps begin with.
@@ -76,7 +77,7 @@ impl SeenSet {
 }
 
 /// Numbers of all pinned maps.
-fn pinned_maps(pins: &Pins) -> Result<BTreeSet<u32>, DriverError> {
+pub(super) fn pinned_maps(pins: &Pins) -> Result<BTreeSet<u32>, DriverError> {
     let mut ids = BTreeSet::new();
     for name in pins::names(&pins.maps())? {
         ids.extend(pins::open_map(&pins.maps().join(name))?.map(|map| map.info.id));
@@ -159,11 +160,8 @@ fn load(pins: &Pins, constants: &NodeConstants, dir: &Path) -> Result<(), Driver
     }
     loader.override_global("NODE", constants.as_bytes(), true);
     let mut object = loader.load(OBJECT).map_err(|e| DriverError::new(chain(&e)))?;
+    load_programs(object.programs_mut().collect())?;
     for (name, program) in object.programs_mut() {
-        load_one(program).map_err(|e| {
-            DriverError::new(format!("program {name}: {e}"))
-                .hint("the kernel's verifier refused it; `cilium preflight` shows the kernel's own words")
-        })?;
         program
             .pin(dir.join(name))
             .map_err(|e| DriverError::new(format!("pin program {name}: {}", chain(&e))))?;
@@ -181,6 +179,32 @@ fn load(pins: &Pins, constants: &NodeConstants, dir: &Path) -> Result<(), Driver
 fn not_ready(path: &Path, why: &str) -> DriverError {
     DriverError::new(format!("map {} {why}", path.display()))
         .hint("maps are created first in a pass; see why that failed")
+}
+
+/// Loads programs, as many at once as there are CPUs: each is verified by the thread that loads it, and
+/// that is most of a first start.
+fn load_programs(programs: Vec<(&str, &mut Program)>) -> Result<(), DriverError> {
+    const AT_ONCE: usize = 4;
+    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(AT_ONCE);
+    let waiting = Mutex::new(programs.into_iter());
+    let next = || waiting.lock().unwrap_or_else(PoisonError::into_inner).next();
+    let work = || -> Result<(), DriverError> {
+        while let Some((name, program)) = next() {
+            load_one(program).map_err(|e| {
+                DriverError::new(format!("program {name}: {e}"))
+                    .hint("the kernel's verifier refused it; kernels from 6.1 on are known to take it")
+            })?;
+        }
+        Ok(())
+    };
+    std::thread::scope(|scope| {
+        let others: Vec<_> = (1..threads).map(|_| scope.spawn(work)).collect();
+        let own = work();
+        let ends = others.into_iter().map(|other| {
+            other.join().unwrap_or_else(|_| Err(DriverError::new("the thread that loads programs panicked")))
+        });
+        ends.fold(own, Result::and)
+    })
 }
 
 fn load_one(program: &mut Program) -> Result<(), String> {

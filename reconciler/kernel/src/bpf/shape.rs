@@ -7,8 +7,8 @@
 use super::Bpf;
 use super::fault::fault;
 use super::pins::{self, Pins};
-use super::set::read_sets;
-use super::sys::{MapFd, Shape};
+use super::set::{pinned_maps, read_sets};
+use super::sys::{LinkInfo, MapFd, ObjectKind, ProgFd, Shape};
 use cilium_abi::maps::{MapSpec, MapType};
 use cilium_engine::driver::{Driver, DriverError, Scope, Step};
 use cilium_engine::state::{BpfMap, MapKey, MapRow};
@@ -90,16 +90,18 @@ fn ensure(pins: &Pins, key: &MapKey, row: &MapRow) -> Result<(), DriverError> {
     let path = pins.maps().join(pins::checked(&key.0, "map")?);
     let MapRow { kind, key_size, value_size, max_entries, flags } = *row;
     let wanted = Shape { kind: kind as u32, key_size, value_size, max_entries, flags };
-    let old = pins::open_map(&path)?;
-    if old.as_ref().is_some_and(|old| old.shape() == wanted) {
-        return Ok(());
-    }
-    if old.is_none()
-        && let Some(live) = live_map(pins, key, &wanted)?
-    {
-        tracing::info!(map = %key, id = live.info.id, "lost pin: the map that programs use is pinned again");
-        return pins::pin_over(live.fd(), &path);
-    }
+    let old = match pins::open_map(&path)? {
+        Some(pinned) if pinned.shape() == wanted => return Ok(()),
+        Some(pinned) => Some(pinned),
+        None => match live_map(pins, key, &wanted)? {
+            Some(live) if live.shape() == wanted => {
+                let id = live.info.id;
+                tracing::info!(map = %key, id, "lost pin: the map that programs use is pinned again");
+                return pins::pin_over(live.fd(), &path);
+            }
+            other => other,
+        },
+    };
     let new = MapFd::create(&wanted, &key.0).map_err(|e| {
         let error = fault(&e, format!("create map {key} ({row})"));
         if e.raw_os_error() == Some(libc::EINVAL) && kind == MapType::RingBuf {
@@ -113,21 +115,34 @@ fn ensure(pins: &Pins, key: &MapKey, row: &MapRow) -> Result<(), DriverError> {
     pins::pin_over(new.fd(), &path)
 }
 
-/// The map of this name and shape that the pinned programs use: where only the pin was lost, what the
-/// kernel wrote into the map (connections) is not. Of several the latest.
+/// The map of this name and layout that programs use, be they pinned or attached: where only the pin was
+/// lost, what the kernel wrote into the map (connections) is not. Of several the latest; never one that is
+/// pinned under another name, since of a long name the kernel keeps no version.
 fn live_map(pins: &Pins, key: &MapKey, wanted: &Shape) -> Result<Option<MapFd>, DriverError> {
     let sets = read_sets(pins)?;
-    let used: BTreeSet<u32> = sets
+    let mut used: BTreeSet<u32> = sets
         .iter()
         .flat_map(|set| set.programs.values())
         .flat_map(|info| info.map_ids.iter().copied())
         .collect();
+    for name in pins::names(&pins.links())? {
+        let path = pins.links().join(name);
+        let Some(link) = pins::open_as(&path, ObjectKind::Link)? else { continue };
+        let info = LinkInfo::read(&link).map_err(|e| fault(&e, format!("look at {}", path.display())))?;
+        // A program that went away meanwhile uses nothing.
+        used.extend(
+            ProgFd::by_id(info.prog_id).and_then(|prog| prog.info()).into_iter().flat_map(|p| p.map_ids),
+        );
+    }
+    let pinned = pinned_maps(pins)?;
+    let layout = |shape: Shape| (shape.kind, shape.key_size, shape.value_size);
     Ok(used
-        .into_iter()
+        .iter()
         .rev()
+        .filter(|id| !pinned.contains(id))
         // One that went away meanwhile is no candidate.
-        .filter_map(|id| MapFd::by_id(id).ok())
-        .find(|map| map.shape() == *wanted && map.is_named(&key.0)))
+        .filter_map(|id| MapFd::by_id(*id).ok())
+        .find(|map| layout(map.shape()) == layout(*wanted) && map.is_named(&key.0)))
 }
 
 /// Copies the rows of the old generation, as many as fit: programs that are moved to the new one

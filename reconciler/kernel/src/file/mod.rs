@@ -1,8 +1,8 @@
 //! Files written for others: this node's published objects, and the CNI configuration.
 //!
-//! A file is whole or absent for whoever reads it, also after a power cut. Ours are: files in the publish
-//! folder that carry our node's name in [`PUBLISHED_BY`], and [`CONFLIST`] in the CNI folder. Never: a file
-//! elsewhere, or somebody else's.
+//! A file is whole or absent for whoever reads it; the CNI configuration also after a power cut. Ours are: files
+//! in the publish folder that carry our node's name in [`PUBLISHED_BY`], and [`CONFLIST`] in the CNI folder.
+//! Never: a file elsewhere, or somebody else's.
 
 #![forbid(unsafe_code)]
 
@@ -59,10 +59,12 @@ pub fn observe(paths: &KernelPaths, scope: &Scope<FileKey>) -> Result<Vec<(FileK
 pub fn apply(paths: &KernelPaths, steps: &[Step<File>]) -> Vec<Result<(), DriverError>> {
     let ensure = |path: &Path, row: &FileRow| {
         let failed = |error: io::Error| DriverError::new(format!("write {}: {error}", path.display()));
-        if room(paths, path).is_none() {
-            return Err(elsewhere("write", path));
-        }
-        write(path, row).map_err(failed)
+        let lasting = match room(paths, path) {
+            Some(Room::Cni) => Lasting::Forever,
+            Some(Room::Published) => Lasting::ThisBoot,
+            None => return Err(elsewhere("write", path)),
+        };
+        write(path, row, lasting).map_err(failed)
     };
     steps
         .iter()
@@ -156,9 +158,19 @@ fn published_by(content: &str, node: &str) -> bool {
     })
 }
 
-/// Beside it under a hidden name, to the disk, then into its place. The folder is not synced: after a power
-/// cut the old file is as whole as the new one, and the next pass writes what is missing.
-pub(crate) fn write(path: &Path, row: &FileRow) -> io::Result<()> {
+/// What a file's content must outlive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Lasting {
+    /// The agent's death. After a power cut the file may be empty: so is the node, whose pods it names, and
+    /// the next pass writes it anew.
+    ThisBoot,
+    /// A power cut: it is read before an agent has looked at it.
+    Forever,
+}
+
+/// Beside it under a hidden name, then into its place. The folder is never synced: after a power cut the old
+/// file is as whole as the new one, and the next pass writes what is missing.
+pub(crate) fn write(path: &Path, row: &FileRow, lasting: Lasting) -> io::Result<()> {
     let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else {
         return Err(io::Error::other("not the path of a file"));
     };
@@ -175,7 +187,7 @@ pub(crate) fn write(path: &Path, row: &FileRow) -> io::Result<()> {
     let written = file
         .write_all(row.content.as_bytes())
         .and_then(|()| file.set_permissions(fs::Permissions::from_mode(row.mode & 0o7777)))
-        .and_then(|()| file.sync_all())
+        .and_then(|()| if lasting == Lasting::Forever { file.sync_all() } else { Ok(()) })
         .and_then(|()| fs::rename(&beside, path));
     if written.is_err() {
         // The first error is the one to report.

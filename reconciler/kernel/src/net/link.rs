@@ -2,7 +2,6 @@
 
 #![forbid(unsafe_code)]
 
-use super::error::unless;
 use super::message::{SeenLink, change_link, link_info};
 use super::ownership::{LINK_GROUP, NameOf, is_ours, must_be_ours, name_of, temporary_name};
 use super::{LinkTable, Net, each, within};
@@ -133,13 +132,6 @@ impl Net {
         let Some(seen) = self.link_named(name)? else { return Ok(()) };
         must_be_ours(&seen)?;
         self.delete_link(&seen)
-    }
-
-    /// Deletes a link that was found to be ours. Gone already is success.
-    pub(super) fn delete_link(&mut self, seen: &SeenLink) -> Result<(), DriverError> {
-        let request = RouteNetlinkMessage::DelLink(change_link(seen.index, Vec::new()));
-        unless(self.netlink.request(request, 0), &[libc::ENODEV])
-            .map_err(|error| error.during(format_args!("delete interface {}", seen.name)))
     }
 
     fn kind_of(&mut self, seen: &SeenLink) -> Result<LinkKind, DriverError> {

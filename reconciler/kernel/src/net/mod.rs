@@ -8,6 +8,7 @@
 //! sysctls by the list in [`SYSCTLS`].
 
 mod address;
+mod delete;
 mod error;
 mod facts;
 mod frame;

@@ -3,12 +3,13 @@
 #![forbid(unsafe_code)]
 
 use super::{Net, each};
-use crate::file;
+use crate::file::{self, Lasting};
 use cilium_engine::driver::{Driver, DriverError, Scope, Step};
 use cilium_engine::state::{FileRow, Sysctl, SysctlKey};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{self, Read};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Component, Path, PathBuf};
 
 /// Every parameter this project sets.
@@ -81,14 +82,26 @@ impl Driver<Sysctl> for Net {
 
 impl Watched {
     /// Values before us, as `key = value` lines; others are passed over, and so are parameters that are
-    /// never set here, whatever damaged the record.
+    /// never set here, whatever damaged the record. What is no file records nothing.
     fn recorded(&self) -> Result<BTreeMap<SysctlKey, String>, DriverError> {
         let Some(record) = &self.record else { return Ok(BTreeMap::new()) };
         let mut bytes = Vec::new();
-        match fs::File::open(record).and_then(|file| file.take(LONGEST_RECORD).read_to_end(&mut bytes)) {
-            Ok(_) => {}
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        // Not blocking: a pipe in its place would wait for a writer.
+        let opened = fs::OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(record);
+        let file = match opened {
+            Ok(file) if file.metadata().is_ok_and(|meta| meta.is_file()) => Some(file),
+            Ok(_) => None,
+            // Nothing there, a link that leads nowhere, a socket.
+            Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ELOOP | libc::ENXIO)) => {
+                None
+            }
+            // To take what cannot be read now for nothing would be to forget it.
             Err(error) => return Err(DriverError::new(format!("read {}: {error}", record.display()))),
+        };
+        if let Some(file) = file {
+            file.take(LONGEST_RECORD)
+                .read_to_end(&mut bytes)
+                .map_err(|error| DriverError::new(format!("read {}: {error}", record.display())))?;
         }
         let text = String::from_utf8_lossy(&bytes);
         // The last line of a record that was cut has no end.
@@ -101,8 +114,15 @@ impl Watched {
 
     fn save(&self, recorded: &BTreeMap<SysctlKey, String>) -> Result<(), DriverError> {
         let Some(record) = &self.record else { return Ok(()) };
+        if record.is_dir() {
+            // A file is replaced by the new one; a folder must be out of the way first.
+            let aside = record.with_extension("bad");
+            tracing::warn!("{} is a folder, and now ends in .bad", record.display());
+            fs::rename(record, &aside)
+                .map_err(|error| DriverError::new(format!("rename {}: {error}", record.display())))?;
+        }
         let content = recorded.iter().map(|(key, value)| format!("{key} = {value}\n")).collect();
-        file::write(record, &FileRow { content, mode: 0o600 })
+        file::write(record, &FileRow { content, mode: 0o600 }, Lasting::Forever)
             .map_err(|error| DriverError::new(format!("write {}: {error}", record.display())))
     }
 
@@ -188,6 +208,27 @@ mod tests {
         let watched = Watched { keys: BTreeSet::new(), record: Some(record.path().to_owned()) };
         let recorded = watched.recorded().expect("read all the same");
         assert_eq!(recorded, BTreeMap::from([(SysctlKey("net.ipv4.ip_forward".into()), "0".to_owned())]));
+    }
+
+    #[test]
+    fn what_is_no_record_says_nothing_and_is_replaced() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let record = dir.path().join("sysctls");
+        let watched = Watched { keys: BTreeSet::new(), record: Some(record.clone()) };
+        let values = BTreeMap::from([(SysctlKey("net.ipv4.ip_forward".into()), "0".to_owned())]);
+        let mkfifo = || std::process::Command::new("mkfifo").arg(&record).status().expect("mkfifo").success();
+        let ways: [&dyn Fn(); 3] = [
+            &|| fs::create_dir_all(record.join("within")).expect("a folder"),
+            &|| std::os::unix::fs::symlink(&record, &record).expect("a link"),
+            &|| assert!(mkfifo()),
+        ];
+        for way in ways {
+            way();
+            assert_eq!(watched.recorded().expect("nothing"), BTreeMap::new());
+            watched.save(&values).expect("saved");
+            assert_eq!(watched.recorded().expect("read"), values);
+            fs::remove_file(&record).expect("removed");
+        }
     }
 
     #[test]

@@ -84,7 +84,7 @@ fn a_set_is_whole_or_broken() {
 
     // A lost pin of a map that programs use: the same map is pinned again, and the set is whole.
     let before = dump::list(&dir.0).unwrap();
-    std::fs::remove_file(dir.map("cilium_ct_tcp_v1")).unwrap();
+    std::fs::remove_file(dir.map("cilium_ct_tcp_v2")).unwrap();
     std::fs::remove_file(dir.map("cilium_ipcache_prefix_v1")).unwrap();
     assert_eq!(sets(&mut bpf), vec![(set(1), ProgramSetRow::Broken)]);
     for spec in [&maps::CT_TCP, &maps::IPCACHE_PREFIX] {
@@ -314,6 +314,64 @@ fn clsact_and_tcx_follow_each_other_without_a_gap() {
     }
 }
 
+#[test]
+fn a_pods_program_begins_as_a_filter_and_moves_to_tcx() {
+    crate::tcx_or_skip!();
+    let (dir, other) = (Dir::new(), Dir::new());
+    let _netns = Namespace::enter();
+    for link in ["lxc-a", "lxc-b"] {
+        run("ip", &["link", "add", link, "type", "veth", "peer", "name", &format!("{link}p")]);
+    }
+    let filters = |link: &str| run("tc", &["filter", "show", "dev", link, "ingress"]);
+    let mut bpf = dir.bpf(AttachMode::Auto);
+    must(&mut bpf, &map_steps());
+    load(&mut bpf, 1);
+    load(&mut bpf, 2);
+    let hook = key("lxc-a", Hook::Ingress);
+    for n in [1, 1, 2] {
+        let row = runs("cil_from_container", n);
+        attach(&mut bpf, &hook, &row);
+        assert_eq!(attached(&mut bpf), vec![(hook.clone(), row)]);
+        assert!(filters("lxc-a").contains("cil_from_container") && bpf.has_to_move());
+    }
+    let row = runs("cil_from_container", 2);
+    // After a restart it is found by looking, and is no drift.
+    drop(bpf);
+    let mut bpf = dir.bpf(AttachMode::Auto);
+    assert!(!bpf.has_to_move());
+    assert_eq!(attached(&mut bpf), vec![(hook.clone(), row.clone())]);
+    assert!(bpf.has_to_move());
+    // Who asks for TCX only has it at once.
+    let mut strict = dir.bpf(AttachMode::Tcx);
+    assert!(attached(&mut strict)[0].1 != row);
+    bpf.move_one().unwrap();
+    assert!(!bpf.has_to_move() && filters("lxc-a").is_empty());
+    for bpf in [&mut bpf, &mut strict] {
+        assert_eq!(attached(bpf), vec![(hook.clone(), row.clone())]);
+    }
+    // From then on it is replaced where it is.
+    attach(&mut bpf, &hook, &runs("cil_from_container", 1));
+    assert!(!bpf.has_to_move() && filters("lxc-a").is_empty());
+
+    // A program at TCX comes before every filter: where one is, ours is attached there at once.
+    let mut foreign = other.bpf(AttachMode::Tcx);
+    must(&mut foreign, &map_steps());
+    load(&mut foreign, 3);
+    let hook = key("lxc-b", Hook::Ingress);
+    attach(&mut foreign, &hook, &runs("cil_to_host", 3));
+    attach(&mut bpf, &hook, &row);
+    assert!(attached(&mut bpf).contains(&(hook.clone(), row)) && filters("lxc-b").is_empty());
+
+    // A pod that goes meanwhile takes its program along.
+    run("ip", &["link", "add", "lxc-c", "type", "veth", "peer", "name", "lxc-cp"]);
+    attach(&mut bpf, &key("lxc-c", Hook::Ingress), &runs("cil_from_container", 1));
+    run("ip", &["link", "del", "lxc-c"]);
+    while bpf.has_to_move() {
+        bpf.move_one().unwrap();
+    }
+    assert!(attached(&mut bpf).iter().all(|(key, _)| key.link.0 != "lxc-c"));
+}
+
 /// With TCX where the kernel has it.
 #[test]
 fn no_packet_is_lost_while_programs_are_replaced() {
@@ -327,15 +385,70 @@ fn no_packet_is_lost_while_filters_are_replaced() {
     replaced_under_traffic(AttachMode::Clsact);
 }
 
+#[test]
+fn no_packet_is_lost_while_programs_move_from_filter_to_tcx() {
+    crate::tcx_or_skip!();
+    let dir = Dir::new();
+    let traffic = Traffic::start("lxc-a");
+    let mut bpf = dir.bpf(AttachMode::Auto);
+    must(&mut bpf, &map_steps());
+    load(&mut bpf, 1);
+    let hooks = [key("lxc-a", Hook::Ingress), key("lxc-a", Hook::Egress)];
+    let moves = traffic.while_pinging(|_| {
+        for hook in &hooks {
+            let row = runs("cil_to_host", 1);
+            attach(&mut bpf, hook, &row);
+            while bpf.has_to_move() {
+                bpf.move_one().unwrap();
+            }
+            detach(&mut bpf, hook, &row);
+        }
+    });
+    assert!(moves > 2, "{moves}");
+}
+
+/// Two namespaces and a pair between them; this thread is in the near one.
+struct Traffic {
+    _far: Namespace,
+    _near: Namespace,
+}
+
+impl Traffic {
+    fn start(link: &str) -> Self {
+        let far = Namespace::enter();
+        let near = Namespace::enter();
+        run("ip", &["link", "add", link, "type", "veth", "peer", "name", "kb-b", "netns", &far.name]);
+        run("ip", &["addr", "add", "10.99.0.1/24", "dev", link]);
+        run("ip", &["link", "set", link, "up"]);
+        run("ip", &["netns", "exec", &far.name, "ip", "addr", "add", "10.99.0.2/24", "dev", "kb-b"]);
+        run("ip", &["netns", "exec", &far.name, "ip", "link", "set", "kb-b", "up"]);
+        Self { _far: far, _near: near }
+    }
+
+    /// Does something again and again while 400 echo requests are under way, none of which may be lost. How
+    /// often it was done.
+    fn while_pinging(&self, mut work: impl FnMut(u32)) -> u32 {
+        let mut ping = std::process::Command::new("ping")
+            .args(["-q", "-i", "0.002", "-c", "400", "-W", "2", "10.99.0.2"])
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut times = 0u32;
+        while ping.try_wait().unwrap().is_none() {
+            times += 1;
+            work(times);
+        }
+        let out = ping.wait_with_output().unwrap();
+        let text = String::from_utf8_lossy(&out.stdout);
+        println!("{times} times: {}", text.lines().find(|l| l.contains("received")).unwrap_or(&text));
+        assert!(text.contains("400 received"), "{text}");
+        times
+    }
+}
+
 fn replaced_under_traffic(mode: AttachMode) {
     let dir = Dir::new();
-    let far = Namespace::enter();
-    let _near = Namespace::enter();
-    run("ip", &["link", "add", "kb-a", "type", "veth", "peer", "name", "kb-b", "netns", &far.name]);
-    run("ip", &["addr", "add", "10.99.0.1/24", "dev", "kb-a"]);
-    run("ip", &["link", "set", "kb-a", "up"]);
-    run("ip", &["netns", "exec", &far.name, "ip", "addr", "add", "10.99.0.2/24", "dev", "kb-b"]);
-    run("ip", &["netns", "exec", &far.name, "ip", "link", "set", "kb-b", "up"]);
+    let traffic = Traffic::start("kb-a");
     let mut bpf = dir.bpf(mode);
     must(&mut bpf, &map_steps());
     load(&mut bpf, 1);
@@ -347,19 +460,6 @@ fn replaced_under_traffic(mode: AttachMode) {
         }
     };
     swap(&mut bpf, 1);
-    let mut ping = std::process::Command::new("ping")
-        .args(["-q", "-i", "0.002", "-c", "400", "-W", "2", "10.99.0.2"])
-        .stdout(std::process::Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut swaps = 0u32;
-    while ping.try_wait().unwrap().is_none() {
-        swaps += 1;
-        swap(&mut bpf, 1 + swaps % 2);
-    }
-    let out = ping.wait_with_output().unwrap();
-    let text = String::from_utf8_lossy(&out.stdout);
-    println!("{swaps} × 2 replacements: {}", text.lines().find(|l| l.contains("received")).unwrap_or(&text));
+    let swaps = traffic.while_pinging(|times| swap(&mut bpf, 1 + times % 2));
     assert!(swaps > 5, "{swaps}");
-    assert!(text.contains("400 received"), "{text}");
 }

@@ -13,6 +13,8 @@ use std::os::fd::AsFd;
 /// `BPF_MAP_TYPE_HASH` and `BPF_MAP_TYPE_LRU_HASH`.
 const HASH: u32 = 1;
 const LRU_HASH: u32 = 9;
+/// `BPF_MAP_TYPE_PERCPU_ARRAY`.
+const PERCPU_ARRAY: u32 = 6;
 /// Nanoseconds of an insert into an LRU map, as measured for the design.
 const LRU_INSERT: f64 = 400.0;
 /// Nanoseconds of an event: the exact clock, and a place in the ring.
@@ -56,6 +58,8 @@ pub struct Floors {
     pub hash: f64,
     /// A lookup in an LRU hash.
     pub lru: f64,
+    /// A lookup in a per-CPU array.
+    pub array: f64,
 }
 
 /// One packet's cost.
@@ -94,10 +98,13 @@ fn floor(code: &[u64]) -> f64 {
     )
 }
 
-/// A program that looks one key of 40 bytes up.
+/// A program that looks one key of 40 bytes up, in an array one of 4.
 fn lookups(kind: u32) -> f64 {
-    let map = sys::create(kind, 40, 36, 8192).expect("a map can be made");
-    sys::update(map.as_fd(), &[0u8; 40], &[0u8; 36]).expect("a row can be written");
+    let key = if kind == PERCPU_ARRAY { 4 } else { 40 };
+    let map = sys::create(kind, key, 40, 8192).expect("a map can be made");
+    if kind != PERCPU_ARRAY {
+        sys::update(map.as_fd(), &[0u8; 40], &[0u8; 40]).expect("a row can be written");
+    }
     let [low, high] = sys::load_map(1, map.as_fd());
     let mut code = vec![insn(0xb7, 0, 0, 0, 0)];
     code.extend((1..=5).map(|word| insn(0x7b, 10, 0, -8 * word, 0)));
@@ -174,8 +181,8 @@ struct Measured {
     name: String,
     nanoseconds: f64,
     sort: Sort,
-    /// Hash lookups, LRU lookups, LRU inserts, events.
-    touches: [f64; 4],
+    /// Hash lookups, LRU lookups, LRU inserts, events, arrays (scratch, revision, counters).
+    touches: [f64; 5],
 }
 
 fn repeated(lab: &mut Lab) -> Vec<Measured> {
@@ -201,22 +208,23 @@ fn repeated(lab: &mut Lab) -> Vec<Measured> {
             at_hook(Hook::FromContainer, lxc[B.link], back(SYN | ACK)),
             from_a(forward(ACK)),
         ];
-        // Two configurations, an endpoint, two policies of two rows.
+        // Two configurations and an endpoint; the verdicts are remembered.
         add(
             "established, pod to pod",
             established(lab, &world, &open, &from_a(forward(ACK))),
-            [7.0, 1.0, 0.0, 0.0],
+            [3.0, 1.0, 0.0, 0.0, 4.0],
         );
         let inward =
             |flags| at_hook(Hook::FromHost, host, tcp(outside, b, (4000, 80), flags).from(A).bytes());
         let host_to_pod = established(lab, &world, &[inward(SYN), inward(ACK)], &inward(ACK));
-        // A configuration, an endpoint, an exact address, a policy of two rows; the identity is remembered.
-        add("established, host to pod", host_to_pod, [5.0, 1.0, 0.0, 0.0]);
+        // A configuration, the endpoint, the sender's place here and its exact address; the identity and the
+        // verdict are remembered.
+        add("established, host to pod", host_to_pod, [4.0, 1.0, 0.0, 0.0, 3.0]);
         let leaving = || at_hook(Hook::ToNetdev, eth0, udp(at::node(family), outside, (4000, 53)).bytes());
         add(
             "the node's own, out of a device",
             established(lab, &world, &[leaving()], &leaving()),
-            [2.0, 2.0, 0.0, 0.0],
+            [2.0, 2.0, 0.0, 0.0, 2.0],
         );
     }
     out
@@ -238,12 +246,12 @@ fn singular(lab: &mut Lab, once_more: f64) -> Vec<Measured> {
         let mut add = |name: &str, nanoseconds, sort, touches| {
             out.push(Measured { name: format!("{family:?} {name}"), nanoseconds, sort, touches });
         };
-        add("new, pod to pod", once(lab, &world, 7, packets(b, 80)), Sort::New, [8.0, 1.0, 1.0, 0.0]);
+        add("new, pod to pod", once(lab, &world, 7, packets(b, 80)), Sort::New, [8.0, 1.0, 1.0, 0.0, 4.0]);
         add(
             "new, by a service",
             once(lab, &world, 7, packets(service, 80)),
             Sort::NewService,
-            [11.0, 3.0, 2.0, 0.0],
+            [11.0, 3.0, 2.0, 0.0, 4.0],
         );
         let refused = packets(b, 81).next().expect("there is one");
         let denied = least(
@@ -259,7 +267,7 @@ fn singular(lab: &mut Lab, once_more: f64) -> Vec<Measured> {
             name: format!("{family:?} denied, one event"),
             nanoseconds: denied + once_more,
             sort: Sort::Denied,
-            touches: [5.0, 1.0, 0.0, 1.0],
+            touches: [5.0, 1.0, 0.0, 1.0, 3.0],
         });
     }
     out
@@ -271,7 +279,7 @@ pub fn measure() -> (Floors, Vec<Cost>) {
     lab.enter();
     let empty_code = [insn(0xb7, 0, 0, 0, 0), insn(0x95, 0, 0, 0, 0)];
     let empty = floor(&empty_code);
-    let (hash, lru) = (lookups(HASH) - empty, lookups(LRU_HASH) - empty);
+    let [hash, lru, array] = [HASH, LRU_HASH, PERCPU_ARRAY].map(|kind| lookups(kind) - empty);
     let program = sys::load(&empty_code).expect("the verifier takes a floor");
     let context = [0u32; SKB_WORDS];
     let mut single: Vec<u32> = (0..1500)
@@ -280,9 +288,9 @@ pub fn measure() -> (Floors, Vec<Cost>) {
     single.sort_unstable();
     let empty_once = f64::from(single[single.len() / 2]);
     // Under emulation everything takes as many times longer as a lookup does.
-    let floors = Floors { empty, empty_once, hash, lru };
+    let floors = Floors { empty, empty_once, hash, lru, array };
     let slow = floors.slow();
-    let each = [hash, lru, LRU_INSERT * slow, EVENT * slow];
+    let each = [hash, lru, LRU_INSERT * slow, EVENT * slow, array];
     let cost = |measured: Measured, base: f64| Cost {
         name: measured.name,
         sort: measured.sort,

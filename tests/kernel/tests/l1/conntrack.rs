@@ -2,8 +2,10 @@
 
 use cilium_abi::{
     Address,
-    ct::{CT_INITIATOR_HIGH, CT_SEEN_REPLY, CtRow},
-    drop, identity, proto,
+    ct::{CT_INITIATOR_HIGH, CT_RESET, CT_SEEN_REPLY, CtRow},
+    drop, identity,
+    node::mark,
+    proto,
 };
 use cilium_tests_kernel::l1::{
     model::Ends,
@@ -304,6 +306,73 @@ fn memory() -> Vec<Fixture> {
         ]);
     }
     table
+}
+
+/// What a connection remembers of verdicts, and until when.
+fn verdicts() -> Vec<Fixture> {
+    let mut table = Vec::new();
+    for family in BOTH {
+        let (a, b, outside) = (A.ip(family), B.ip(family), at::outside(family));
+        let closed = |text: &str, ends: Ends, row: CtRow| {
+            fixture(format!("{family:?} {text}"))
+                .world(move |world| {
+                    world.close(A, true).close(B, false);
+                    world.revision = 4;
+                })
+                .entry(ends, CtRow { flags: high(ends.src, ends.dst) | row.flags, ..row }, 500)
+        };
+        let allowed =
+            |egress, ingress| CtRow { allowed_egress: egress, allowed_ingress: ingress, ..CtRow::default() };
+        let within = || tcp(a, b, PORTS, ACK).from(A);
+        let inward = || tcp(outside, b, PORTS, ACK);
+        let no = drop::POLICY_DENIED;
+        table.extend([
+            closed("verdicts of both policies are remembered", ends(a, b), allowed(4, 4))
+                .sends(Site::From(A), within()),
+            closed("one verdict is not both", ends(a, b), allowed(4, 3)).drops(Site::From(A), within(), no),
+            closed("nor the other", ends(a, b), allowed(0, 4)).drops(Site::From(A), within(), no),
+            closed("a verdict before a change is asked for again", ends(outside, b), allowed(4, 3)).drops(
+                Site::FromNet,
+                inward(),
+                no,
+            ),
+            closed("a verdict from outside is remembered", ends(outside, b), allowed(0, 4))
+                .sends(Site::FromNet, inward()),
+            closed(
+                "a new connection remembers nothing",
+                ends(outside, b),
+                CtRow { flags: CT_RESET, ..allowed(0, 4) },
+            )
+            .drops(Site::FromNet, tcp(outside, b, PORTS, SYN), no),
+            closed("who is told by a mark is asked about each time", ends(outside, b), allowed(0, 4))
+                .drops(Site::FromHost, inward(), no)
+                .marked(mark::IDENTITY | 777 << 16),
+            closed(
+                "who is told by the tunnel is asked about each time",
+                ends(at::nobody(family), b),
+                allowed(0, 4),
+            )
+            .mode(Mode::Tunnel)
+            .drops(Site::FromTunnel(777), tcp(at::nobody(family), b, PORTS, ACK), no),
+            closed(
+                "a ping's type is not in its connection",
+                Ends {
+                    sport: 7,
+                    dport: 0,
+                    proto: if family == Family::V4 { 1 } else { 58 },
+                    ..ends(outside, b)
+                },
+                allowed(0, 4),
+            )
+            .drops(Site::FromNet, ping(outside, b, 7), no),
+        ]);
+    }
+    table
+}
+
+#[test]
+fn l1_conntrack_remembers_verdicts() {
+    super::run(verdicts());
 }
 
 #[test]

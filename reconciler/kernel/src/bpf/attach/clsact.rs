@@ -1,4 +1,5 @@
-//! Classifiers as filters of the clsact qdisc, for kernels without TCX, by rtnetlink.
+//! Classifiers as filters of the clsact qdisc, by rtnetlink: for kernels without TCX, and where TCX has
+//! first been put off ([`super::young`]).
 //!
 //! Ours are at priority 1, at one of two handles, of kind `bpf`, named `cil_…`. A change of the program
 //! replaces the filter in place; a move to the front makes the other handle first, then removes the
@@ -10,6 +11,7 @@ use crate::bpf::sys::ProgFd;
 use cilium_engine::driver::DriverError;
 use cilium_engine::state::{AttachmentRow, Hook, Position};
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
+use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::AsRawFd;
 
@@ -62,36 +64,42 @@ impl Filter {
     }
 }
 
-/// A connection to the kernel's traffic control, and the interfaces that have a clsact qdisc.
+/// A connection to the kernel's traffic control.
 pub(super) struct Tc {
     socket: Socket,
     sequence: u32,
-    clsact: Vec<u32>,
+    /// The interfaces that have a clsact qdisc, where they were listed: others need not be asked about.
+    clsact: Option<BTreeSet<u32>>,
 }
 
 impl Tc {
+    /// For a few interfaces.
     pub(super) fn open() -> Result<Self, DriverError> {
         let open = || -> io::Result<Self> {
             let mut socket = Socket::new(NETLINK_ROUTE)?;
             socket.bind_auto()?;
             socket.connect(&SocketAddr::new(0, 0))?;
-            let mut tc = Self { socket, sequence: 0, clsact: Vec::new() };
-            let qdiscs = tc.ask(RTM_GETQDISC, DUMP, 0, 0, 0, 0, &[])?;
-            for message in qdiscs {
-                let kind = Attributes(message.attributes()).find(|(kind, _)| *kind == TCA_KIND);
-                if kind.is_some_and(|(_, name)| text(name) == "clsact") {
-                    tc.clsact.push(message.ifindex());
-                }
-            }
-            Ok(tc)
+            Ok(Self { socket, sequence: 0, clsact: None })
         };
-        open().map_err(|e| fault(&e, "list qdiscs"))
+        open().map_err(|e| fault(&e, "talk to traffic control"))
+    }
+
+    /// For all interfaces.
+    pub(super) fn open_for_all() -> Result<Self, DriverError> {
+        let mut tc = Self::open()?;
+        let qdiscs = tc.ask(RTM_GETQDISC, DUMP, 0, 0, 0, 0, &[]).map_err(|e| fault(&e, "list qdiscs"))?;
+        let is_clsact = |message: &&Message| {
+            let kind = Attributes(message.attributes()).find(|(kind, _)| *kind == TCA_KIND);
+            kind.is_some_and(|(_, name)| text(name) == "clsact")
+        };
+        tc.clsact = Some(qdiscs.iter().filter(is_clsact).map(Message::ifindex).collect());
+        Ok(tc)
     }
 
     /// The filters at a hook in the order in which they run; none without a clsact qdisc.
     pub(super) fn filters(&mut self, ifindex: u32, hook: Hook) -> Result<Vec<Filter>, DriverError> {
         let Some(parent) = parent(hook) else { return Ok(Vec::new()) };
-        if !self.clsact.contains(&ifindex) {
+        if self.clsact.as_ref().is_some_and(|clsact| !clsact.contains(&ifindex)) {
             return Ok(Vec::new());
         }
         let answer = self.ask(RTM_GETTFILTER, DUMP, ifindex, 0, parent, 0, &[]);
@@ -109,14 +117,11 @@ impl Tc {
 
     fn put(&mut self, prog: &ProgFd, name: &str, ifindex: u32, hook: Hook, handle: u32) -> io::Result<()> {
         let Some(parent) = parent(hook) else { return Ok(()) };
-        if !self.clsact.contains(&ifindex) {
-            let mut kind = Vec::new();
-            attribute(&mut kind, TCA_KIND, b"clsact\0");
-            match self.ask(RTM_NEWQDISC, ACK | CREATE | EXCL, ifindex, CLSACT & 0xffff_0000, CLSACT, 0, &kind)
-            {
-                Err(e) if e.raw_os_error() != Some(libc::EEXIST) => return Err(e),
-                _ => self.clsact.push(ifindex),
-            }
+        let mut kind = Vec::new();
+        attribute(&mut kind, TCA_KIND, b"clsact\0");
+        match self.ask(RTM_NEWQDISC, ACK | CREATE | EXCL, ifindex, CLSACT & 0xffff_0000, CLSACT, 0, &kind) {
+            Err(e) if e.raw_os_error() != Some(libc::EEXIST) => return Err(e),
+            _ => {}
         }
         let mut options = Vec::new();
         attribute(&mut options, TCA_BPF_FD, &prog.0.as_raw_fd().to_ne_bytes());
@@ -302,6 +307,12 @@ pub(super) fn look(known: &Known, filters: &[Filter]) -> Option<AttachmentRow> {
     let (set, _) = known.describe(ours.prog_id);
     let first = if place == 0 && !several { Position::First } else { Position::Behind };
     Some(AttachmentRow { program: ours.name.clone(), set, first })
+}
+
+/// The program of our filter at the hook, by its number.
+pub(super) fn running(tc: &mut Tc, ifindex: u32, hook: Hook) -> Result<Option<u32>, DriverError> {
+    let filters = tc.filters(ifindex, hook)?;
+    Ok(filters.iter().find(|filter| filter.is_ours()).map(|filter| filter.prog_id))
 }
 
 /// Makes a program the first filter at the hook.

@@ -8,6 +8,7 @@
 mod clsact;
 mod tcx;
 mod xdp;
+mod young;
 
 use super::Bpf;
 use super::fault::fault;
@@ -19,8 +20,9 @@ use crate::AttachMode;
 use cilium_engine::driver::{Driver, DriverError, Scope, Step};
 use cilium_engine::state::{Attachment, AttachmentKey, AttachmentRow, Hook, LinkName, Position, SetId};
 use clsact::Tc;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
+pub(super) use young::Young;
 
 /// Programs of the pinned sets by their number.
 struct Known(BTreeMap<u32, (SetId, String)>);
@@ -115,26 +117,15 @@ impl Driver<Attachment> for Bpf {
         scope: &Scope<AttachmentKey>,
     ) -> Result<Vec<(AttachmentKey, AttachmentRow)>, DriverError> {
         let known = Known::read(&self.pins)?;
-        let mut tc = Tc::open()?;
-        let shown = |e: &std::io::Error| fault(e, "list interfaces");
-        let interfaces: BTreeMap<LinkName, u32> = sys::interfaces()
-            .map_err(|e| shown(&e))?
-            .into_iter()
-            .map(|(index, name)| (LinkName(name), index))
-            .collect();
-        let keys: BTreeSet<AttachmentKey> = match scope {
-            Scope::Keys(keys) => keys.clone(),
-            Scope::All => {
-                let pinned = pins::names(&self.pins.links())?.into_iter().filter_map(|name| key_of(&name));
-                let hooks = interfaces.keys().flat_map(|link| {
-                    [Hook::Ingress, Hook::Egress].map(|hook| AttachmentKey { link: link.clone(), hook })
-                });
-                pinned.chain(hooks).collect()
+        let (keys, mut tc): (BTreeMap<AttachmentKey, Option<u32>>, Tc) = match scope {
+            Scope::Keys(keys) => {
+                let numbered = keys.iter().map(|key| (key.clone(), sys::index_of(&key.link.0)));
+                (numbered.collect(), Tc::open()?)
             }
+            Scope::All => (self.all_hooks()?, Tc::open_for_all()?),
         };
         let mut out = Vec::new();
-        for key in keys {
-            let ifindex = interfaces.get(&key.link).copied();
+        for (key, ifindex) in keys {
             if let Some(row) = self.look(&known, &mut tc, &key, ifindex)? {
                 out.push((key, row));
             }
@@ -166,9 +157,27 @@ fn wrong(known: &Known, prog_id: u32) -> AttachmentRow {
 }
 
 impl Bpf {
+    /// Where something of ours may be, with the number of the interface if there is one.
+    fn all_hooks(&self) -> Result<BTreeMap<AttachmentKey, Option<u32>>, DriverError> {
+        let listed = sys::interfaces().map_err(|e| fault(&e, "list interfaces"))?;
+        let interfaces: BTreeMap<LinkName, u32> =
+            listed.into_iter().map(|(index, name)| (LinkName(name), index)).collect();
+        let mut hooks = BTreeMap::new();
+        for key in pins::names(&self.pins.links())?.into_iter().filter_map(|name| key_of(&name)) {
+            let ifindex = interfaces.get(&key.link).copied();
+            hooks.insert(key, ifindex);
+        }
+        for (link, ifindex) in interfaces {
+            for hook in [Hook::Ingress, Hook::Egress] {
+                hooks.insert(AttachmentKey { link: link.clone(), hook }, Some(ifindex));
+            }
+        }
+        Ok(hooks)
+    }
+
     /// What of ours is at a hook. `ifindex`: none if the interface is gone.
     fn look(
-        &self,
+        &mut self,
         known: &Known,
         tc: &mut Tc,
         key: &AttachmentKey,
@@ -192,6 +201,10 @@ impl Bpf {
         Ok(match (by_tcx, by_link, by_filter) {
             (true, Some(row), None) if unpinned(live).is_none() => Some(row),
             (false, None, Some(row)) if stray_link.is_none() && unpinned(0).is_none() => Some(row),
+            (true, None, Some(row)) if self.may_be_filter(key, pinned.as_ref(), &chain) => {
+                self.young.add(key);
+                Some(row)
+            }
             // Attached twice, or in the way not asked for: put right by attaching anew.
             (_, Some(row), _) | (_, None, Some(row)) => {
                 Some(AttachmentRow { set: SetId(String::new()), first: Position::Behind, ..row })
@@ -217,7 +230,7 @@ impl Bpf {
 
     /// Makes a program of ours run first at a hook, and no other of ours.
     fn attach(
-        &self,
+        &mut self,
         known: &Known,
         tc: &mut Tc,
         key: &AttachmentKey,
@@ -234,6 +247,17 @@ impl Bpf {
             return xdp::ensure(&prog, ifindex, pinned, &pin).map_err(|e| named(doing(), e));
         };
         if self.by_tcx()? {
+            let chain = self.tcx_chain(hook, ifindex)?;
+            if self.may_be_filter(key, pinned.as_ref(), &chain) {
+                match clsact::ensure(tc, &prog, &row.program, ifindex, key.hook) {
+                    Ok(()) => {
+                        self.young.add(key);
+                        return Ok(());
+                    }
+                    Err(error) => tracing::debug!(%key, %error, "no filter for the time being"),
+                }
+            }
+            self.young.drop(key);
             tcx::ensure(known, &prog, hook, ifindex, pinned, &pin).map_err(|e| named(doing(), e))?;
             clsact::remove(tc, ifindex, key.hook)
         } else {
@@ -245,7 +269,8 @@ impl Bpf {
     }
 
     /// Takes off what is ours at a hook.
-    fn detach(&self, known: &Known, tc: &mut Tc, key: &AttachmentKey) -> Result<(), DriverError> {
+    fn detach(&mut self, known: &Known, tc: &mut Tc, key: &AttachmentKey) -> Result<(), DriverError> {
+        self.young.drop(key);
         let pinned = open_link(&self.pins, key)?;
         let ifindex = sys::index_of(&key.link.0);
         pins::remove(&pin_path(&self.pins, key))?;

@@ -13,6 +13,7 @@ use cilium_engine::state::{
 
 impl Mapped for Endpoint {
     const MAP: MapSpec = maps::ENDPOINT;
+    const REVISED: bool = true;
     type AbiKey = Address;
     type AbiRow = abi::EndpointRow;
 
@@ -64,6 +65,7 @@ impl Mapped for Endpoint {
 
 impl Mapped for EndpointConfig {
     const MAP: MapSpec = maps::EP_CONFIG;
+    const REVISED: bool = true;
     type AbiKey = u32;
     type AbiRow = abi::EndpointConfigRow;
 

@@ -3,7 +3,9 @@
 //! The trie can hold a full-length prefix too; we never write one. If one is there, the exact row
 //! hides it, alone it is shown as the host's row, and a removal removes both.
 
-use super::{Run, open_readable, open_writable, optional_in, optional_out, remove_laid, runs, write_laid};
+use super::{
+    Run, open_readable, open_writable, optional_in, optional_out, remove_laid, revise, runs, write_laid,
+};
 use crate::bpf::Bpf;
 use crate::bpf::table::Table;
 use cilium_abi::Address;
@@ -64,12 +66,7 @@ impl Driver<Ipcache> for Bpf {
             Ok(tables) => tables,
             Err(e) => return steps.iter().map(|_| Err(e.clone())).collect(),
         };
-        let out = runs(steps, |run, out| out.extend(carry_out(&exact, &prefixes, &run)));
-        // Remembered identities are looked up again; also after a partial failure, which wrote some.
-        if let Err(e) = self.raise_revision() {
-            return out.into_iter().map(|result| result.and_then(|()| Err(e.clone()))).collect();
-        }
-        out
+        revise(self, runs(steps, |run, out| out.extend(carry_out(&exact, &prefixes, &run))))
     }
 }
 

@@ -24,6 +24,8 @@ use std::net::IpAddr;
 pub(super) trait Mapped: Resource {
     /// The map.
     const MAP: MapSpec;
+    /// Whether connections remember what follows from its rows.
+    const REVISED: bool = false;
     /// Its key in the map.
     type AbiKey: Plain;
     /// Its row in the map.
@@ -95,7 +97,7 @@ pub(super) fn apply<R: Mapped>(bpf: &Bpf, steps: &[Step<R>]) -> Vec<Result<(), D
         Err(e) => return steps.iter().map(|_| Err(e.clone())).collect(),
     };
     let mut names = Names::default();
-    runs(steps, |run, out| match run {
+    let out = runs(steps, |run, out| match run {
         Run::Write(steps) => {
             let laid = steps.iter().map(|(key, row)| {
                 let abi = R::key_out(key, &mut names).ok_or_else(|| {
@@ -111,7 +113,17 @@ pub(super) fn apply<R: Mapped>(bpf: &Bpf, steps: &[Step<R>]) -> Vec<Result<(), D
             let keys: Vec<_> = keys.iter().map(|key| Ok(R::key_out(key, &mut names))).collect();
             out.extend(remove_laid(&table, keys));
         }
-    })
+    });
+    if R::REVISED { revise(bpf, out) } else { out }
+}
+
+/// What connections remember of the rows just written, they look up again; also after a partial failure,
+/// which wrote some.
+fn revise(bpf: &Bpf, out: Vec<Result<(), DriverError>>) -> Vec<Result<(), DriverError>> {
+    match bpf.raise_revision() {
+        Ok(()) => out,
+        Err(e) => out.into_iter().map(|result| result.and_then(|()| Err(e.clone()))).collect(),
+    }
 }
 
 /// Steps of one direction that stand next to each other.

@@ -10,6 +10,7 @@ use cilium_engine::state::{Cookie, Direction, IdentityId, Policy, PolicyId, Poli
 
 impl Mapped for Policy {
     const MAP: MapSpec = maps::POLICY;
+    const REVISED: bool = true;
     type AbiKey = abi::PolicyKey;
     type AbiRow = abi::PolicyRow;
 

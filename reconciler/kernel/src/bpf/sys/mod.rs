@@ -11,7 +11,7 @@ mod link;
 mod map;
 mod object;
 
-pub(crate) use clock::coarse_seconds;
+pub(crate) use clock::{centiseconds, coarse_seconds};
 pub(crate) use interface::{index_of, interfaces, name_of};
 pub(crate) use link::{AttachType, Attached, Linked, load_drop_guard};
 pub(crate) use map::{BatchEnd, ENOTSUPP, MapFd, Shape};

@@ -181,7 +181,7 @@ impl Model {
             way.direction = 1;
         }
         let open = if egress { CONFIG_OPEN_EGRESS } else { CONFIG_OPEN_INGRESS };
-        if config.flags & open != 0 {
+        if config.flags & open != 0 || self.remembers(way, egress) {
             return Ok(());
         }
         let peer = if egress { ids.1 } else { ids.0 };
@@ -193,6 +193,18 @@ impl Model {
         way.refusal =
             Some(Refusal { endpoint: config.endpoint_id, source: ids.0, destination: ids.1, cookie });
         Err(if denied { drop::POLICY_DENIED_BY_DENYLIST } else { drop::POLICY_DENIED })
+    }
+
+    /// Whether the connection of a packet with ports remembers a verdict of this revision. The model itself
+    /// never writes one down: where the programs do, they must still decide as the rules say.
+    fn remembers(&self, way: &Way<'_>, egress: bool) -> bool {
+        let (key, high) = key(&way.parsed.ends, KIND_CONNECTION);
+        let Some(row) = self.live(&key, way.now) else { return false };
+        let goes_on = high == (row.flags & CT_INITIATOR_HIGH != 0)
+            && !(is_syn(way) && row.flags & ENDING != 0)
+            && way.parsed.kind == Kind::Ports;
+        let at = if egress { row.allowed_egress } else { row.allowed_ingress };
+        goes_on && !way.told && at != 0 && at == self.world.revision
     }
 
     /// The rules' verdict: allowed, denied by a rule, and that rule's number.

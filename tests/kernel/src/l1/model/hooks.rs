@@ -311,7 +311,9 @@ impl Model {
             way.direction = 1;
             way.parsed.fault.map_or(Ok(()), Err)?;
             let config = self.config(endpoint.ifindex)?;
-            let sender = marked(way.mark).unwrap_or_else(|| self.identity(&ends.src, way.parsed.v6));
+            let sender = marked(way.mark);
+            way.told = sender.is_some();
+            let sender = sender.unwrap_or_else(|| self.identity(&ends.src, way.parsed.v6));
             self.admit(way, &config, sender)?;
             let (Mac(dst), Mac(src)) = (endpoint.mac, endpoint.node_mac);
             way.dst_mac(&dst);
@@ -391,7 +393,9 @@ impl Model {
         }
         let config = self.config(endpoint.ifindex)?;
         let exact = self.world.ipcache.get(&way.parsed.ends.src).map(|row| row.identity);
-        let source = exact.filter(|number| *number != identity::HOST).unwrap_or(wire);
+        let exact = exact.filter(|number| *number != identity::HOST);
+        way.told = exact.is_none();
+        let source = exact.unwrap_or(wire);
         self.admit(way, &config, source)?;
         self.deliver(way, &endpoint)
     }

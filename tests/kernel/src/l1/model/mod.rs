@@ -97,6 +97,8 @@ struct Way<'a> {
     direction: u8,
     /// The pod reaches itself through a service.
     loopback: bool,
+    /// The packet itself says who sent it.
+    told: bool,
 }
 
 type Step<T> = Result<T, u8>;
@@ -146,6 +148,7 @@ impl Model {
                 _ => 1,
             },
             loopback: false,
+            told: false,
         };
         let is_ip = matches!(protocol, 0x0800 | 0x86dd);
         let step = self.hook(&mut way, protocol, is_ip);
