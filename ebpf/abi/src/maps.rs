@@ -84,13 +84,21 @@ maps! {
     /// Masquerading.
     SNAT = "cilium_snat" v 1, LruHash<snat::SnatKey, snat::SnatRow> 524_288, 0, &["cilium_snat_v4_external", "cilium_snat_v6_external"];
     /// Frontends.
-    FRONTEND = "cilium_frontend" v 1, Hash<lb::FrontendKey, lb::FrontendRow> 65_536, NO_PREALLOC, &["cilium_lb4_services_v2", "cilium_lb6_services_v2"];
+    FRONTEND = "cilium_frontend" v 2, Hash<lb::FrontendKey, lb::FrontendRow> 65_536, NO_PREALLOC, &["cilium_lb4_services_v2", "cilium_lb6_services_v2"];
     /// Lists of backends.
     SLOT = "cilium_slot" v 1, Hash<lb::SlotKey, lb::SlotRow> 524_288, NO_PREALLOC, &[];
     /// Backends.
     BACKEND = "cilium_backend" v 1, Hash<u32, lb::BackendRow> 65_536, NO_PREALLOC, &["cilium_lb4_backends_v3", "cilium_lb6_backends_v3"];
     /// The way back for replies.
     REVNAT = "cilium_revnat" v 1, Hash<u32, lb::RevNatRow> 65_536, NO_PREALLOC, &["cilium_lb4_reverse_nat", "cilium_lb6_reverse_nat"];
+    /// Who keeps which backend.
+    AFFINITY = "cilium_affinity" v 1, LruHash<lb::AffinityKey, lb::AffinityRow> 65_536, 0, &["cilium_lb4_affinity", "cilium_lb6_affinity"];
+    /// Who may use which frontend.
+    SOURCE_RANGE = "cilium_source_range" v 1, LpmTrie<lb::SourceRangeKey, lb::SourceRangeRow> 65_536, NO_PREALLOC, &["cilium_lb4_source_range", "cilium_lb6_source_range"];
+    /// Maglev tables, one behind the other: a place → a backend's number, 0: none.
+    MAGLEV = "cilium_maglev" v 1, Array<u32, u32> 1, 0, &["cilium_lb4_maglev", "cilium_lb6_maglev"];
+    /// What sockets of this node were connected to.
+    SOCK_REV = "cilium_sock_rev" v 1, LruHash<lb::SockRevKey, lb::SockRevRow> 262_144, 0, &["cilium_lb4_reverse_sk", "cilium_lb6_reverse_sk"];
     /// Runtime facts.
     RUNTIME = "cilium_runtime" v 1, Array<u32, node::RuntimeRow> 1, 0, &["cilium_runtime_config"];
     /// Revisions.

@@ -64,6 +64,19 @@ pub static BACKEND: HashMap<u32, lb::BackendRow, { size!(BACKEND) }, NO_PREALLOC
 /// The way back for replies.
 #[btf_map(name = "cilium_revnat")]
 pub static REVNAT: HashMap<u32, lb::RevNatRow, { size!(REVNAT) }, NO_PREALLOC> = HashMap::new();
+/// Who keeps which backend.
+#[btf_map(name = "cilium_affinity")]
+pub static AFFINITY: LruHashMap<lb::AffinityKey, lb::AffinityRow, { size!(AFFINITY) }> = LruHashMap::new();
+/// Who may use which frontend.
+#[btf_map(name = "cilium_source_range")]
+pub static SOURCE_RANGE: LpmTrie<SourceRange, lb::SourceRangeRow, { size!(SOURCE_RANGE) }, NO_PREALLOC> =
+    LpmTrie::new();
+/// Maglev tables.
+#[btf_map(name = "cilium_maglev")]
+pub static MAGLEV: Array<u32, { size!(MAGLEV) }> = Array::new();
+/// What sockets of this node were connected to.
+#[btf_map(name = "cilium_sock_rev")]
+pub static SOCK_REV: LruHashMap<lb::SockRevKey, lb::SockRevRow, { size!(SOCK_REV) }> = LruHashMap::new();
 /// Runtime facts.
 #[btf_map(name = "cilium_runtime")]
 pub static RUNTIME: Array<RuntimeRow, { size!(RUNTIME) }> = Array::new();
@@ -79,6 +92,18 @@ pub static EVENTS: RingBuf<event::Event, { size!(EVENTS) }> = RingBuf::new();
 /// The packet at hand. Not pinned: nothing in it outlives a program's run.
 #[btf_map(name = "cilium_scratch")]
 pub static SCRATCH: PerCpuArray<Flow, 1> = PerCpuArray::new();
+
+/// [`lb::SourceRangeKey`] behind its length.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct SourceRange {
+    /// The frontend's revNAT number.
+    pub rev_nat: u16,
+    /// Zero.
+    pub reserved: u16,
+    /// The source.
+    pub addr: Address,
+}
 
 /// The node's constants, set by the loader.
 #[unsafe(no_mangle)]
