@@ -79,6 +79,8 @@ reasons! {
     IS_CLUSTER_IP = 174, "Is a ClusterIP";
     /// ICMPv6 message a pod may not send.
     FORBIDDEN_ICMPV6 = 176, "Forbidden ICMPv6 message";
+    /// The source may not use the frontend.
+    NOT_IN_SOURCE_RANGE = 177, "Not in LB source range";
     /// A deny rule matches.
     POLICY_DENIED_BY_DENYLIST = 181, "Policy denied by denylist";
     /// TTL or hop limit ran out.

@@ -32,6 +32,12 @@ pub const LOCAL_SCOPE: u32 = 1 << 24;
 /// Local scope of remote nodes with labels or CIDRs of their own.
 pub const REMOTE_NODE_SCOPE: u32 = 1 << 25;
 
+/// Whether an identity is a node's, this one's or another's.
+#[inline(always)]
+pub const fn is_node(identity: u32) -> bool {
+    matches!(identity, HOST | REMOTE_NODE | KUBE_APISERVER) || identity & REMOTE_NODE_SCOPE != 0
+}
+
 /// The identity put on the wire for `identity`: local scopes are sent as `world`, since the number
 /// means nothing to another node.
 #[inline(always)]

@@ -193,7 +193,8 @@ pub struct SourceRangeKey {
 /// Row of `cilium_source_range`: 1.
 pub type SourceRangeRow = u32;
 
-/// Key of `cilium_sock_rev`: what a socket of this node was connected, or sends, to in place of a frontend.
+/// Key of `cilium_sock_rev`: an end that a socket of this node has, and in place of which it shows or
+/// meets another.
 #[repr(C)]
 #[derive(
     Clone,
@@ -213,26 +214,35 @@ pub type SourceRangeRow = u32;
 pub struct SockRevKey {
     /// The socket's cookie.
     pub cookie: u64,
-    /// The backend's address.
+    /// The backend's address; of [`SOCK_FORWARD`] the frontend's, as the owner gave it.
     pub addr: Address,
-    /// The backend's port.
+    /// Its port.
     pub port: Be16,
+    /// [`SOCK_REVERSE`] or [`SOCK_FORWARD`].
+    pub kind: u16,
     /// Zero.
-    pub reserved: [u16; 3],
+    pub reserved: [u16; 2],
 }
 
-/// Row of `cilium_sock_rev`: the frontend that the socket's owner sees.
+/// From the backend that the socket was connected, or sends, to: to the frontend that its owner sees.
+pub const SOCK_REVERSE: u16 = 0;
+/// From the frontend that an unconnected socket sends to: to the backend that it keeps.
+pub const SOCK_FORWARD: u16 = 1;
+
+/// Row of `cilium_sock_rev`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, IntoBytes, FromBytes, Immutable, KnownLayout)]
 pub struct SockRevRow {
-    /// The frontend's address.
+    /// The frontend's address, as the owner gave it; of [`SOCK_FORWARD`] the backend's.
     pub addr: Address,
-    /// The frontend's port.
+    /// Its port.
     pub port: Be16,
     /// The frontend's revNAT number.
     pub rev_nat: u16,
     /// The backend's number.
     pub backend: u32,
+    /// The list that the backend was last seen in.
+    pub list: u32,
 }
 
 /// Row of `cilium_revnat`, keyed by the revNAT number (`u32`, 1 to 65 535).

@@ -37,6 +37,8 @@ pub struct NodeConstants {
     pub snat_port_min: u16,
     /// Last port masquerading may choose (host order).
     pub snat_port_max: u16,
+    /// Places of a Maglev table.
+    pub maglev_size: u32,
     /// Seconds between two trace events of one connection and direction.
     pub trace_interval: u32,
     /// `AGGREGATE_` level for trace events.
@@ -45,6 +47,8 @@ pub struct NodeConstants {
     pub reserved: u8,
     /// UDP port of the overlay.
     pub tunnel_port: Be16,
+    /// Cookie of the node's own network namespace, low word first; 0: the machine's first one.
+    pub host_netns: [u32; 2],
 }
 
 /// IPv4 is enabled.
@@ -65,6 +69,16 @@ pub const NODE_EVENT_VERDICT: u32 = 1 << 6;
 pub const NODE_EVENT_TRACE: u32 = 1 << 7;
 /// Emit drop events.
 pub const NODE_EVENT_DROP: u32 = 1 << 8;
+
+/// Frontends are served to clients outside, by the devices.
+pub const NODE_LB: u32 = 1 << 9;
+/// With [`NODE_LB`]: packets to backends elsewhere, and from them, are passed on before the stack sees them.
+pub const NODE_XDP: u32 = 1 << 10;
+
+/// Sockets are connected to backends rather than frontends.
+pub const NODE_SOCK: u32 = 1 << 16;
+/// With [`NODE_SOCK`]: only sockets of the node's own network namespace.
+pub const NODE_SOCK_HOST_ONLY: u32 = 1 << 17;
 
 /// Every packet gives a trace event.
 pub const AGGREGATE_NONE: u8 = 0;

@@ -59,7 +59,8 @@ pub fn from<F: Family>(skb: Skb, flow: &mut Flow, config: &EndpointConfigRow) ->
         && (row.is_none()
             || flow.is_syn()
             || (flow.tuple.proto != proto::TCP && conntrack::is_forward(flow)));
-    if may_be_service && service::translate::<F>(skb, flow)? {
+    if may_be_service && let Some(frontend) = service::inside(flow) {
+        service::translate::<F, _>(skb, flow, frontend)?;
         if same(&flow.tuple.src, &flow.tuple.dst) {
             return to_itself::<F>(skb, flow);
         }
@@ -109,9 +110,7 @@ pub fn from<F: Family>(skb: Skb, flow: &mut Flow, config: &EndpointConfigRow) ->
 /// node, sender's identity included; and a pod's packets leave with its node's address.
 #[inline(always)]
 fn refuse_overlay(flow: &Flow, peer: u32) -> Step<()> {
-    let is_node = matches!(peer, identity::HOST | identity::REMOTE_NODE | identity::KUBE_APISERVER)
-        || peer & identity::REMOTE_NODE_SCOPE != 0;
-    if is_node
+    if identity::is_node(peer)
         && node!(flags) & NODE_TUNNEL != 0
         && flow.tuple.proto == proto::UDP
         && flow.tuple.dst_port == node!(tunnel_port)
@@ -129,7 +128,7 @@ fn to_itself<F: Family>(skb: Skb, flow: &mut Flow) -> Step<i32> {
     let port = flow.tuple.src_port;
     flow.dst_identity = flow.src_identity;
     flow.is_loopback = 1;
-    rewrite::end::<F, Source>(skb, flow, &router, port)?;
+    rewrite::end::<F, Source, _>(skb, flow, &router, port)?;
     let row = conntrack::find(flow);
     conntrack::commit(flow, row, Memory::NONE)?;
     event::forwarded(skb, flow);
@@ -149,8 +148,8 @@ fn back_to_itself<F: Family>(
     let (rev_nat, port) = (row.rev_nat, flow.tuple.dst_port);
     flow.dst_identity = flow.src_identity;
     conntrack::commit(flow, Some(row), Memory::NONE)?;
-    service::restore::<F>(skb, flow, rev_nat)?;
-    rewrite::end::<F, Destination>(skb, flow, &own, port)?;
+    service::restore::<F, _>(skb, flow, rev_nat)?;
+    rewrite::end::<F, Destination, _>(skb, flow, &own, port)?;
     event::forwarded(skb, flow);
     let endpoint = ipcache::local(&own).ok_or(cause!(ENDPOINT_NOT_READY))?;
     deliver::local::<F, FromPod>(skb, flow, endpoint)
@@ -189,7 +188,7 @@ pub fn settle<F: Family>(skb: Skb, flow: &mut Flow, row: Option<&mut CtRow>, mem
         _ => 0,
     };
     conntrack::commit(flow, row, memory)?;
-    if rev_nat == 0 { Ok(()) } else { service::restore::<F>(skb, flow, rev_nat) }
+    if rev_nat == 0 { Ok(()) } else { service::restore::<F, _>(skb, flow, rev_nat) }
 }
 
 /// Who sent a packet.

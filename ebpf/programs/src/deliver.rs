@@ -7,7 +7,7 @@ use crate::{
     maps,
     packet::{Skb, at},
     parse::{Ethernet, Family, V4, V6},
-    rewrite::{FromPod, Origin, hop},
+    rewrite::{FromPod, FromWire, Origin, hop},
 };
 use aya_ebpf::{
     bindings::{
@@ -78,7 +78,7 @@ pub fn address_frame(skb: Skb, dst: &Mac, src: &Mac) -> Step<()> {
 /// Into a pod of this node, past the host's stack. From ingress hooks only.
 #[inline(always)]
 pub fn local<F: Family, O: Origin>(skb: Skb, flow: &mut Flow, endpoint: &EndpointRow) -> Step<i32> {
-    hop::<F, O>(skb, flow)?;
+    hop::<F, O, _>(skb, flow)?;
     address_frame(skb, &endpoint.mac, &endpoint.node_mac)?;
     event::trace(skb, flow, point::TO_ENDPOINT);
     // SAFETY: a helper with scalar arguments.
@@ -151,6 +151,23 @@ pub fn route<F: Family>(skb: Skb, flow: &mut Flow, identity: u32) -> Step<i32> {
     Ok(sent as i32)
 }
 
+/// Along the kernel's routes, for a packet that came in by a device.
+#[inline(always)]
+pub fn pass_on<F: Family>(skb: Skb, flow: &mut Flow) -> Step<i32> {
+    flow.is_from_wire = 1;
+    // SAFETY: a valid context and this CPU's flow.
+    let sent = unsafe { if F::IS_V6 { deliver_send_v6(skb.0, flow) } else { deliver_send_v4(skb.0, flow) } };
+    if sent == PASS as i64 {
+        event::trace(skb, flow, point::TO_STACK);
+        return Ok(PASS);
+    }
+    if sent < 0 {
+        return Err(Cause::from_raw(-sent as u32));
+    }
+    event::trace(skb, flow, point::TO_NETWORK);
+    Ok(sent as i32)
+}
+
 macro_rules! senders {
     ($($name:ident => $family:ident;)*) => {
         $(
@@ -208,7 +225,12 @@ fn send<F: Family>(skb: Skb, flow: &Flow) -> i64 {
     {
         return refuse(cause!(STALE_OR_UNROUTABLE_IP));
     }
-    if let Err(cause) = hop::<F, FromPod>(skb, flow) {
+    let hopped = if flow.is_from_wire != 0 {
+        hop::<F, FromWire, _>(skb, flow)
+    } else {
+        hop::<F, FromPod, _>(skb, flow)
+    };
+    if let Err(cause) = hopped {
         return refuse(cause);
     }
     if found == BPF_FIB_LKUP_RET_SUCCESS {

@@ -8,10 +8,10 @@ use crate::{
     host,
     metrics::count,
     netdev, overlay,
-    packet::{Packet, Skb, Xdp, at},
+    packet::{Packet, Skb, at},
     parse::{ARP, Ethernet, IPV4, IPV6, L2, V4, V6, parse},
 };
-use aya_ebpf::bindings::{TC_ACT_SHOT, xdp_action::XDP_PASS};
+use aya_ebpf::bindings::TC_ACT_SHOT;
 use cilium_abi::{
     metrics::{DIRECTION_EGRESS, DIRECTION_INGRESS, FORWARDED},
     node::mark,
@@ -151,18 +151,4 @@ pub fn to_overlay(skb: Skb) -> i32 {
     skb.set_mark(mark::OVERLAY);
     count(FORWARDED, DIRECTION_EGRESS, skb.length());
     PASS
-}
-
-/// A device's driver received a frame. It is parsed as everywhere, and passed.
-#[inline(always)]
-pub fn xdp(frame: Xdp) -> u32 {
-    let Some(flow) = Flow::start(frame, DIRECTION_INGRESS) else { return XDP_PASS };
-    let Some(ethernet) = at::<Ethernet, Xdp>(frame, 0) else { return XDP_PASS };
-    // SAFETY: `at` proved the header lies inside the frame.
-    let _parsed = match unsafe { (*ethernet).ethertype } {
-        IPV4 => parse::<V4, L2, Xdp>(frame, flow),
-        IPV6 => parse::<V6, L2, Xdp>(frame, flow),
-        _ => Ok(()),
-    };
-    XDP_PASS
 }

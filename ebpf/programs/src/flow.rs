@@ -131,6 +131,8 @@ pub struct Flow {
     pub is_translated: u8,
     /// Whether the pod reaches itself through a service (0 or 1).
     pub is_loopback: u8,
+    /// Whether a device may have summed the whole frame (0 or 1).
+    pub is_from_wire: u8,
 }
 
 /// Egress policy was asked and allowed the packet, for reasons that only a new revision changes.
@@ -160,6 +162,7 @@ impl Flow {
         flow.tuple.proto = 0;
         flow.is_translated = 0;
         flow.is_loopback = 0;
+        flow.is_from_wire = 0;
         flow.rev_nat = 0;
         flow.ifindex = packet.ifindex();
         flow.time = 0;

@@ -5,6 +5,7 @@
 #![cfg_attr(not(test), no_std)]
 #![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 
+pub mod accelerate;
 pub mod arp;
 pub mod conntrack;
 pub mod container;
@@ -18,6 +19,7 @@ pub mod maps;
 pub mod metrics;
 pub mod nd;
 pub mod netdev;
+pub mod north_south;
 pub mod overlay;
 pub mod packet;
 pub mod parse;
@@ -25,3 +27,4 @@ pub mod policy;
 pub mod rewrite;
 pub mod service;
 pub mod snat;
+pub mod sock;

@@ -125,10 +125,12 @@ const ZERO: NodeConstants = NodeConstants {
     ct_any: 0,
     snat_port_min: 0,
     snat_port_max: 0,
+    maglev_size: 0,
     trace_interval: 0,
     trace_aggregation: 0,
     reserved: 0,
     tunnel_port: cilium_abi::Be16(0),
+    host_netns: [0; 2],
 };
 
 /// Reads one field of [`NODE`]: loading all of it would copy 140 bytes per packet.

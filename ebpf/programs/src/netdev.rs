@@ -5,12 +5,12 @@ use crate::{
     container::{admit, config, source},
     deliver::{self, PASS},
     event,
-    flow::{Flow, Step},
-    ipcache, node,
+    flow::{Flow, Step, kind},
+    ipcache, node, north_south,
     packet::{Skb, at},
     parse::{Ethernet, Family, IPV4, IPV6, Ipv4, Ipv6, L2, Link, parse},
     rewrite::FromWire,
-    snat,
+    service, snat,
 };
 use cilium_abi::{
     Address,
@@ -75,13 +75,20 @@ pub fn from<F: Family>(skb: Skb, flow: &mut Flow) -> Step<i32> {
     let parsed = parse::<F, L2, Skb>(skb, flow);
     event::received(skb, flow, point::FROM_NETWORK);
     let mut found = ipcache::local(&flow.tuple.dst);
-    if snat::enabled::<F>()
-        && parsed.is_ok()
-        && !is_overlay(flow)
-        && found.is_some_and(|row| row.flags & ENDPOINT_HOST != 0)
-    {
-        snat::incoming::<F>(skb, flow)?;
-        found = ipcache::local(&flow.tuple.dst);
+    let is_host = found.is_some_and(|row| row.flags & ENDPOINT_HOST != 0);
+    if parsed.is_ok() && (is_host || found.is_none()) && !is_overlay(flow) {
+        if north_south::enabled()
+            && flow.kind == kind::PORTS
+            && let Some(frontend) = service::outside(flow)
+        {
+            return north_south::arrive::<F>(skb, flow, frontend);
+        }
+        if is_host && (snat::enabled::<F>() || north_south::enabled()) && snat::incoming::<F, _>(skb, flow)? {
+            found = ipcache::local(&flow.tuple.dst);
+            if north_south::enabled() && found.is_none() {
+                return north_south::back::<F>(skb, flow);
+            }
+        }
     }
     let endpoint = match found {
         Some(endpoint) if endpoint.flags & ENDPOINT_HOST == 0 => endpoint,
@@ -111,19 +118,26 @@ fn is_overlay(flow: &Flow) -> bool {
 /// A packet that a device sends.
 #[inline(always)]
 pub fn to<F: Family>(skb: Skb, flow: &mut Flow) -> Step<i32> {
-    if !snat::enabled::<F>() && node!(trace_aggregation) > AGGREGATE_LOW {
+    if !snat::enabled::<F>() && !north_south::enabled() && node!(trace_aggregation) > AGGREGATE_LOW {
         event::forwarded(skb, flow);
         return Ok(PASS);
     }
     let parsed = parse::<F, L2, Skb>(skb, flow);
-    if snat::enabled::<F>()
+    if (snat::enabled::<F>() || north_south::enabled())
         && skb.mark() & mark::MASK != mark::SNAT_DONE
         && let Some(sender) = ipcache::local(&flow.tuple.src)
         // The overlay's packets are the node's; a pod that uses its port is a pod like any other.
         && !(sender.flags & ENDPOINT_HOST != 0 && is_overlay(flow))
     {
         match parsed {
-            Ok(()) => snat::outgoing::<F>(skb, flow, sender)?,
+            Ok(()) => {
+                let is_answer = north_south::enabled()
+                    && sender.flags & ENDPOINT_HOST != 0
+                    && north_south::leave::<F>(skb, flow)?;
+                if !is_answer && snat::enabled::<F>() {
+                    snat::outgoing::<F>(skb, flow, sender)?;
+                }
+            }
             // A pod's address must not leave because its packet could not be read.
             Err(cause) if sender.flags & ENDPOINT_HOST == 0 => return Err(cause),
             Err(_) => {}

@@ -6,9 +6,11 @@ use crate::{
     deliver, event,
     flow::{Flow, Step},
     ipcache::{self, Memory},
+    north_south,
     packet::Skb,
     parse::{Family, L2, parse},
     rewrite::FromWire,
+    snat,
 };
 use aya_ebpf::{
     bindings::{BPF_F_TUNINFO_IPV6, bpf_tunnel_key},
@@ -60,6 +62,9 @@ pub fn from<F: Family>(skb: Skb, flow: &mut Flow) -> Step<i32> {
     unsafe { bpf_skb_change_type(skb.0, PACKET_HOST) };
     let Some(endpoint) = ipcache::local(&flow.tuple.dst) else { return Err(cause!(STALE_OR_UNROUTABLE_IP)) };
     if endpoint.flags & ENDPOINT_HOST != 0 {
+        if north_south::enabled() && parsed.is_ok() && snat::incoming::<F, _>(skb, flow)? {
+            return north_south::back::<F>(skb, flow);
+        }
         event::forwarded(skb, flow);
         return Ok(deliver::stack(skb, flow, wire, point::TO_HOST));
     }
@@ -69,7 +74,11 @@ pub fn from<F: Family>(skb: Skb, flow: &mut Flow) -> Step<i32> {
         return Err(cause!(INVALID_SOURCE_IP));
     }
     admit::<F>(skb, flow, config(endpoint.ifindex)?, |flow, _| match ipcache::exact(&flow.tuple.src) {
-        Some(found) if found.identity != identity::HOST => {
+        // A node that says not itself asks but somebody outside lends its address to a service's client.
+        Some(found)
+            if found.identity != identity::HOST
+                && !(wire == ipcache::world::<F>() && identity::is_node(found.identity)) =>
+        {
             Sender { identity: found.identity, memory: Memory::NONE, is_told: false }
         }
         _ => Sender { identity: wire, memory: Memory::NONE, is_told: true },

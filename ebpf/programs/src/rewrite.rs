@@ -4,14 +4,15 @@
 use crate::{
     cause,
     flow::{Flow, Step, kind},
-    packet::{Packet, Skb, at, bounded},
+    packet::{Packet, Skb, Xdp, at, bounded},
     parse::{Family, Ipv4, Ipv6, L2, Link, V4, V6},
 };
 use aya_ebpf::{
-    bindings::{__sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, BPF_F_RECOMPUTE_CSUM},
-    helpers::generated::{bpf_csum_diff, bpf_l4_csum_replace, bpf_skb_store_bytes},
+    bindings::{__sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, BPF_F_RECOMPUTE_CSUM, xdp_md},
+    helpers::generated::{bpf_csum_diff, bpf_l4_csum_replace, bpf_skb_store_bytes, bpf_xdp_store_bytes},
 };
 use cilium_abi::{Address, Be16, proto};
+use core::ptr::from_ref;
 
 /// `BPF_F_IPV6` (include/uapi/linux/bpf.h): the address change of IPv6 has no header checksum to
 /// cancel it. Kernels without it get the call without.
@@ -19,6 +20,8 @@ const CSUM_IPV6: u64 = 1 << 7;
 
 /// Which end of the packet is rewritten.
 pub trait End {
+    /// Whether it is the sender.
+    const IS_SOURCE: bool;
     /// Offset of the address in the IPv4 header.
     const IPV4: usize;
     /// Offset of the address in the IPv6 header.
@@ -29,16 +32,6 @@ pub trait End {
     fn of(flow: &mut Flow) -> (&mut Address, &mut Be16);
     /// The end's address and port in the packet inside an ICMP error.
     fn embedded(flow: &mut Flow) -> (&mut Address, &mut Be16);
-    /// Rewrites this end of the packet inside an ICMP error.
-    ///
-    /// # Safety
-    /// The context must be valid.
-    unsafe fn call_embedded<F: Family>(skb: Skb, flow: &mut Flow, addr: &Address, port: u16) -> u32;
-    /// Rewrites this end.
-    ///
-    /// # Safety
-    /// The context must be valid.
-    unsafe fn call<F: Family>(skb: Skb, flow: &mut Flow, addr: &Address, port: u16) -> u32;
 }
 
 /// The sender.
@@ -47,6 +40,7 @@ pub struct Source;
 pub struct Destination;
 
 impl End for Source {
+    const IS_SOURCE: bool = true;
     const IPV4: usize = 12;
     const IPV6: usize = 8;
     const PORT: usize = 0;
@@ -58,31 +52,10 @@ impl End for Source {
     fn embedded(flow: &mut Flow) -> (&mut Address, &mut Be16) {
         (&mut flow.inner.src, &mut flow.inner.src_port)
     }
-    #[inline(always)]
-    unsafe fn call_embedded<F: Family>(skb: Skb, flow: &mut Flow, addr: &Address, port: u16) -> u32 {
-        // SAFETY: as the caller promises.
-        unsafe {
-            if F::IS_V6 {
-                rewrite_embedded_source_v6(skb.0, flow, addr, port as u32)
-            } else {
-                rewrite_embedded_source_v4(skb.0, flow, addr, port as u32)
-            }
-        }
-    }
-    #[inline(always)]
-    unsafe fn call<F: Family>(skb: Skb, flow: &mut Flow, addr: &Address, port: u16) -> u32 {
-        // SAFETY: as the caller promises.
-        unsafe {
-            if F::IS_V6 {
-                rewrite_source_v6(skb.0, flow, addr, port as u32)
-            } else {
-                rewrite_source_v4(skb.0, flow, addr, port as u32)
-            }
-        }
-    }
 }
 
 impl End for Destination {
+    const IS_SOURCE: bool = false;
     const IPV4: usize = 16;
     const IPV6: usize = 24;
     const PORT: usize = 2;
@@ -93,28 +66,6 @@ impl End for Destination {
     #[inline(always)]
     fn embedded(flow: &mut Flow) -> (&mut Address, &mut Be16) {
         (&mut flow.inner.dst, &mut flow.inner.dst_port)
-    }
-    #[inline(always)]
-    unsafe fn call_embedded<F: Family>(skb: Skb, flow: &mut Flow, addr: &Address, port: u16) -> u32 {
-        // SAFETY: as the caller promises.
-        unsafe {
-            if F::IS_V6 {
-                rewrite_embedded_destination_v6(skb.0, flow, addr, port as u32)
-            } else {
-                rewrite_embedded_destination_v4(skb.0, flow, addr, port as u32)
-            }
-        }
-    }
-    #[inline(always)]
-    unsafe fn call<F: Family>(skb: Skb, flow: &mut Flow, addr: &Address, port: u16) -> u32 {
-        // SAFETY: as the caller promises.
-        unsafe {
-            if F::IS_V6 {
-                rewrite_destination_v6(skb.0, flow, addr, port as u32)
-            } else {
-                rewrite_destination_v4(skb.0, flow, addr, port as u32)
-            }
-        }
     }
 }
 
@@ -127,26 +78,70 @@ pub const fn fold(checksum: u16, old: u16, new: u16) -> u16 {
     !(sum as u16)
 }
 
+/// A packet whose headers can be changed, with its checksums.
+pub trait Writable: Packet {
+    /// Corrects the checksum at an offset. `flags` as of `bpf_l4_csum_replace`: in the lowest bits the size
+    /// of `from` and `to`, which are in memory order; 0: `to` is a difference of `bpf_csum_diff`. 0: done.
+    fn correct(self, at: u32, from: u64, to: u64, flags: u64) -> u32;
+    /// Writes bytes at an offset; 0: done.
+    fn store<T: Copy>(self, at: u32, bytes: &T) -> u32;
+    /// Writes a byte at an offset and corrects a checksum of the whole frame, if there is one; 0: done.
+    fn store_summed(self, at: u32, byte: u8) -> u32;
+    /// Gives one end a new address and port; 0: done.
+    fn give<F: Family, E: End>(self, flow: &mut Flow, addr: &Address, port: Be16) -> u32;
+    /// The same within an ICMP error.
+    fn give_embedded<F: Family, E: End>(self, flow: &mut Flow, addr: &Address, port: Be16) -> u32;
+}
+
 /// Gives one end a new address and port.
 #[inline(always)]
-pub fn end<F: Family, E: End>(skb: Skb, flow: &mut Flow, addr: &Address, port: Be16) -> Step<()> {
-    // SAFETY: a valid context, this CPU's flow, and an address in a map row.
-    if unsafe { E::call::<F>(skb, flow, addr, port.0) } == 0 { Ok(()) } else { Err(cause!(WRITE_ERROR)) }
+pub fn end<F: Family, E: End, P: Writable>(
+    packet: P,
+    flow: &mut Flow,
+    addr: &Address,
+    port: Be16,
+) -> Step<()> {
+    if packet.give::<F, E>(flow, addr, port) == 0 { Ok(()) } else { Err(cause!(WRITE_ERROR)) }
+}
+
+/// Gives one end of the packet inside an ICMP error a new address and port.
+#[inline(always)]
+pub fn embedded<F: Family, E: End, P: Writable>(
+    packet: P,
+    flow: &mut Flow,
+    addr: &Address,
+    port: Be16,
+) -> Step<()> {
+    if packet.give_embedded::<F, E>(flow, addr, port) == 0 { Ok(()) } else { Err(cause!(WRITE_ERROR)) }
 }
 
 macro_rules! rewriters {
-    ($($name:ident => $family:ident, $end:ident;)*) => {
+    ($packet:ident ($context:ident), $($name:ident, $embedded:ident => $family:ident, $end:ident;)*) => {
         $(
             /// A subprogram of its own, which the verifier checks once.
             ///
             /// # Safety
-            /// `skb` must be a valid context, `flow` null or this CPU's flow, `addr` null or an address.
+            /// The context must be valid, `flow` null or this CPU's flow, `addr` null or an address.
             #[unsafe(no_mangle)]
             #[inline(never)]
-            unsafe extern "C" fn $name(skb: *mut __sk_buff, flow: *mut Flow, addr: *const Address, port: u32) -> u32 {
+            unsafe extern "C" fn $name(context: *mut $context, flow: *mut Flow, addr: *const Address, port: u32) -> u32 {
                 // SAFETY: as the caller promises.
                 match unsafe { (flow.as_mut(), addr.as_ref()) } {
-                    (Some(flow), Some(addr)) => rewrite::<$family, $end>(Skb(skb), flow, addr, port as u16),
+                    (Some(flow), Some(addr)) => rewrite::<$family, $end, _>($packet(context), flow, addr, port as u16),
+                    _ => 1,
+                }
+            }
+
+            /// A subprogram of its own, which the verifier checks once.
+            ///
+            /// # Safety
+            /// The context must be valid, `flow` null or this CPU's flow, `addr` null or an address.
+            #[unsafe(no_mangle)]
+            #[inline(never)]
+            unsafe extern "C" fn $embedded(context: *mut $context, flow: *mut Flow, addr: *const Address, port: u32) -> u32 {
+                // SAFETY: as the caller promises.
+                match unsafe { (flow.as_mut(), addr.as_ref()) } {
+                    (Some(flow), Some(addr)) => rewrite_embedded::<$family, $end, _>($packet(context), flow, addr, port as u16),
                     _ => 1,
                 }
             }
@@ -155,14 +150,118 @@ macro_rules! rewriters {
 }
 
 rewriters! {
-    rewrite_source_v4 => V4, Source;
-    rewrite_source_v6 => V6, Source;
-    rewrite_destination_v4 => V4, Destination;
-    rewrite_destination_v6 => V6, Destination;
+    Skb(__sk_buff),
+    rewrite_source_v4, rewrite_embedded_source_v4 => V4, Source;
+    rewrite_source_v6, rewrite_embedded_source_v6 => V6, Source;
+    rewrite_destination_v4, rewrite_embedded_destination_v4 => V4, Destination;
+    rewrite_destination_v6, rewrite_embedded_destination_v6 => V6, Destination;
+}
+
+rewriters! {
+    Xdp(xdp_md),
+    frame_source_v4, frame_embedded_source_v4 => V4, Source;
+    frame_source_v6, frame_embedded_source_v6 => V6, Source;
+    frame_destination_v4, frame_embedded_destination_v4 => V4, Destination;
+    frame_destination_v6, frame_embedded_destination_v6 => V6, Destination;
+}
+
+/// Calls one of four by family and end: source v4, source v6, destination v4, destination v6.
+macro_rules! call {
+    ($self:ident, $flow:ident, $addr:ident, $port:ident: $a:ident, $b:ident, $c:ident, $d:ident) => {
+        // SAFETY: a valid context, this CPU's flow, and an address on the stack or in a map row.
+        unsafe {
+            match (E::IS_SOURCE, F::IS_V6) {
+                (true, false) => $a($self.0, $flow, $addr, $port.0 as u32),
+                (true, true) => $b($self.0, $flow, $addr, $port.0 as u32),
+                (false, false) => $c($self.0, $flow, $addr, $port.0 as u32),
+                (false, true) => $d($self.0, $flow, $addr, $port.0 as u32),
+            }
+        }
+    };
+}
+
+impl Writable for Skb {
+    #[inline(always)]
+    fn store_summed(self, at: u32, byte: u8) -> u32 {
+        // SAFETY: a valid context; one byte on the stack.
+        unsafe {
+            bpf_skb_store_bytes(self.0, at, (&raw const byte).cast(), 1, BPF_F_RECOMPUTE_CSUM as u64) as u32
+        }
+    }
+
+    #[inline(always)]
+    fn correct(self, at: u32, from: u64, to: u64, flags: u64) -> u32 {
+        // SAFETY: a valid context; the helper checks the offset.
+        unsafe { bpf_l4_csum_replace(self.0, at, from, to, flags) as u32 }
+    }
+
+    #[inline(always)]
+    fn store<T: Copy>(self, at: u32, bytes: &T) -> u32 {
+        // SAFETY: a valid context; the helper checks the offset, and reads exactly the bytes of `T`.
+        unsafe { bpf_skb_store_bytes(self.0, at, from_ref(bytes).cast(), size_of::<T>() as u32, 0) as u32 }
+    }
+
+    #[inline(always)]
+    fn give<F: Family, E: End>(self, flow: &mut Flow, addr: &Address, port: Be16) -> u32 {
+        call!(self, flow, addr, port: rewrite_source_v4, rewrite_source_v6, rewrite_destination_v4, rewrite_destination_v6)
+    }
+
+    #[inline(always)]
+    fn give_embedded<F: Family, E: End>(self, flow: &mut Flow, addr: &Address, port: Be16) -> u32 {
+        call!(self, flow, addr, port: rewrite_embedded_source_v4, rewrite_embedded_source_v6, rewrite_embedded_destination_v4, rewrite_embedded_destination_v6)
+    }
+}
+
+/// A frame has no note of how far its checksum got: it is taken for whole, as the wire has it.
+impl Writable for Xdp {
+    #[inline(always)]
+    fn store_summed(self, at: u32, byte: u8) -> u32 {
+        self.store(at, &byte)
+    }
+
+    #[inline(always)]
+    fn correct(self, at: u32, from: u64, to: u64, flags: u64) -> u32 {
+        let Some(field) = self::at::<u16, Self>(self, bounded(at)) else { return 1 };
+        // SAFETY: `at` proved the field lies inside the frame.
+        let sum = unsafe { *field };
+        let may_be_absent = flags & BPF_F_MARK_MANGLED_0 as u64 != 0;
+        if may_be_absent && sum == 0 {
+            return 0;
+        }
+        let mut sum = match flags & 0xf {
+            0 => fold_difference(sum, to as u32),
+            2 => fold(sum, from as u16, to as u16),
+            _ => fold(fold(sum, from as u16, to as u16), (from >> 16) as u16, (to >> 16) as u16),
+        };
+        if may_be_absent && sum == 0 {
+            sum = 0xffff;
+        }
+        // SAFETY: as above.
+        unsafe { *field = sum };
+        0
+    }
+
+    #[inline(always)]
+    fn store<T: Copy>(self, at: u32, bytes: &T) -> u32 {
+        // SAFETY: a valid context; the helper checks the offset, and reads exactly the bytes of `T`.
+        unsafe {
+            bpf_xdp_store_bytes(self.0, at, from_ref(bytes).cast_mut().cast(), size_of::<T>() as u32) as u32
+        }
+    }
+
+    #[inline(always)]
+    fn give<F: Family, E: End>(self, flow: &mut Flow, addr: &Address, port: Be16) -> u32 {
+        call!(self, flow, addr, port: frame_source_v4, frame_source_v6, frame_destination_v4, frame_destination_v6)
+    }
+
+    #[inline(always)]
+    fn give_embedded<F: Family, E: End>(self, flow: &mut Flow, addr: &Address, port: Be16) -> u32 {
+        call!(self, flow, addr, port: frame_embedded_source_v4, frame_embedded_source_v6, frame_embedded_destination_v4, frame_embedded_destination_v6)
+    }
 }
 
 #[inline(always)]
-fn rewrite<F: Family, E: End>(skb: Skb, flow: &mut Flow, addr: &Address, port: u16) -> u32 {
+fn rewrite<F: Family, E: End, P: Writable>(packet: P, flow: &mut Flow, addr: &Address, port: u16) -> u32 {
     let l4 = bounded(flow.l4) as u32;
     let proto = flow.tuple.proto;
     let is_icmp = flow.kind != kind::PORTS;
@@ -179,7 +278,7 @@ fn rewrite<F: Family, E: End>(skb: Skb, flow: &mut Flow, addr: &Address, port: u
     (*old_addr, *old_port) = (*addr, Be16(port));
     let mut failed = 0;
     if F::IS_V6 {
-        let Some(to) = at::<[u32; 4], Skb>(skb, L2::HEADER + E::IPV6) else { return 1 };
+        let Some(to) = at::<[u32; 4], P>(packet, L2::HEADER + E::IPV6) else { return 1 };
         // SAFETY: `at` proved the field lies inside the packet.
         unsafe { *to = addr.words };
         if pseudo {
@@ -195,15 +294,12 @@ fn rewrite<F: Family, E: End>(skb: Skb, flow: &mut Flow, addr: &Address, port: u
                 )
             };
             let flags = BPF_F_PSEUDO_HDR as u64 | mangled;
-            // SAFETY: a valid context; the helper checks the offset.
-            unsafe {
-                if bpf_l4_csum_replace(skb.0, l4 + sum_at, 0, diff as u64, flags | CSUM_IPV6) != 0 {
-                    failed |= bpf_l4_csum_replace(skb.0, l4 + sum_at, 0, diff as u64, flags);
-                }
+            if packet.correct(l4 + sum_at, 0, diff as u64, flags | CSUM_IPV6) != 0 {
+                failed |= packet.correct(l4 + sum_at, 0, diff as u64, flags);
             }
         }
     } else {
-        let Some(ip) = at::<Ipv4, Skb>(skb, L2::HEADER) else { return 1 };
+        let Some(ip) = at::<Ipv4, P>(packet, L2::HEADER) else { return 1 };
         let (from, to) = (old.v4_word(), addr.v4_word());
         // SAFETY: `at` proved the header lies inside the packet; both address offsets are inside it.
         unsafe {
@@ -215,8 +311,7 @@ fn rewrite<F: Family, E: End>(skb: Skb, flow: &mut Flow, addr: &Address, port: u
         }
         if pseudo {
             let flags = BPF_F_PSEUDO_HDR as u64 | mangled | 4;
-            // SAFETY: a valid context; the helper checks the offset.
-            failed |= unsafe { bpf_l4_csum_replace(skb.0, l4 + sum_at, from as u64, to as u64, flags) };
+            failed |= packet.correct(l4 + sum_at, from as u64, to as u64, flags);
         }
     }
     if port != old_port_value {
@@ -226,58 +321,21 @@ fn rewrite<F: Family, E: End>(skb: Skb, flow: &mut Flow, addr: &Address, port: u
         }
         // An echo's identifier stands where its end would have a port.
         let port_at = if is_icmp { 4 } else { E::PORT as u32 };
-        // SAFETY: valid contexts; the helpers check offsets; `port` is two bytes on the stack.
-        unsafe {
-            failed |=
-                bpf_l4_csum_replace(skb.0, l4 + sum_at, old_port_value as u64, port as u64, mangled | 2);
-            failed |= bpf_skb_store_bytes(skb.0, l4 + port_at, (&raw const port).cast(), 2, 0);
-        }
+        failed |= packet.correct(l4 + sum_at, old_port_value as u64, port as u64, mangled | 2);
+        failed |= packet.store(l4 + port_at, &port);
     }
     (failed != 0) as u32
-}
-
-macro_rules! embedded_rewriters {
-    ($($name:ident => $family:ident, $end:ident;)*) => {
-        $(
-            /// A subprogram of its own, which the verifier checks once.
-            ///
-            /// # Safety
-            /// `skb` must be a valid context, `flow` null or this CPU's flow, `addr` null or an address.
-            #[unsafe(no_mangle)]
-            #[inline(never)]
-            unsafe extern "C" fn $name(skb: *mut __sk_buff, flow: *mut Flow, addr: *const Address, port: u32) -> u32 {
-                // SAFETY: as the caller promises.
-                match unsafe { (flow.as_mut(), addr.as_ref()) } {
-                    (Some(flow), Some(addr)) => rewrite_embedded::<$family, $end>(Skb(skb), flow, addr, port as u16),
-                    _ => 1,
-                }
-            }
-        )*
-    };
-}
-
-embedded_rewriters! {
-    rewrite_embedded_source_v4 => V4, Source;
-    rewrite_embedded_source_v6 => V6, Source;
-    rewrite_embedded_destination_v4 => V4, Destination;
-    rewrite_embedded_destination_v6 => V6, Destination;
-}
-
-/// Gives one end of the packet inside an ICMP error a new address and port.
-#[inline(always)]
-pub fn embedded<F: Family, E: End>(skb: Skb, flow: &mut Flow, addr: &Address, port: Be16) -> Step<()> {
-    // SAFETY: a valid context, this CPU's flow, and an address in a map row.
-    if unsafe { E::call_embedded::<F>(skb, flow, addr, port.0) } == 0 {
-        Ok(())
-    } else {
-        Err(cause!(WRITE_ERROR))
-    }
 }
 
 /// The embedded header's own checksum is kept, so only what it does not cover changes the message's.
 /// The embedded layer 4 checksum is left: it is often cut off, and nobody may rely on it.
 #[inline(always)]
-fn rewrite_embedded<F: Family, E: End>(skb: Skb, flow: &mut Flow, addr: &Address, port: u16) -> u32 {
+fn rewrite_embedded<F: Family, E: End, P: Writable>(
+    packet: P,
+    flow: &mut Flow,
+    addr: &Address,
+    port: u16,
+) -> u32 {
     let sum_at = bounded(flow.l4) as u32 + 2;
     let inner = bounded(flow.l4) as u32 + 8;
     let inner_l4 = bounded(flow.inner_l4) as u32;
@@ -286,37 +344,40 @@ fn rewrite_embedded<F: Family, E: End>(skb: Skb, flow: &mut Flow, addr: &Address
     let (old_addr, old_port) = E::embedded(flow);
     let (old, old_port_value) = (*old_addr, old_port.0);
     (*old_addr, *old_port) = (*addr, Be16(port));
-    // SAFETY: a valid context; helpers check offsets; every buffer is on the stack with its size given.
-    unsafe {
-        if F::IS_V6 {
-            let (from, to) = (old.words, addr.words);
-            let diff = bpf_csum_diff(
-                (&raw const from).cast_mut().cast(),
-                16,
-                (&raw const to).cast_mut().cast(),
-                16,
-                0,
-            );
-            failed |= bpf_skb_store_bytes(skb.0, inner + E::IPV6 as u32, (&raw const to).cast(), 16, 0);
-            failed |= bpf_l4_csum_replace(skb.0, sum_at, 0, diff as u64, 0);
-        } else {
-            let (from, to) = (old.v4_word(), addr.v4_word());
-            let mut sum = 0u16;
-            if !skb.load(inner + 10, &mut sum) {
-                return 1;
-            }
-            sum = fold(sum, from as u16, to as u16);
-            sum = fold(sum, (from >> 16) as u16, (to >> 16) as u16);
-            failed |= bpf_skb_store_bytes(skb.0, inner + 10, (&raw const sum).cast(), 2, 0);
-            failed |= bpf_skb_store_bytes(skb.0, inner + E::IPV4 as u32, (&raw const to).cast(), 4, 0);
+    if F::IS_V6 {
+        let (from, to) = (old.words, addr.words);
+        // SAFETY: both arrays are 16 bytes on the stack.
+        let diff = unsafe {
+            bpf_csum_diff((&raw const from).cast_mut().cast(), 16, (&raw const to).cast_mut().cast(), 16, 0)
+        };
+        failed |= packet.store(inner + E::IPV6 as u32, &to);
+        failed |= packet.correct(sum_at, 0, diff as u64, 0);
+    } else {
+        let (from, to) = (old.v4_word(), addr.v4_word());
+        let mut sum = 0u16;
+        if !packet.load(inner + 10, &mut sum) {
+            return 1;
         }
-        if port != old_port_value {
-            let port_at = inner_l4 + if is_echo { 4 } else { E::PORT as u32 };
-            failed |= bpf_skb_store_bytes(skb.0, port_at, (&raw const port).cast(), 2, 0);
-            failed |= bpf_l4_csum_replace(skb.0, sum_at, old_port_value as u64, port as u64, 2);
-        }
+        sum = fold(sum, from as u16, to as u16);
+        sum = fold(sum, (from >> 16) as u16, (to >> 16) as u16);
+        failed |= packet.store(inner + 10, &sum);
+        failed |= packet.store(inner + E::IPV4 as u32, &to);
+    }
+    if port != old_port_value {
+        let port_at = inner_l4 + if is_echo { 4 } else { E::PORT as u32 };
+        failed |= packet.store(port_at, &port);
+        failed |= packet.correct(sum_at, old_port_value as u64, port as u64, 2);
     }
     (failed != 0) as u32
+}
+
+/// Adds a difference of `bpf_csum_diff` to a checksum.
+#[inline(always)]
+const fn fold_difference(checksum: u16, difference: u32) -> u16 {
+    let sum = (!checksum as u32 & 0xffff) + (difference & 0xffff) + (difference >> 16);
+    let sum = (sum & 0xffff) + (sum >> 16);
+    let sum = (sum & 0xffff) + (sum >> 16);
+    !(sum as u16)
 }
 
 /// Whether packets of a hook may carry a checksum of the whole frame, computed by a device.
@@ -339,32 +400,23 @@ impl Origin for FromWire {
 
 /// One hop less to live.
 #[inline(always)]
-pub fn hop<F: Family, O: Origin>(skb: Skb, flow: &Flow) -> Step<()> {
+pub fn hop<F: Family, O: Origin, P: Writable>(packet: P, flow: &Flow) -> Step<()> {
     if flow.ttl <= 1 {
         return Err(cause!(TTL_EXCEEDED));
     }
     if F::IS_V6 {
         let hops = flow.ttl - 1;
         if O::SUMMED {
-            // SAFETY: a valid context; one byte on the stack. IPv6 has no header checksum, so a sum
-            // over the frame changes.
-            let stored = unsafe {
-                bpf_skb_store_bytes(
-                    skb.0,
-                    L2::HEADER as u32 + 7,
-                    (&raw const hops).cast(),
-                    1,
-                    BPF_F_RECOMPUTE_CSUM as u64,
-                )
-            };
+            // IPv6 has no header checksum, so a sum over the frame changes.
+            let stored = packet.store_summed(L2::HEADER as u32 + 7, hops);
             return if stored == 0 { Ok(()) } else { Err(cause!(WRITE_ERROR)) };
         }
-        let ip = at::<Ipv6, Skb>(skb, L2::HEADER).ok_or(cause!(INVALID_PACKET))?;
+        let ip = at::<Ipv6, P>(packet, L2::HEADER).ok_or(cause!(INVALID_PACKET))?;
         // SAFETY: `at` proved the header lies inside the packet.
         unsafe { (*ip).hops = hops };
         return Ok(());
     }
-    let ip = at::<Ipv4, Skb>(skb, L2::HEADER).ok_or(cause!(INVALID_PACKET))?;
+    let ip = at::<Ipv4, P>(packet, L2::HEADER).ok_or(cause!(INVALID_PACKET))?;
     // SAFETY: as above.
     unsafe {
         // TTL is the high byte of its word: one less is 0x0100 less, in network order.

@@ -1,58 +1,101 @@
-//! Services, translated on the client's node: frontend to backend on the way out, and back again
-//! for replies.
+//! Services: from a frontend to one of its backends, and back again for replies.
 
 use crate::{
     cause,
     conntrack::{self, CLOSING},
     flow::{FIN, Flow, RST, Step, kind, same},
-    maps::{BACKEND, FRONTEND, REVNAT, SLOT},
+    maps::{AFFINITY, BACKEND, FRONTEND, MAGLEV, REVNAT, SLOT, SOURCE_RANGE, SourceRange},
     node,
-    packet::Skb,
     parse::Family,
-    rewrite::{self, Destination, Source},
+    rewrite::{self, Destination, Source, Writable},
 };
-use aya_ebpf::helpers::generated::bpf_get_prandom_u32;
+use aya_ebpf::{btf_maps::lpm_trie::Key, helpers::generated::bpf_get_prandom_u32};
 use cilium_abi::{
-    ct::{CT_CLOSING_FORWARD, CT_RESET, CtRow, KIND_SERVICE},
-    lb::{BACKEND_TERMINATING, BackendRow, FrontendKey, SCOPE_EXTERNAL, SlotKey},
+    ct::{CT_CLOSING_FORWARD, CT_RESET, CtRow, KIND_SERVICE, Tuple},
+    lb::{
+        AffinityKey, AffinityRow, BACKEND_TERMINATING, BackendRow, FRONTEND_MAGLEV, FRONTEND_SOURCE_DENY,
+        FRONTEND_SOURCE_RANGES, FRONTEND_TWO_SCOPES, FrontendKey, FrontendRow, SCOPE_EXTERNAL,
+        SCOPE_INTERNAL, SlotKey,
+    },
     proto,
 };
 
 /// Slots tried before a service counts as without backend: a list is read while it is replaced.
 const TRIES: u32 = 4;
 
-/// Translates a packet to a frontend and says so; leaves any other alone.
+/// What a packet's destination is a frontend of, for a client outside the cluster.
 #[inline(always)]
-pub fn translate<F: Family>(skb: Skb, flow: &mut Flow) -> Step<bool> {
-    let key = FrontendKey {
-        addr: flow.tuple.dst,
-        port: flow.tuple.dst_port,
-        proto: flow.tuple.proto,
-        scope: SCOPE_EXTERNAL,
-    };
+pub fn outside(flow: &Flow) -> Option<&'static FrontendRow> {
+    find(flow, SCOPE_EXTERNAL)
+}
+
+/// The same for a client inside.
+#[inline(always)]
+pub fn inside(flow: &Flow) -> Option<&'static FrontendRow> {
+    let found = find(flow, SCOPE_EXTERNAL)?;
+    if found.flags & FRONTEND_TWO_SCOPES == 0 { Some(found) } else { find(flow, SCOPE_INTERNAL) }
+}
+
+#[inline(always)]
+fn find(flow: &Flow, scope: u8) -> Option<&'static FrontendRow> {
+    let key = FrontendKey { addr: flow.tuple.dst, port: flow.tuple.dst_port, proto: flow.tuple.proto, scope };
     // SAFETY: the row is read field by field; user space replaces rows whole.
-    let Some(frontend) = (unsafe { FRONTEND.get(key) }) else { return Ok(false) };
-    // SAFETY: this CPU's flow.
-    let backend =
-        unsafe { service_choose(flow, frontend.list, frontend.count as u32, frontend.rev_nat as u32) };
-    // SAFETY: as above.
-    let Some(backend) = (unsafe { BACKEND.get(backend) }) else { return Err(cause!(NO_SERVICE_BACKEND)) };
+    unsafe { FRONTEND.get(key) }
+}
+
+/// Whether the source may use the frontend.
+#[inline(always)]
+pub fn permits(flow: &Flow, frontend: &FrontendRow) -> Step<()> {
+    if frontend.flags & FRONTEND_SOURCE_RANGES == 0 {
+        return Ok(());
+    }
+    let source = SourceRange { rev_nat: frontend.rev_nat, reserved: 0, addr: flow.tuple.src };
+    let listed = SOURCE_RANGE.get(&Key::new(32 + 128, source)).is_some();
+    if listed == (frontend.flags & FRONTEND_SOURCE_DENY == 0) {
+        Ok(())
+    } else {
+        Err(cause!(NOT_IN_SOURCE_RANGE))
+    }
+}
+
+/// The backend of a packet to a frontend; from now on its connection has that one.
+#[inline(always)]
+pub fn choose(flow: &mut Flow, frontend: &FrontendRow) -> Option<&'static BackendRow> {
+    // SAFETY: this CPU's flow and a map row.
+    backend(unsafe { service_choose(flow, frontend) })
+}
+
+/// Gives a packet to a frontend the address of its backend.
+#[inline(always)]
+pub fn translate<F: Family, P: Writable>(packet: P, flow: &mut Flow, frontend: &FrontendRow) -> Step<()> {
+    let backend = choose(flow, frontend).ok_or(cause!(NO_SERVICE_BACKEND))?;
+    lead::<F, P>(packet, flow, frontend, backend)
+}
+
+/// Gives a packet the address of a backend chosen for it.
+#[inline(always)]
+pub fn lead<F: Family, P: Writable>(
+    packet: P,
+    flow: &mut Flow,
+    frontend: &FrontendRow,
+    backend: &BackendRow,
+) -> Step<()> {
     flow.keep(flow.tuple.dst);
     flow.rev_nat = frontend.rev_nat;
     flow.policy_port = backend.port;
-    rewrite::end::<F, Destination>(skb, flow, &backend.addr, backend.port)?;
-    Ok(true)
+    rewrite::end::<F, Destination, P>(packet, flow, &backend.addr, backend.port)
 }
 
-/// The backend's number: the one the connection has, or one by chance; 0 if there is none.
+/// The backend's number: the one the connection has, the one the client keeps, or a new one; 0 if there
+/// is none.
 ///
 /// # Safety
-/// `flow` must be null or this CPU's flow.
+/// `flow` must be null or this CPU's flow, `frontend` null or a row.
 #[unsafe(no_mangle)]
 #[inline(never)]
-unsafe extern "C" fn service_choose(flow: *mut Flow, list: u32, count: u32, rev_nat: u32) -> u32 {
+unsafe extern "C" fn service_choose(flow: *mut Flow, frontend: *const FrontendRow) -> u32 {
     // SAFETY: as the caller promises.
-    let Some(flow) = (unsafe { flow.as_mut() }) else { return 0 };
+    let (Some(flow), Some(frontend)) = (unsafe { (flow.as_mut(), frontend.as_ref()) }) else { return 0 };
     let is_tcp = flow.tuple.proto == proto::TCP;
     let is_syn = flow.is_syn();
     let (key, _) = flow.tuple.key(KIND_SERVICE);
@@ -75,27 +118,89 @@ unsafe extern "C" fn service_choose(flow: *mut Flow, list: u32, count: u32, rev_
         }
         return row.backend;
     }
-    if count == 0 {
+    if frontend.count == 0 {
         return 0;
     }
-    for _ in 0..TRIES {
-        // SAFETY: a helper without arguments.
-        let slot = unsafe { bpf_get_prandom_u32() } % count;
-        // SAFETY: one word, read at once.
-        let Some(number) = (unsafe { SLOT.get(SlotKey { list, slot }) }).copied() else { continue };
-        if backend(number).is_none() {
-            continue;
-        }
-        let row = CtRow {
-            expires: flow.now + lifetime,
-            rev_nat: rev_nat as u16,
-            backend: number,
-            seen_forward: flow.tcp_flags,
-            ..CtRow::default()
-        };
-        return if conntrack::write(&key, &row) { number } else { 0 };
+    let client = AffinityKey { client: flow.tuple.src, rev_nat: frontend.rev_nat, is_cookie: 0 };
+    let mut number = 0;
+    if frontend.affinity != 0 {
+        number = kept(&client, frontend.affinity, flow.now);
     }
-    0
+    if number == 0 && frontend.flags & FRONTEND_MAGLEV != 0 {
+        number = by_table(&flow.tuple, frontend.maglev);
+    }
+    for _ in 0..TRIES {
+        if number != 0 {
+            break;
+        }
+        number = by_chance(frontend.list, frontend.count as u32);
+    }
+    if number == 0 {
+        return 0;
+    }
+    if frontend.affinity != 0 {
+        let row = AffinityRow { backend: number, used: flow.now };
+        // A full map forgets the client that was away longest.
+        let _kept = AFFINITY.insert(client, row, 0);
+    }
+    let row = CtRow {
+        expires: flow.now + lifetime,
+        rev_nat: frontend.rev_nat,
+        backend: number,
+        seen_forward: flow.tcp_flags,
+        ..CtRow::default()
+    };
+    if conntrack::write(&key, &row) { number } else { 0 }
+}
+
+/// The backend that a client keeps, if it is still one for new connections.
+#[inline(always)]
+fn kept(client: &AffinityKey, seconds: u32, now: u32) -> u32 {
+    // SAFETY: the row is read field by field.
+    let Some(row) = (unsafe { AFFINITY.get(client) }) else { return 0 };
+    let number = row.backend;
+    match backend(number) {
+        Some(found) if found.flags & BACKEND_TERMINATING == 0 && row.used + seconds >= now => number,
+        _ => 0,
+    }
+}
+
+/// The backend in a random slot.
+#[inline(always)]
+fn by_chance(list: u32, count: u32) -> u32 {
+    // SAFETY: a helper without arguments.
+    let slot = unsafe { bpf_get_prandom_u32() } % count;
+    // SAFETY: one word, read at once.
+    let number = unsafe { SLOT.get(SlotKey { list, slot }) }.copied().unwrap_or(0);
+    if backend(number).is_some() { number } else { 0 }
+}
+
+/// The backend in the place of a Maglev table that the ends of the connection hash to, on every node alike.
+#[inline(always)]
+fn by_table(tuple: &Tuple, first: u32) -> u32 {
+    let size = node!(maglev_size);
+    if size == 0 {
+        return 0;
+    }
+    let number = MAGLEV.get(first + hash(tuple) % size).copied().unwrap_or(0);
+    if backend(number).is_some() { number } else { 0 }
+}
+
+/// A hash of a connection's ends: each word is mixed in by multiplication (the finaliser of MurmurHash3).
+#[inline(always)]
+pub fn hash(tuple: &Tuple) -> u32 {
+    let ports = (tuple.src_port.0 as u32) << 16 | tuple.dst_port.0 as u32;
+    let (s, d) = (&tuple.src.words, &tuple.dst.words);
+    let mut sum = tuple.proto as u32;
+    for word in [s[0], s[1], s[2], s[3], d[0], d[1], d[2], d[3], ports] {
+        sum ^= word;
+        sum ^= sum >> 16;
+        sum = sum.wrapping_mul(0x85eb_ca6b);
+        sum ^= sum >> 13;
+        sum = sum.wrapping_mul(0xc2b2_ae35);
+        sum ^= sum >> 16;
+    }
+    sum
 }
 
 #[inline(always)]
@@ -106,17 +211,17 @@ fn backend(number: u32) -> Option<&'static BackendRow> {
 
 /// Gives a reply the frontend's address as its source, if the connection went through one.
 #[inline(always)]
-pub fn restore<F: Family>(skb: Skb, flow: &mut Flow, rev_nat: u16) -> Step<()> {
+pub fn restore<F: Family, P: Writable>(packet: P, flow: &mut Flow, rev_nat: u16) -> Step<()> {
     // SAFETY: as above.
     let Some(row) = (unsafe { REVNAT.get(rev_nat as u32) }) else { return Ok(()) };
     if flow.kind == kind::ICMP_ERROR {
         // Told to the client, about a packet it sent to the frontend. Who tells it stays as it is.
         return if same(&flow.inner.src, &flow.tuple.dst) {
-            rewrite::embedded::<F, Destination>(skb, flow, &row.addr, row.port)
+            rewrite::embedded::<F, Destination, P>(packet, flow, &row.addr, row.port)
         } else {
             Ok(())
         };
     }
     flow.keep(flow.tuple.src);
-    rewrite::end::<F, Source>(skb, flow, &row.addr, row.port)
+    rewrite::end::<F, Source, P>(packet, flow, &row.addr, row.port)
 }

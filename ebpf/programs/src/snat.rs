@@ -10,7 +10,7 @@ use crate::{
     node,
     packet::Skb,
     parse::Family,
-    rewrite::{self, Destination, Source},
+    rewrite::{self, Destination, Source, Writable},
 };
 use aya_ebpf::{bindings::BPF_NOEXIST, helpers::generated::bpf_get_prandom_u32};
 use cilium_abi::{
@@ -146,7 +146,7 @@ pub fn outgoing<F: Family>(skb: Skb, flow: &mut Flow, sender: &EndpointRow) -> S
     let out = key(&flow.tuple, OUT);
     if let Some(row) = row(&out) {
         refresh(&out, row, flow.now);
-        return rewrite::end::<F, Source>(skb, flow, &row.addr, row.port);
+        return rewrite::end::<F, Source, _>(skb, flow, &row.addr, row.port);
     }
     if stays(flow) {
         return Ok(());
@@ -156,18 +156,35 @@ pub fn outgoing<F: Family>(skb: Skb, flow: &mut Flow, sender: &EndpointRow) -> S
     if is_answer || flow.kind == kind::ICMP_OTHER || flow.tuple.proto == proto::SCTP {
         return Err(cause!(SNAT_UNSUPPORTED_PROTOCOL));
     }
-    borrow::<F>(skb, flow, addr)
+    borrow::<F, _>(skb, flow, addr)
+}
+
+/// Sends a client's packet on with an address of this node, the same for all packets of its flow.
+#[inline(always)]
+pub fn lend<F: Family, P: Writable>(packet: P, flow: &mut Flow, addr: &Address) -> Step<()> {
+    if addr.is_none() {
+        return Err(cause!(SNAT_NO_MAPPING));
+    }
+    let out = key(&flow.tuple, OUT);
+    if let Some(row) = row(&out) {
+        refresh(&out, row, flow.now);
+        return rewrite::end::<F, Source, _>(packet, flow, &row.addr, row.port);
+    }
+    if flow.tuple.proto == proto::SCTP {
+        return Err(cause!(SNAT_UNSUPPORTED_PROTOCOL));
+    }
+    borrow::<F, P>(packet, flow, addr)
 }
 
 /// Gives the flow a port of `addr`.
 #[inline(always)]
-fn borrow<F: Family>(skb: Skb, flow: &mut Flow, addr: &Address) -> Step<()> {
+fn borrow<F: Family, P: Writable>(packet: P, flow: &mut Flow, addr: &Address) -> Step<()> {
     // SAFETY: this CPU's flow and a map row's address.
     let port = unsafe { snat_allocate(flow, addr) };
     if port == NO_PORT {
         return Err(cause!(SNAT_NO_MAPPING));
     }
-    rewrite::end::<F, Source>(skb, flow, addr, Be16(port as u16))
+    rewrite::end::<F, Source, _>(packet, flow, addr, Be16(port as u16))
 }
 
 /// Whether the address lies where nothing is masqueraded.
@@ -221,7 +238,7 @@ fn hold<F: Family>(skb: Skb, flow: &mut Flow, addr: &Address) -> Step<()> {
     let out = key(&flow.tuple, OUT);
     if let Some(row) = row(&out) {
         refresh(&out, row, flow.now);
-        return rewrite::end::<F, Source>(skb, flow, &row.addr, row.port);
+        return rewrite::end::<F, Source, _>(skb, flow, &row.addr, row.port);
     }
     if flow.tuple.proto == proto::TCP && !flow.is_syn() {
         return Ok(());
@@ -232,7 +249,7 @@ fn hold<F: Family>(skb: Skb, flow: &mut Flow, addr: &Address) -> Step<()> {
             refresh(&back, row, flow.now);
             return Ok(());
         }
-        return borrow::<F>(skb, flow, addr);
+        return borrow::<F, _>(skb, flow, addr);
     }
     let half =
         SnatRow { addr: out.src, port: out.src_port, flags: SNAT_HOST, created: flow.now, used: flow.now };
@@ -245,27 +262,37 @@ fn hold<F: Family>(skb: Skb, flow: &mut Flow, addr: &Address) -> Step<()> {
 #[inline(always)]
 fn outgoing_error<F: Family>(skb: Skb, flow: &mut Flow) -> Step<()> {
     let Some(row) = row(&key(&flow.inner.reversed(), OUT)) else { return Ok(()) };
-    rewrite::embedded::<F, Destination>(skb, flow, &row.addr, row.port)?;
-    rewrite::end::<F, Source>(skb, flow, &row.addr, flow.tuple.src_port)
+    rewrite::embedded::<F, Destination, _>(skb, flow, &row.addr, row.port)?;
+    rewrite::end::<F, Source, _>(skb, flow, &row.addr, flow.tuple.src_port)
 }
 
-/// Translates a packet that came in for the node's address back to the pod it is for.
+/// Whom a packet that came in for the node's address is for, if it belongs to a flow of somebody else.
 #[inline(always)]
-pub fn incoming<F: Family>(skb: Skb, flow: &mut Flow) -> Step<()> {
+pub fn owner(flow: &Flow) -> Option<Address> {
+    let key =
+        if flow.kind == kind::ICMP_ERROR { key(&flow.inner.reversed(), IN) } else { key(&flow.tuple, IN) };
+    row(&key).filter(|row| row.flags & SNAT_HOST == 0).map(|row| row.addr)
+}
+
+/// Translates a packet that came in for the node's address back to whom it is for; whether it was.
+#[inline(always)]
+pub fn incoming<F: Family, P: Writable>(packet: P, flow: &mut Flow) -> Step<bool> {
     flow.tick();
     let is_error = flow.kind == kind::ICMP_ERROR;
     let key = if is_error { key(&flow.inner.reversed(), IN) } else { key(&flow.tuple, IN) };
-    let Some(row) = row(&key) else { return Ok(()) };
+    let Some(row) = row(&key) else { return Ok(false) };
     if row.flags & SNAT_HOST != 0 {
         refresh(&key, row, flow.now);
-        return Ok(());
+        return Ok(false);
     }
     if is_error {
-        rewrite::embedded::<F, Source>(skb, flow, &row.addr, row.port)?;
-        return rewrite::end::<F, Destination>(skb, flow, &row.addr, flow.tuple.dst_port);
+        rewrite::embedded::<F, Source, _>(packet, flow, &row.addr, row.port)?;
+        rewrite::end::<F, Destination, _>(packet, flow, &row.addr, flow.tuple.dst_port)?;
+        return Ok(true);
     }
     refresh(&key, row, flow.now);
-    rewrite::end::<F, Destination>(skb, flow, &row.addr, row.port)
+    rewrite::end::<F, Destination, _>(packet, flow, &row.addr, row.port)?;
+    Ok(true)
 }
 
 #[cfg(test)]

@@ -11,12 +11,14 @@ pub mod compile;
 pub mod config;
 pub mod diff;
 pub mod driver;
+pub mod eligible;
 #[cfg(any(test, feature = "fake"))]
 pub mod fake;
 pub mod history;
 pub mod ipam;
 mod ladder;
 pub mod lines;
+pub mod maglev;
 pub mod order;
 pub mod pace;
 pub mod plan;

@@ -147,21 +147,21 @@ fn world(size: Size) -> World {
             port: 80,
             proto: Protocol::TCP,
             target: TargetPort::Number(80),
+            node_port: None,
         };
         let service = Service {
             cluster_ips: vec![addr(172, n)],
             ports: vec![port],
-            selector: None,
-            publish_not_ready: false,
             place: place(n),
+            ..Service::default()
         };
         world.services.insert(name.clone(), service);
         let at = |i: u32| addr(10, ((2 + i % 199) << 16) + i / 199 + 2);
-        let ready = |ip| BackendAddress { ip, ready: true, serving: true, terminating: false };
         let slice = EndpointSlice {
             service: name.name.clone(),
             ports: vec![SlicePort { name: String::new(), port: 8080, proto: Protocol::TCP }],
-            endpoints: (0..3).map(|i| ready(at(n * 3 + i))).collect(),
+            endpoints: (0..3).map(|i| BackendAddress::ready(at(n * 3 + i))).collect(),
+            weight: None,
             place: place(n),
         };
         world.slices.insert(name, slice);

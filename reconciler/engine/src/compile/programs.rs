@@ -145,6 +145,7 @@ pub(super) fn constants(site: &Site, config: &Config) -> NodeConstants {
         ct_any: config.bpf.ct_timeout_regular_any.seconds(),
         snat_port_min: SNAT_PORTS.0,
         snat_port_max: SNAT_PORTS.1,
+        maglev_size: 0,
         trace_interval: config.monitor.interval.seconds(),
         trace_aggregation: match config.monitor.aggregation {
             Aggregation::None => node::AGGREGATE_NONE,
@@ -154,5 +155,6 @@ pub(super) fn constants(site: &Site, config: &Config) -> NodeConstants {
         },
         reserved: 0,
         tunnel_port: Be16::new(config.routing.tunnel_port),
+        host_netns: [0; 2],
     }
 }

@@ -6,17 +6,23 @@ mod labels;
 mod object;
 mod policy;
 mod service;
+mod slice;
 
 pub use host::{HostDevice, HostFacts};
 pub use labels::{Label, Labels, Operator, Requirement, Selector};
 pub use object::{
-    EndpointRecord, IdentityClaim, Namespace, Node, NodeAddress, NodeAddressKind, ObjectName, Place, Pod,
-    PodPort, RemoteEndpoint,
+    EndpointRecord, HostPort, IdentityClaim, Namespace, Node, NodeAddress, NodeAddressKind, ObjectName, Place,
+    Pod, PodPort, RemoteEndpoint,
 };
 pub use policy::{
     Clause, DefaultDeny, Entity, Peer, PeerSet, PolicyRule, PortMatch, PortSet, RuleVerdict, Subject,
 };
-pub use service::{BackendAddress, EndpointSlice, Service, ServicePort, SlicePort, TargetPort};
+pub use service::{
+    Allocation, Created, Distribution, ForwardingMode, FrontendKind, IpFamily, LbAlgorithm,
+    LoadBalancerAddresses, RangesPolicy, Service, ServiceKind, ServicePort, SourceRanges, TargetPort,
+    TrafficPolicy,
+};
+pub use slice::{BackendAddress, EndpointSlice, Hints, SlicePort};
 
 use crate::state::SourceSet;
 use std::collections::BTreeMap;

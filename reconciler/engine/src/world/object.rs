@@ -92,6 +92,16 @@ pub struct Node {
     pub place: Place,
 }
 
+/// Label of a node: the zone it is in.
+const ZONE: &str = "topology.kubernetes.io/zone";
+
+impl Node {
+    /// The zone it is in, if labelled.
+    pub fn zone(&self) -> Option<&String> {
+        self.labels.get(ZONE).filter(|zone| !zone.is_empty())
+    }
+}
+
 /// A named container port.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PodPort {
@@ -101,6 +111,19 @@ pub struct PodPort {
     pub port: u16,
     /// Protocol.
     pub proto: Protocol,
+}
+
+/// A container port that is reached on the node's addresses (`hostPort`).
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct HostPort {
+    /// The one address of the node (`hostIP`); an unspecified one stands for all of its family.
+    pub ip: Option<IpAddr>,
+    /// Number on the node.
+    pub port: u16,
+    /// Protocol.
+    pub proto: Protocol,
+    /// Number in the pod.
+    pub target: u16,
 }
 
 /// A pod.
@@ -116,6 +139,8 @@ pub struct Pod {
     pub host_network: bool,
     /// Named ports of all its containers.
     pub ports: Vec<PodPort>,
+    /// Ports of the node that lead to it, of pods with a network of their own that have not ended.
+    pub host_ports: Vec<HostPort>,
     /// `status.podIPs`, as far as they count (contract.md: pods elsewhere or on host network).
     pub ips: Vec<IpAddr>,
     /// Where it is written.

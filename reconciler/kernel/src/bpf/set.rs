@@ -212,6 +212,7 @@ fn load_one(program: &mut Program) -> Result<(), String> {
         Program::SchedClassifier(program) => program.load(),
         Program::Xdp(program) => program.load(),
         Program::CgroupSockAddr(program) => program.load(),
+        Program::CgroupSock(program) => program.load(),
         other => return Err(format!("programs of type {:?} are not used here", other.prog_type())),
     }
     .map_err(|e| chain(&e))

@@ -301,16 +301,20 @@ impl Lab {
     }
 }
 
-fn program<'a>(bpf: &'a Ebpf, name: &str) -> BorrowedFd<'a> {
+/// A program's descriptor.
+pub fn program<'a>(bpf: &'a Ebpf, name: &str) -> BorrowedFd<'a> {
     let fd = match bpf.program(name) {
         Some(Program::SchedClassifier(program)) => program.fd(),
         Some(Program::Xdp(program)) => program.fd(),
+        Some(Program::CgroupSockAddr(program)) => program.fd(),
+        Some(Program::CgroupSock(program)) => program.fd(),
         _ => panic!("the object has no program {name}"),
     };
     fd.expect("all programs are loaded").as_fd()
 }
 
-fn map<'a>(bpf: &'a Ebpf, name: &str) -> BorrowedFd<'a> {
+/// A map's descriptor, by its name.
+pub fn map<'a>(bpf: &'a Ebpf, name: &str) -> BorrowedFd<'a> {
     descriptor(bpf.map(name).unwrap_or_else(|| panic!("the object has no map {name}")))
 }
 
@@ -329,6 +333,11 @@ pub fn descriptor(map: &Map) -> BorrowedFd<'_> {
 
 /// Loads the object; maps of more than `most` rows get `most`.
 pub fn load(node: &NodeConstants, most: Option<u32>) -> Ebpf {
+    load_those(node, most, |_| true)
+}
+
+/// As [`load`], but of the programs only those that are wanted by name.
+pub fn load_those(node: &NodeConstants, most: Option<u32>, wanted: impl Fn(&str) -> bool) -> Ebpf {
     let mut loader = EbpfLoader::new();
     loader.verifier_log_level(VerifierLogLevel::STATS);
     for spec in maps::ALL {
@@ -346,10 +355,12 @@ pub fn load(node: &NodeConstants, most: Option<u32>) -> Ebpf {
         None => loader.load(OBJECT),
     }
     .expect("the object is well-formed");
-    for (name, program) in bpf.programs_mut() {
+    for (name, program) in bpf.programs_mut().filter(|(name, _)| wanted(name)) {
         let loaded = match program {
             Program::SchedClassifier(program) => program.load(),
             Program::Xdp(program) => program.load(),
+            Program::CgroupSockAddr(program) => program.load(),
+            Program::CgroupSock(program) => program.load(),
             _ => panic!("{name} is of a kind nobody attaches"),
         };
         loaded.unwrap_or_else(|e| panic!("the verifier refuses {name}: {e:?}"));

@@ -291,10 +291,12 @@ pub fn constants(mode: Mode) -> NodeConstants {
         ct_any: 30,
         snat_port_min: if mode == Mode::Tunnel { 40_000 } else { 32_768 },
         snat_port_max: if mode == Mode::Tunnel { 40_007 } else { 65_535 },
+        maglev_size: 0,
         trace_interval: 5,
         trace_aggregation: node::AGGREGATE_MEDIUM,
         reserved: 0,
         tunnel_port: Be16::new(8472),
+        host_netns: [0; 2],
     }
 }
 
@@ -405,7 +407,7 @@ impl World {
             let frontend = |addr, count, rev_nat| {
                 (
                     FrontendKey { addr, port: Be16::new(SERVICE_PORT), proto, scope: 0 },
-                    FrontendRow { list, count, rev_nat, flags: FRONTEND_CLUSTER_IP },
+                    FrontendRow { list, count, rev_nat, flags: FRONTEND_CLUSTER_IP, maglev: 0, affinity: 0 },
                 )
             };
             let full = frontend(at::service(family), BACKENDS as u16, number as u16);

@@ -108,10 +108,9 @@ fn world_of(step: &Step) -> World {
     }
     for (n, (service, last, ready, terminating)) in step.slices.iter().enumerate() {
         let at = BackendAddress {
-            ip: ip(&format!("10.2.0.{last}")),
             ready: *ready,
-            serving: true,
             terminating: *terminating,
+            ..BackendAddress::ready(ip(&format!("10.2.0.{last}")))
         };
         let slice = EndpointSlice {
             service: format!("s{service}"),

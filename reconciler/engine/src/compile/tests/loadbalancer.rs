@@ -6,7 +6,7 @@ use crate::world::{BackendAddress, EndpointSlice, PodPort, Service, ServicePort,
 use cilium_abi::lb::{BACKEND_TERMINATING, SCOPE_EXTERNAL};
 
 fn port(number: u16, target: TargetPort) -> ServicePort {
-    ServicePort { name: "http".into(), port: number, proto: Protocol::TCP, target }
+    ServicePort { name: "http".into(), port: number, proto: Protocol::TCP, target, node_port: None }
 }
 
 fn add_service(world: &mut World, name: &str, addr: &str) {
@@ -26,10 +26,9 @@ fn add_slice(world: &mut World, service: &str, endpoints: &[(&str, bool, bool)])
         endpoints: endpoints
             .iter()
             .map(|(addr, ready, terminating)| BackendAddress {
-                ip: ip(addr),
                 ready: *ready,
-                serving: true,
                 terminating: *terminating,
+                ..BackendAddress::ready(ip(addr))
             })
             .collect(),
         ..EndpointSlice::default()

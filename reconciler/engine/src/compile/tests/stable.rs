@@ -46,6 +46,7 @@ pub(super) fn build(pods: &[(u8, u8)], rules: &[(u8, u8, bool)], services: u8) -
                 port: 80,
                 proto: Protocol::TCP,
                 target: TargetPort::Number(8080),
+                node_port: None,
             }],
             selector: Some(strings(&[("app", &n.to_string())])),
             ..Service::default()

@@ -82,14 +82,14 @@ impl Mapped for Frontend {
     }
     fn row_out(_: &FrontendKey, row: &FrontendRow, _: &mut Names) -> Result<lb::FrontendRow, DriverError> {
         let FrontendRow { list, count, rev_nat, flags } = *row;
-        Ok(lb::FrontendRow { list: list.0, count, rev_nat: rev_nat.0, flags })
+        Ok(lb::FrontendRow { list: list.0, count, rev_nat: rev_nat.0, flags, maglev: 0, affinity: 0 })
     }
     fn key_in(key: &lb::FrontendKey, _: &mut Names) -> Option<FrontendKey> {
         let lb::FrontendKey { addr, port, proto, scope } = *key;
         Some(FrontendKey { addr: addr.into(), port: port.host(), proto: Protocol(proto), scope })
     }
     fn row_in(row: &lb::FrontendRow, _: &mut Names) -> FrontendRow {
-        let lb::FrontendRow { list, count, rev_nat, flags } = *row;
+        let lb::FrontendRow { list, count, rev_nat, flags, .. } = *row;
         FrontendRow { list: ListId(list), count, rev_nat: RevNatId(rev_nat), flags }
     }
 }
