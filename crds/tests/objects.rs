@@ -4,7 +4,7 @@
 use cilium_crds::lower::Facts;
 use cilium_crds::object::Reading;
 use cilium_crds::read_file;
-use cilium_engine::world::{Clause, Peer, PeerSet, PolicyRule, PortSet, Subject};
+use cilium_engine::world::{Clause, Peer, PeerSet, PolicyRule, PortSet, Service, Subject};
 use std::fmt::Write as _;
 use std::path::Path;
 
@@ -42,6 +42,7 @@ fn report(bytes: &[u8], name: &str) -> String {
                 writeln!(out, "{} line {} {state}", object.header.title(), object.header.place.line).unwrap();
                 match &object.facts {
                     Facts::Policy(rules) => rules.iter().for_each(|r| rule(&mut out, r)),
+                    Facts::Service(facts) => service(&mut out, facts),
                     facts => writeln!(out, "  {facts:?}").unwrap(),
                 }
                 object.problems.iter().for_each(|p| writeln!(out, "  {p}").unwrap());
@@ -55,6 +56,31 @@ fn report(bytes: &[u8], name: &str) -> String {
         writeln!(out, "broken\n  {problem}").unwrap();
     }
     out
+}
+
+/// The fields that say something: those that differ from a Service of which nothing is known.
+fn service(out: &mut String, service: &Service) {
+    let fields = |service: &Service| {
+        let text = format!("{service:#?}");
+        let mut fields: Vec<String> = Vec::new();
+        for line in text.lines().skip(1) {
+            match (line.strip_prefix("    "), fields.last_mut()) {
+                // A line further in belongs to the field before it.
+                (Some(inner), Some(field)) if inner.starts_with([' ', ']', '}', ')']) => {
+                    field.push_str(inner.trim())
+                }
+                (Some(first), _) => fields.push(first.to_owned()),
+                (None, _) => {}
+            }
+        }
+        fields
+    };
+    let nothing = fields(&Service::default());
+    let place = |field: &String| field.starts_with("place:");
+    for field in fields(service).iter().filter(|field| !nothing.contains(field) && !place(field)) {
+        let field = field.replace(",]", "]").replace(",}", "}").replace(",)", ")");
+        writeln!(out, "  {}", field.trim_end_matches(',')).unwrap();
+    }
 }
 
 fn rule(out: &mut String, rule: &PolicyRule) {

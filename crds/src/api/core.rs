@@ -1,9 +1,8 @@
-//! Core kinds: the fields that are read.
+//! Core kinds but Service: the fields that are read.
 
-use super::{IntOrString, ObjectMeta};
+use super::ObjectMeta;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
 
 /// `v1` Namespace.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -86,10 +85,12 @@ pub struct PodSpec {
 
 /// Of a Pod.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(default)]
+#[serde(rename_all = "camelCase", default)]
 pub struct Container {
     /// Ports it listens on.
     pub ports: Option<Vec<ContainerPort>>,
+    /// `Always` makes an init container a sidecar.
+    pub restart_policy: Option<String>,
 }
 
 /// Of a Pod.
@@ -102,6 +103,13 @@ pub struct ContainerPort {
     /// Number.
     #[schemars(range(min = 1, max = 65535))]
     pub container_port: i64,
+    /// Number on the node; 0: none.
+    #[serde(default)]
+    #[schemars(range(min = 0, max = 65535))]
+    pub host_port: Option<i64>,
+    /// The one address of the node that counts.
+    #[serde(default, rename = "hostIP")]
+    pub host_ip: Option<String>,
     /// Protocol, `TCP` if absent.
     #[serde(default)]
     #[schemars(extend("enum" = ["TCP", "UDP", "SCTP"]))]
@@ -127,107 +135,4 @@ pub struct PodStatus {
 pub struct PodIp {
     /// Address.
     pub ip: String,
-}
-
-/// `v1` Service.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-pub struct Service {
-    /// Metadata.
-    pub metadata: ObjectMeta,
-    /// What is wanted.
-    pub spec: ServiceSpec,
-}
-
-/// Of a Service.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", default)]
-pub struct ServiceSpec {
-    /// Type, `ClusterIP` if absent.
-    #[serde(rename = "type")]
-    #[schemars(extend("enum" = ["ClusterIP", "NodePort", "LoadBalancer", "ExternalName"]))]
-    pub kind: Option<String>,
-    /// Address, or `None`.
-    #[serde(rename = "clusterIP")]
-    pub cluster_ip: Option<String>,
-    /// Addresses, or `None`.
-    #[serde(rename = "clusterIPs")]
-    pub cluster_ips: Option<Vec<String>>,
-    /// Ports.
-    pub ports: Option<Vec<ServicePort>>,
-    /// Which pods.
-    pub selector: Option<BTreeMap<String, String>>,
-    /// Also pods that are not ready.
-    pub publish_not_ready_addresses: Option<bool>,
-}
-
-/// Of a Service.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct ServicePort {
-    /// Name.
-    #[serde(default)]
-    pub name: Option<String>,
-    /// Number.
-    #[schemars(range(min = 1, max = 65535))]
-    pub port: i64,
-    /// Protocol, `TCP` if absent.
-    #[serde(default)]
-    #[schemars(extend("enum" = ["TCP", "UDP", "SCTP"]))]
-    pub protocol: Option<String>,
-    /// Port of the pods, as `port` if absent.
-    #[serde(default)]
-    pub target_port: Option<IntOrString>,
-}
-
-/// `discovery.k8s.io/v1` EndpointSlice.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct EndpointSlice {
-    /// Metadata.
-    pub metadata: ObjectMeta,
-    /// Family.
-    #[schemars(extend("enum" = ["IPv4", "IPv6", "FQDN"]))]
-    pub address_type: String,
-    /// Endpoints.
-    #[serde(default)]
-    pub endpoints: Option<Vec<SliceEndpoint>>,
-    /// Ports.
-    #[serde(default)]
-    pub ports: Option<Vec<SlicePort>>,
-}
-
-/// Of an EndpointSlice.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-pub struct SliceEndpoint {
-    /// Addresses; all lead to the same endpoint, the first counts.
-    pub addresses: Vec<String>,
-    /// Conditions.
-    #[serde(default)]
-    pub conditions: Option<SliceConditions>,
-}
-
-/// Of an EndpointSlice.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(default)]
-pub struct SliceConditions {
-    /// Ready for new connections; absent: yes.
-    pub ready: Option<bool>,
-    /// Serving; absent: as `ready`.
-    pub serving: Option<bool>,
-    /// Ending; absent: no.
-    pub terminating: Option<bool>,
-}
-
-/// Of an EndpointSlice.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(default)]
-pub struct SlicePort {
-    /// Name.
-    pub name: Option<String>,
-    /// Number; absent: any.
-    #[schemars(range(min = 1, max = 65535))]
-    pub port: Option<i64>,
-    /// Protocol, `TCP` if absent.
-    #[schemars(extend("enum" = ["TCP", "UDP", "SCTP"]))]
-    pub protocol: Option<String>,
 }

@@ -1,7 +1,8 @@
 //! The objects as users write them. Names, nesting and types are those of the API; nothing here decides.
 //!
-//! Policies and `cilium.io` kinds are strict (unknown fields are findings). Core kinds (Pod, Service, …) name
-//! only the fields that are read, so that `kubectl get -o yaml` output can be pasted; unknown ones are ignored.
+//! Policies, Services, EndpointSlices and `cilium.io` kinds are strict (unknown fields are findings). Other core
+//! kinds (Pod, Node, …) name only the fields that are read, so that `kubectl get -o yaml` output can be pasted;
+//! unknown ones are ignored.
 
 pub mod cilium;
 pub mod core;
@@ -12,6 +13,7 @@ mod named;
 pub mod network_policy;
 pub mod policy;
 mod selector;
+pub mod service;
 
 pub use int_or_string::IntOrString;
 pub use meta::ObjectMeta;

@@ -1,21 +1,17 @@
-//! Objects of the cluster → facts. They are whole (the schema passed), or not lowered at all.
+//! Objects of the cluster but Services → facts. They are whole (the schema passed), or not lowered at all.
 
 use super::cursor::{Cursor, Notes};
+use super::values::{cidr, ip, protocol};
 use super::{Facts, Header};
 use crate::api::cilium::{CiliumEndpoint, CiliumIdentity, CiliumNode};
-use crate::api::{IntOrString, core};
+use crate::api::core;
 use crate::schema::{nearest, quoted};
-use cilium_engine::state::{IdentityId, Protocol};
+use cilium_engine::state::IdentityId;
 use cilium_engine::world::{
-    BackendAddress, EndpointSlice, IdentityClaim, Label, Labels, Namespace, Node, NodeAddress,
-    NodeAddressKind, Pod, PodPort, RemoteEndpoint, Service, ServicePort, SlicePort, TargetPort,
+    HostPort, IdentityClaim, Label, Labels, Namespace, Node, NodeAddress, NodeAddressKind, Pod, PodPort,
+    RemoteEndpoint,
 };
-use ipnet::IpNet;
 use std::collections::BTreeSet;
-use std::net::IpAddr;
-
-/// Label of an EndpointSlice: its Service.
-const SERVICE_NAME: &str = "kubernetes.io/service-name";
 
 pub(super) fn namespace(header: &Header, root: &Cursor<'_>, notes: &mut Notes) -> Facts {
     let Some(api) = notes.read::<core::Namespace>(root) else { return Facts::Nothing };
@@ -83,6 +79,11 @@ pub(super) fn pod(header: &Header, root: &Cursor<'_>, notes: &mut Notes) -> Fact
     let Some(api) = notes.read::<core::Pod>(root) else { return Facts::Nothing };
     let spec = api.spec.unwrap_or_default();
     let status = api.status.unwrap_or_default();
+    // The addresses of a pod that has ended may be another pod's by now, and its ports on the node too.
+    let ended = matches!(status.phase.as_deref(), Some("Succeeded" | "Failed"));
+    let host_network = spec.host_network.unwrap_or(false);
+    // On the node's network a container port is one of the node by itself.
+    let host_ports = if ended || host_network { Vec::new() } else { host_ports(root, &spec, notes) };
     let containers = spec.containers.into_iter().chain(spec.init_containers).flatten();
     let mut ports = Vec::new();
     for port in containers.filter_map(|c| c.ports).flatten() {
@@ -90,8 +91,6 @@ pub(super) fn pod(header: &Header, root: &Cursor<'_>, notes: &mut Notes) -> Fact
             ports.push(PodPort { name, port: number, proto: protocol(port.protocol.as_deref()) });
         }
     }
-    // The addresses of a pod that has ended may be another pod's by now.
-    let ended = matches!(status.phase.as_deref(), Some("Succeeded" | "Failed"));
     let mut texts: Vec<String> = status.pod_ips.unwrap_or_default().into_iter().map(|p| p.ip).collect();
     if texts.is_empty() {
         texts.extend(status.pod_ip);
@@ -102,130 +101,49 @@ pub(super) fn pod(header: &Header, root: &Cursor<'_>, notes: &mut Notes) -> Fact
         labels: api.metadata.labels,
         service_account: spec.service_account_name.unwrap_or_default(),
         node_name: spec.node_name.filter(|name| !name.is_empty()),
-        host_network: spec.host_network.unwrap_or(false),
+        host_network,
         ports,
+        host_ports,
         ips,
         place: header.place.clone(),
     })
 }
 
-pub(super) fn service(header: &Header, root: &Cursor<'_>, notes: &mut Notes) -> Facts {
-    let Some(api) = notes.read::<core::Service>(root) else { return Facts::Nothing };
-    let spec = root.at("spec");
-    let kind = api.spec.kind.as_deref().unwrap_or("ClusterIP");
-    let external = kind == "ExternalName";
-    match kind {
-        "ClusterIP" => {}
-        "ExternalName" => {
-            notes.warning(&spec.at("type"), "a Service of type ExternalName is a matter of DNS alone", "")
-        }
-        _ => notes.unsupported(
-            &spec.at("type"),
-            format!("of a Service of type {kind} only the ClusterIP is in force yet"),
-            "",
-        ),
-    }
-    let texts = api.spec.cluster_ips.unwrap_or_else(|| api.spec.cluster_ip.into_iter().collect());
-    let headless = texts.iter().any(|text| text == "None");
-    let at = if spec.key("clusterIPs").is_some() { spec.at("clusterIPs") } else { spec.at("clusterIP") };
-    let mut cluster_ips: Vec<IpAddr> = Vec::new();
-    for text in texts.iter().filter(|text| !headless && !external && !text.is_empty()) {
-        cluster_ips.extend(ip(&at, text, notes));
-    }
-    if cluster_ips.is_empty() && !headless && !external {
-        let hint = "give it one as `clusterIP`, or `clusterIP: None` for a headless Service";
-        notes.warning(&spec, "it has no ClusterIP, so nothing is served", hint);
-    }
-    let ports = service_ports(&spec, api.spec.ports.unwrap_or_default(), notes);
-    Facts::Service(Service {
-        cluster_ips,
-        ports,
-        // An empty selector selects nothing: backends come from slices.
-        selector: api.spec.selector.filter(|s| !s.is_empty() && !external),
-        publish_not_ready: api.spec.publish_not_ready_addresses.unwrap_or(false),
-        place: header.place.clone(),
-    })
-}
-
-fn service_ports(spec: &Cursor<'_>, list: Vec<core::ServicePort>, notes: &mut Notes) -> Vec<ServicePort> {
-    let several = list.len() > 1;
-    let (mut names, mut numbers) = (BTreeSet::new(), BTreeSet::new());
-    let mut ports = Vec::new();
-    for (port, at) in list.into_iter().zip(spec.at("ports").items()) {
-        let proto = protocol(port.protocol.as_deref());
-        let name = port.name.unwrap_or_default();
-        let Ok(number) = u16::try_from(port.port) else { continue };
-        if several && name.is_empty() {
-            notes.invalid(&at, "`name` is missing", "each of several ports needs a name");
-        }
-        if !names.insert(name.clone()) && !name.is_empty() {
-            notes.invalid(&at, format!("the name {} is given twice", quoted(&name)), "");
-        }
-        if !numbers.insert((number, proto)) {
-            notes.invalid(&at, format!("port {number}/{proto} is given twice"), "");
-        }
-        let target = match port.target_port {
-            None => TargetPort::Number(number),
-            Some(IntOrString::Int(target)) => match u16::try_from(target) {
-                Ok(0) => TargetPort::Number(number),
-                Ok(target) => TargetPort::Number(target),
-                Err(_) => {
-                    notes.invalid(&at.at("targetPort"), format!("there is no port `{target}`"), "");
-                    continue;
-                }
-            },
-            Some(IntOrString::Text(name)) => TargetPort::Name(name),
-        };
-        ports.push(ServicePort { name, port: number, proto, target });
-    }
-    ports
-}
-
-pub(super) fn slice(header: &Header, root: &Cursor<'_>, notes: &mut Notes) -> Facts {
-    let Some(api) = notes.read::<core::EndpointSlice>(root) else { return Facts::Nothing };
-    let Some(service) = api.metadata.labels.get(SERVICE_NAME).cloned() else {
-        let hint = format!("add the label `{SERVICE_NAME}: NAME`");
-        notes.warning(&root.at("metadata"), "belongs to no Service, so it does nothing", &hint);
-        return Facts::Nothing;
-    };
-    if api.address_type == "FQDN" {
-        notes.warning(&root.at("addressType"), "names are no addresses: the slice does nothing", "");
-        return Facts::Nothing;
-    }
-    let mut ports = Vec::new();
-    for (port, at) in api.ports.unwrap_or_default().into_iter().zip(root.at("ports").items()) {
-        match port.port.and_then(|number| u16::try_from(number).ok()) {
-            Some(number) => {
-                let name = port.name.unwrap_or_default();
-                ports.push(SlicePort { name, port: number, proto: protocol(port.protocol.as_deref()) });
+/// Ports of the node that lead to the pod's containers and sidecars; other init containers have ended.
+fn host_ports(root: &Cursor<'_>, spec: &core::PodSpec, notes: &mut Notes) -> Vec<HostPort> {
+    let at = root.at("spec");
+    let lists = [("containers", &spec.containers), ("initContainers", &spec.init_containers)];
+    let (mut taken, mut found) = (BTreeSet::new(), Vec::new());
+    for (field, list) in lists {
+        for (container, at) in list.iter().flatten().zip(at.at(field).items()) {
+            if field == "initContainers" && container.restart_policy.as_deref() != Some("Always") {
+                continue;
             }
-            None => notes.warning(&at, "a port without a number is not served", ""),
+            for (port, at) in container.ports.iter().flatten().zip(at.at("ports").items()) {
+                let number = |n: i64| u16::try_from(n).ok().filter(|n| *n > 0);
+                let (Some(host), Some(target)) =
+                    (port.host_port.and_then(number), number(port.container_port))
+                else {
+                    continue;
+                };
+                let text = port.host_ip.as_deref().filter(|text| !text.is_empty());
+                let ip = match text {
+                    Some(text) => match ip(&at.at("hostIP"), text, notes) {
+                        None => continue,
+                        some => some,
+                    },
+                    None => None,
+                };
+                let proto = protocol(port.protocol.as_deref());
+                if !taken.insert((ip, host, proto)) {
+                    let hint = "each port of the node leads to one container";
+                    notes.invalid(&at, format!("hostPort {host}/{proto} is given twice"), hint);
+                }
+                found.push(HostPort { ip, port: host, proto, target });
+            }
         }
     }
-    let v6 = api.address_type == "IPv6";
-    let mut endpoints = Vec::new();
-    for (endpoint, at) in api.endpoints.unwrap_or_default().into_iter().zip(root.at("endpoints").items()) {
-        let at = at.at("addresses");
-        let Some(text) = endpoint.addresses.first() else {
-            notes.invalid(&at, "has no address", "");
-            continue;
-        };
-        let Some(ip) = ip(&at, text, notes) else { continue };
-        if ip.is_ipv6() != v6 {
-            let message = format!("{ip} is not of the address type {}", api.address_type);
-            notes.invalid(&at, message, "a slice holds one family");
-            continue;
-        }
-        let conditions = endpoint.conditions.unwrap_or_default();
-        let ready = conditions.ready.unwrap_or(true);
-        endpoints.push(BackendAddress {
-            ip,
-            ready,
-            serving: conditions.serving.unwrap_or(ready),
-            terminating: conditions.terminating.unwrap_or(false),
-        });
-    }
-    Facts::Slice(EndpointSlice { service, ports, endpoints, place: header.place.clone() })
+    found
 }
 
 pub(super) fn identity(header: &Header, root: &Cursor<'_>, notes: &mut Notes) -> Facts {
@@ -291,35 +209,4 @@ pub(super) fn endpoint(header: &Header, root: &Cursor<'_>, notes: &mut Notes) ->
 fn sourced(key: &str) -> Label {
     let (source, key) = key.split_once(':').unwrap_or(("unspec", key));
     Label::new(source, key)
-}
-
-fn protocol(name: Option<&str>) -> Protocol {
-    match name {
-        Some("UDP") => Protocol::UDP,
-        Some("SCTP") => Protocol::SCTP,
-        _ => Protocol::TCP,
-    }
-}
-
-fn ip(at: &Cursor<'_>, text: &str, notes: &mut Notes) -> Option<IpAddr> {
-    let ip = text.parse().ok();
-    if ip.is_none() {
-        notes.invalid(at, format!("{} is no IP address", quoted(text)), "");
-    }
-    ip
-}
-
-fn cidr(at: &Cursor<'_>, text: &str, notes: &mut Notes) -> Option<IpNet> {
-    match text.parse::<IpNet>() {
-        Ok(net) if net == net.trunc() => Some(net),
-        Ok(net) => {
-            let message = format!("{} has bits beyond its prefix length", quoted(text));
-            notes.invalid(at, message, &format!("write `{}`", net.trunc()));
-            None
-        }
-        Err(_) => {
-            notes.invalid(at, format!("{} is no prefix", quoted(text)), "write it as `10.0.0.0/24`");
-            None
-        }
-    }
 }

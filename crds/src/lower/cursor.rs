@@ -2,7 +2,7 @@
 
 use crate::finding::{Class, Finding};
 use crate::schema::MAX_FINDINGS;
-use crate::yaml::{Node, Value};
+use crate::yaml::{Entry, Node, Value};
 use serde::de::DeserializeOwned;
 
 /// A value with its path.
@@ -34,6 +34,17 @@ impl<'a> Cursor<'a> {
         let list = self.node.list().unwrap_or_default();
         let item = |(i, node)| Cursor { node, path: format!("{}[{i}]", self.path) };
         list.iter().enumerate().map(item).collect()
+    }
+
+    /// The values of a mapping by key, of those with this kind of key.
+    pub(super) fn entries(&self, wanted: impl Fn(&str) -> bool) -> Vec<(&'a str, Cursor<'a>)> {
+        let Value::Map(entries) = &self.node.value else { return Vec::new() };
+        let entries = entries.iter().filter(|entry| wanted(&entry.key) && entry.value.value != Value::Null);
+        let placed = |entry: &'a Entry| {
+            let path = format!("{}.{}", self.path, entry.key);
+            (entry.key.as_str(), Cursor { node: &entry.value, path })
+        };
+        entries.map(placed).collect()
     }
 
     /// The keys of a mapping.

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! document ─▶ schema::check ─▶ read (this file) ─▶ Object { facts, problems } ─▶ combine ─▶ world pieces
-//!                                 └ cluster, network_policy, cilium_policy ┘
+//!                                 └ cluster, service, slice, network_policy, cilium_policy ┘
 //! ```
 //! An object is lowered once, when its file is read; `combine` only sorts facts into place.
 
@@ -14,6 +14,9 @@ mod cursor;
 mod network_policy;
 mod ports;
 mod selector;
+mod service;
+mod slice;
+mod values;
 
 pub use combine::{LowerOptions, Pieces, combine};
 pub use selector::{NAMESPACE_LABELS, POD_NAMESPACE};
@@ -87,8 +90,8 @@ pub(crate) fn lower(header: &Header, root: &Node, findings: &mut Vec<Finding>) -
         ObjectKind::Namespace => cluster::namespace(header, &cursor, &mut notes),
         ObjectKind::Node => cluster::node(header, &cursor, &mut notes),
         ObjectKind::Pod => cluster::pod(header, &cursor, &mut notes),
-        ObjectKind::Service => cluster::service(header, &cursor, &mut notes),
-        ObjectKind::EndpointSlice => cluster::slice(header, &cursor, &mut notes),
+        ObjectKind::Service => service::service(header, &cursor, &mut notes),
+        ObjectKind::EndpointSlice => slice::slice(header, &cursor, &mut notes),
         ObjectKind::CiliumNode => cluster::cilium_node(header, &cursor, &mut notes),
         ObjectKind::CiliumEndpoint => cluster::endpoint(header, &cursor, &mut notes),
         ObjectKind::CiliumIdentity => cluster::identity(header, &cursor, &mut notes),

@@ -7,7 +7,7 @@ mod forms;
 pub use check::check;
 pub(crate) use check::{MAX_FINDINGS, nearest, quoted};
 
-use crate::api::{cilium, core, network_policy, policy};
+use crate::api::{cilium, core, network_policy, policy, service};
 use crate::kind::ObjectKind;
 use schemars::JsonSchema;
 use schemars::generate::SchemaSettings;
@@ -27,8 +27,8 @@ fn generate(kind: ObjectKind) -> Value {
         ObjectKind::Namespace => schema::<core::Namespace>(),
         ObjectKind::Node => schema::<core::Node>(),
         ObjectKind::Pod => schema::<core::Pod>(),
-        ObjectKind::Service => schema::<core::Service>(),
-        ObjectKind::EndpointSlice => schema::<core::EndpointSlice>(),
+        ObjectKind::Service => schema::<service::Service>(),
+        ObjectKind::EndpointSlice => schema::<service::EndpointSlice>(),
         ObjectKind::NetworkPolicy => schema::<network_policy::NetworkPolicy>(),
         ObjectKind::CiliumNetworkPolicy | ObjectKind::CiliumClusterwideNetworkPolicy => {
             schema::<policy::CiliumNetworkPolicy>()

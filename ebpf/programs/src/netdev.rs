@@ -81,6 +81,9 @@ pub fn from<F: Family>(skb: Skb, flow: &mut Flow) -> Step<i32> {
             && flow.kind == kind::PORTS
             && let Some(frontend) = service::outside(flow)
         {
+            if is_near(flow) {
+                return Err(cause!(INVALID_SOURCE_IP));
+            }
             return north_south::arrive::<F>(skb, flow, frontend);
         }
         if is_host && (snat::enabled::<F>() || north_south::enabled()) && snat::incoming::<F, _>(skb, flow)? {
@@ -96,15 +99,20 @@ pub fn from<F: Family>(skb: Skb, flow: &mut Flow) -> Step<i32> {
         _ => return Ok(PASS),
     };
     parsed?;
-    // Nobody outside has an address of this node, nor one that is reached through the overlay.
-    if ipcache::local(&flow.tuple.src).is_some()
-        || (node!(flags) & NODE_TUNNEL != 0
-            && ipcache::exact(&flow.tuple.src).is_some_and(|row| !row.tunnel.is_none()))
-    {
+    if is_near(flow) {
         return Err(cause!(INVALID_SOURCE_IP));
     }
     admit::<F>(skb, flow, config(endpoint.ifindex)?, |flow, row| source::<F>(flow, row))?;
     deliver::local::<F, FromWire>(skb, flow, endpoint)
+}
+
+/// Whether the source is what nobody outside has: an address of this node, or one that is reached through
+/// the overlay.
+#[inline(always)]
+pub fn is_near(flow: &Flow) -> bool {
+    ipcache::local(&flow.tuple.src).is_some()
+        || (node!(flags) & NODE_TUNNEL != 0
+            && ipcache::exact(&flow.tuple.src).is_some_and(|row| !row.tunnel.is_none()))
 }
 
 /// Whether the packet is the overlay's own, which never shares ports with anyone.
@@ -139,7 +147,7 @@ pub fn to<F: Family>(skb: Skb, flow: &mut Flow) -> Step<i32> {
                 }
             }
             // A pod's address must not leave because its packet could not be read.
-            Err(cause) if sender.flags & ENDPOINT_HOST == 0 => return Err(cause),
+            Err(cause) if snat::enabled::<F>() && sender.flags & ENDPOINT_HOST == 0 => return Err(cause),
             Err(_) => {}
         }
     }

@@ -85,8 +85,8 @@ pub trait Writable: Packet {
     fn correct(self, at: u32, from: u64, to: u64, flags: u64) -> u32;
     /// Writes bytes at an offset; 0: done.
     fn store<T: Copy>(self, at: u32, bytes: &T) -> u32;
-    /// Writes a byte at an offset and corrects a checksum of the whole frame, if there is one; 0: done.
-    fn store_summed(self, at: u32, byte: u8) -> u32;
+    /// Writes bytes at an offset and corrects a checksum of the whole frame, if there is one; 0: done.
+    fn store_summed<T: Copy>(self, at: u32, bytes: &T) -> u32;
     /// Gives one end a new address and port; 0: done.
     fn give<F: Family, E: End>(self, flow: &mut Flow, addr: &Address, port: Be16) -> u32;
     /// The same within an ICMP error.
@@ -182,11 +182,10 @@ macro_rules! call {
 
 impl Writable for Skb {
     #[inline(always)]
-    fn store_summed(self, at: u32, byte: u8) -> u32 {
-        // SAFETY: a valid context; one byte on the stack.
-        unsafe {
-            bpf_skb_store_bytes(self.0, at, (&raw const byte).cast(), 1, BPF_F_RECOMPUTE_CSUM as u64) as u32
-        }
+    fn store_summed<T: Copy>(self, at: u32, bytes: &T) -> u32 {
+        let (from, len) = (from_ref(bytes).cast(), size_of::<T>() as u32);
+        // SAFETY: a valid context; the helper checks the offset, and reads exactly the bytes of `T`.
+        unsafe { bpf_skb_store_bytes(self.0, at, from, len, BPF_F_RECOMPUTE_CSUM as u64) as u32 }
     }
 
     #[inline(always)]
@@ -215,8 +214,8 @@ impl Writable for Skb {
 /// A frame has no note of how far its checksum got: it is taken for whole, as the wire has it.
 impl Writable for Xdp {
     #[inline(always)]
-    fn store_summed(self, at: u32, byte: u8) -> u32 {
-        self.store(at, &byte)
+    fn store_summed<T: Copy>(self, at: u32, bytes: &T) -> u32 {
+        self.store(at, bytes)
     }
 
     #[inline(always)]
@@ -277,11 +276,24 @@ fn rewrite<F: Family, E: End, P: Writable>(packet: P, flow: &mut Flow, addr: &Ad
     let (old, old_port_value) = (*old_addr, old_port.0);
     (*old_addr, *old_port) = (*addr, Be16(port));
     let mut failed = 0;
+    // Where no checksum in the packet makes up for a change, one of the whole frame has to follow it.
+    let is_bare = match proto {
+        proto::UDP => {
+            let Some(sum) = at::<u16, P>(packet, bounded(l4) + 6) else { return 1 };
+            // SAFETY: `at` proved the field lies inside the packet.
+            unsafe { *sum == 0 }
+        }
+        _ => sum_at == 0,
+    };
     if F::IS_V6 {
-        let Some(to) = at::<[u32; 4], P>(packet, L2::HEADER + E::IPV6) else { return 1 };
-        // SAFETY: `at` proved the field lies inside the packet.
-        unsafe { *to = addr.words };
-        if pseudo {
+        if is_bare {
+            failed |= packet.store_summed((L2::HEADER + E::IPV6) as u32, &addr.words);
+        } else {
+            let Some(to) = at::<[u32; 4], P>(packet, L2::HEADER + E::IPV6) else { return 1 };
+            // SAFETY: `at` proved the field lies inside the packet.
+            unsafe { *to = addr.words };
+        }
+        if pseudo && !is_bare {
             let (from, to) = (old.words, addr.words);
             // SAFETY: both arrays are 16 bytes on the stack.
             let diff = unsafe {
@@ -321,6 +333,10 @@ fn rewrite<F: Family, E: End, P: Writable>(packet: P, flow: &mut Flow, addr: &Ad
         }
         // An echo's identifier stands where its end would have a port.
         let port_at = if is_icmp { 4 } else { E::PORT as u32 };
+        if is_bare {
+            failed |= packet.store_summed(l4 + port_at, &port);
+            return (failed != 0) as u32;
+        }
         failed |= packet.correct(l4 + sum_at, old_port_value as u64, port as u64, mangled | 2);
         failed |= packet.store(l4 + port_at, &port);
     }
@@ -408,7 +424,7 @@ pub fn hop<F: Family, O: Origin, P: Writable>(packet: P, flow: &Flow) -> Step<()
         let hops = flow.ttl - 1;
         if O::SUMMED {
             // IPv6 has no header checksum, so a sum over the frame changes.
-            let stored = packet.store_summed(L2::HEADER as u32 + 7, hops);
+            let stored = packet.store_summed(L2::HEADER as u32 + 7, &hops);
             return if stored == 0 { Ok(()) } else { Err(cause!(WRITE_ERROR)) };
         }
         let ip = at::<Ipv6, P>(packet, L2::HEADER).ok_or(cause!(INVALID_PACKET))?;

@@ -11,6 +11,7 @@ use crate::{
 };
 use aya_ebpf::{btf_maps::lpm_trie::Key, helpers::generated::bpf_get_prandom_u32};
 use cilium_abi::{
+    Address, Be16,
     ct::{CT_CLOSING_FORWARD, CT_RESET, CtRow, KIND_SERVICE, Tuple},
     lb::{
         AffinityKey, AffinityRow, BACKEND_TERMINATING, BackendRow, FRONTEND_MAGLEV, FRONTEND_SOURCE_DENY,
@@ -41,6 +42,14 @@ fn find(flow: &Flow, scope: u8) -> Option<&'static FrontendRow> {
     let key = FrontendKey { addr: flow.tuple.dst, port: flow.tuple.dst_port, proto: flow.tuple.proto, scope };
     // SAFETY: the row is read field by field; user space replaces rows whole.
     unsafe { FRONTEND.get(key) }
+}
+
+/// Whether clients outside find a frontend at an address and port.
+#[inline(always)]
+pub fn is_frontend(addr: &Address, port: Be16, proto: u8) -> bool {
+    let key = FrontendKey { addr: *addr, port, proto, scope: SCOPE_EXTERNAL };
+    // SAFETY: only whether there is a row.
+    unsafe { FRONTEND.get(key) }.is_some()
 }
 
 /// Whether the source may use the frontend.

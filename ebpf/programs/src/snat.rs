@@ -11,6 +11,7 @@ use crate::{
     packet::Skb,
     parse::Family,
     rewrite::{self, Destination, Source, Writable},
+    service,
 };
 use aya_ebpf::{bindings::BPF_NOEXIST, helpers::generated::bpf_get_prandom_u32};
 use cilium_abi::{
@@ -19,7 +20,7 @@ use cilium_abi::{
     endpoint::{ENDPOINT_HOST, EndpointRow},
     identity,
     ipcache::FLAG_IN_CLUSTER,
-    node::{NODE_MASQUERADE_IPV4, NODE_MASQUERADE_IPV6, NODE_TUNNEL},
+    node::{NODE_LB, NODE_MASQUERADE_IPV4, NODE_MASQUERADE_IPV6, NODE_TUNNEL},
     proto,
     snat::{IN, OUT, SNAT_HOST, SnatKey, SnatRow},
 };
@@ -105,10 +106,11 @@ unsafe extern "C" fn snat_allocate(flow: *mut Flow, addr: *const Address) -> u32
     let (first, last) = (node!(snat_port_min) as u32, node!(snat_port_max) as u32);
     let span = if last >= first { last - first + 1 } else { 1 };
     for _ in 0..=TRIES {
-        // What comes in for the overlay's port is the overlay's.
-        let is_overlay = back.proto == proto::UDP && back.dst_port.0 == node!(tunnel_port).0;
-        let is_free = !is_overlay && SNAT.insert(back, half, BPF_NOEXIST as u64).is_ok();
-        if is_free || (!is_overlay && is_half_of(&back, &out)) {
+        // What comes in for the overlay's port is the overlay's, and for a frontend's the frontend's.
+        let is_taken = (back.proto == proto::UDP && back.dst_port.0 == node!(tunnel_port).0)
+            || (node!(flags) & NODE_LB != 0 && service::is_frontend(addr, back.dst_port, back.proto));
+        let is_free = !is_taken && SNAT.insert(back, half, BPF_NOEXIST as u64).is_ok();
+        if is_free || (!is_taken && is_half_of(&back, &out)) {
             half.addr = *addr;
             half.port = back.dst_port;
             return match SNAT.insert(out, half, 0) {

@@ -1,6 +1,8 @@
-//! Links, addresses, routes, sysctls, facts and wakes, each in a namespace of its own. Needs root.
+//! Links, addresses, routes, sysctls, facts, wakes and sockets, each in a namespace of its own. Needs root.
 
 mod net_support;
+#[path = "net_host/sockets.rs"]
+mod sockets;
 
 use cilium_engine::state::{
     Address, AddressKey, HOST_LINK, Kind, Link, LinkKind, LinkName, LinkRow, LinkUp, Mac, NET_LINK, Present,

@@ -4,6 +4,7 @@
 
 use cilium_tests_kernel::l1::{
     compare::{Trial, hex},
+    frontends::AFFINITY,
     lab::Lab,
     model::{Verdict, parse},
     random::{Random, Traffic, world},
@@ -34,6 +35,11 @@ fn one(lab: &mut Lab, seed: u64, ended: &mut BTreeMap<String, usize>) -> Vec<Str
         }
         if chance.chance(2) {
             trial.lose(chance.below(1 << 20));
+        }
+        if chance.chance(8) {
+            // Mostly to the very end of what is kept, or just beyond.
+            let seconds = chance.pick(&[1, 2, 3, AFFINITY, AFFINITY, AFFINITY + 1]);
+            trial.age(chance.below(1 << 20), seconds);
         }
         let input = traffic.packet();
         match trial.step(&input) {
@@ -71,7 +77,7 @@ fn one(lab: &mut Lab, seed: u64, ended: &mut BTreeMap<String, usize>) -> Vec<Str
 #[test]
 fn l1_programs_agree_with_the_model() {
     let started = Instant::now();
-    let modes = [Mode::Native, Mode::Tunnel, Mode::Strict];
+    let modes = Mode::ALL;
     let fixed = std::env::var("CILIUM_TEST_SEED").ok().map(|text| text.parse::<u64>().expect("a number"));
     let worlds = if fixed.is_some() { 1 } else { packets().div_ceil(WORLD * modes.len() * 49 / 50) };
     let first = fixed.unwrap_or_else(|| {

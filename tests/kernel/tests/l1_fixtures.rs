@@ -5,14 +5,22 @@ use std::sync::{Mutex, PoisonError};
 
 #[path = "l1/basics.rs"]
 mod basics;
+#[path = "l1/case.rs"]
+mod case;
+#[path = "l1/choice.rs"]
+mod choice;
 #[path = "l1/conntrack.rs"]
 mod conntrack;
+#[path = "l1/elsewhere.rs"]
+mod elsewhere;
 #[path = "l1/hooks.rs"]
 mod hooks;
 #[path = "l1/malformed.rs"]
 mod malformed;
 #[path = "l1/masquerade.rs"]
 mod masquerade;
+#[path = "l1/north_south.rs"]
+mod north_south;
 #[path = "l1/policy.rs"]
 mod policy;
 #[path = "l1/service.rs"]

@@ -7,7 +7,7 @@ use std::str::FromStr;
 /// What tables are made with besides backends; the same on all nodes.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub struct Seed([u8; 12]);
+pub struct Seed(pub [u8; 12]);
 
 /// The text is no seed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -16,13 +16,6 @@ pub struct BadSeed;
 
 /// Digits of base64 by value.
 const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-
-impl Seed {
-    /// Its bytes.
-    pub const fn bytes(&self) -> &[u8; 12] {
-        &self.0
-    }
-}
 
 impl Default for Seed {
     /// Upstream's default, `JLfvgnHc2kaSUFaI`.

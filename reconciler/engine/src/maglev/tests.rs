@@ -38,7 +38,9 @@ fn published(members: &[Member], size: TableSize, seed: &Seed) -> Vec<u32> {
         .map(|member| {
             let walk = super::Walk::new(member, size, seed);
             (0..slots)
-                .map(|j| ((u64::from(walk.at) + u64::from(j) * u64::from(walk.skip)) % u64::from(slots)) as u32)
+                .map(|j| {
+                    ((u64::from(walk.at) + u64::from(j) * u64::from(walk.skip)) % u64::from(slots)) as u32
+                })
                 .collect()
         })
         .collect();
@@ -90,9 +92,11 @@ fn a_seed_reads_as_base64() {
     let seed: Seed = "JLfvgnHc2kaSUFaI".parse().expect("upstream's default");
     assert_eq!(seed, Seed::default());
     assert_eq!(seed.to_string(), "JLfvgnHc2kaSUFaI");
-    assert_eq!("AAAAAAAAAAAAAAAA".parse::<Seed>().map(|s| *s.bytes()), Ok([0; 12]));
-    assert_eq!("////////////////".parse::<Seed>().map(|s| *s.bytes()), Ok([255; 12]));
-    for bad in ["", "JLfvgnHc2kaSUFa", "JLfvgnHc2kaSUFaI=", "JLfvgnHc2kaSUFa=", "JLfvgnHc2kaSUF-_", "ÄÄÄÄÄÄÄÄ"] {
+    assert_eq!("AAAAAAAAAAAAAAAA".parse::<Seed>().map(|s| s.0), Ok([0; 12]));
+    assert_eq!("////////////////".parse::<Seed>().map(|s| s.0), Ok([255; 12]));
+    for bad in
+        ["", "JLfvgnHc2kaSUFa", "JLfvgnHc2kaSUFaI=", "JLfvgnHc2kaSUFa=", "JLfvgnHc2kaSUF-_", "ÄÄÄÄÄÄÄÄ"]
+    {
         assert!(bad.parse::<Seed>().is_err(), "{bad}");
     }
 }
@@ -107,7 +111,8 @@ fn tables_stay_as_they_are() {
     assert_eq!(table[..24], FIRST_SLOTS);
 }
 
-const FIRST_SLOTS: [u32; 24] = [0; 24];
+/// Worked out apart, with the definition and another SHA-256.
+const FIRST_SLOTS: [u32; 24] = [3, 3, 0, 3, 3, 1, 1, 2, 1, 2, 3, 3, 0, 3, 3, 1, 3, 3, 0, 3, 3, 3, 2, 3];
 
 #[test]
 fn no_backend_no_table() {
@@ -170,10 +175,10 @@ fn shares_differ_by_one_slot_at_most() {
 /// several seeds and address plans.
 #[test]
 fn removing_one_moves_few_others() {
-    let plans: [(&str, fn(u32) -> u32); 2] = [("JLfvgnHc2kaSUFaI", |n| n), ("c2VlZG51bWJlcjIh", |n| n * 256 + 7)];
-    for (seed, plan) in plans {
+    // Neighbours in one subnet, and one address in each of a hundred.
+    for (seed, step) in [("JLfvgnHc2kaSUFaI", 1), ("c2VlZG51bWJlcjIh", 256)] {
         let seed: Seed = seed.parse().expect("a seed");
-        let all: Vec<Member> = (0..100).map(|n| member(plan(n), 1)).collect();
+        let all: Vec<Member> = (0..100).map(|n| member(n * step, 1)).collect();
         let whole = table(&all, size(16_381), &seed);
         let before = owners(&all, &whole);
         let (mut sum, mut worst) = (0.0_f64, 0.0_f64);

@@ -11,8 +11,8 @@ mod slice;
 pub use host::{HostDevice, HostFacts};
 pub use labels::{Label, Labels, Operator, Requirement, Selector};
 pub use object::{
-    EndpointRecord, HostPort, IdentityClaim, Namespace, Node, NodeAddress, NodeAddressKind, ObjectName, Place,
-    Pod, PodPort, RemoteEndpoint,
+    EndpointRecord, HostPort, IdentityClaim, Namespace, Node, NodeAddress, NodeAddressKind, ObjectName,
+    Place, Pod, PodPort, RemoteEndpoint,
 };
 pub use policy::{
     Clause, DefaultDeny, Entity, Peer, PeerSet, PolicyRule, PortMatch, PortSet, RuleVerdict, Subject,

@@ -29,6 +29,7 @@ mod sys;
 mod table;
 
 use crate::AttachMode;
+pub use attach::cgroup::{CgroupAttachment, SOCKET_PROGRAMS};
 use cilium_abi::maps;
 use cilium_engine::driver::{Driver, DriverError, Scope, Step};
 use cilium_engine::state;

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! bpf_dir/maps/<name>_v<version>         bpf_dir/progs/<set>/<program>, private_<map>
-//! bpf_dir/links/<interface>_<hook>       …/new-<name>: being made; left behind by a kill, it is a stray
+//! bpf_dir/links/<interface>_<hook>       bpf_dir/links/<program of a cgroup>
+//! …/new-<name>: being made; left behind by a kill, it is a stray
 //! ```
 
 use super::fault::fault;

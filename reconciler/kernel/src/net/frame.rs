@@ -6,7 +6,7 @@
 use netlink_packet_core::{NLM_F_ACK_TLVS, NLM_F_CAPPED};
 
 /// `sizeof(struct nlmsghdr)`.
-const HEADER: usize = 16;
+pub(super) const HEADER: usize = 16;
 /// `NLMSGERR_ATTR_MSG`.
 const ATTR_MESSAGE: u16 = 1;
 /// Longest text of the kernel that is kept, in bytes.

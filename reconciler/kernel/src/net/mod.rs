@@ -18,6 +18,7 @@ mod netns;
 mod ownership;
 mod pod;
 mod route;
+pub mod sockdiag;
 mod socket;
 mod sys;
 mod sysctl;
@@ -25,6 +26,7 @@ mod table;
 mod up;
 pub mod watch;
 
+pub use netns::own_cookie;
 pub use sysctl::SYSCTLS;
 pub use table::LinkTable;
 

@@ -8,9 +8,11 @@
 use super::error::NetlinkError;
 use super::socket::Netlink;
 use super::sys;
+use cilium_engine::driver::DriverError;
 use cilium_engine::state::LinkName;
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::nsid::{NsidAttribute, NsidMessage};
+use netlink_sys::{Socket, protocols::NETLINK_ROUTE};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -118,13 +120,28 @@ pub(super) fn inside<N, T>(
     namespaces.iter().map(visit).collect()
 }
 
+/// The cookie by which BPF programs know the network namespace of the calling thread.
+///
+/// # Errors
+/// The kernel does not tell it (before Linux 5.14).
+pub fn own_cookie() -> Result<u64, DriverError> {
+    let ask = || {
+        let socket = Socket::new(NETLINK_ROUTE)?;
+        sys::netns_cookie(socket.as_fd())
+    };
+    ask().map_err(|error| {
+        DriverError::new(format!("read the cookie of this network namespace: {error}"))
+            .hint("Linux 5.14 or later tells it")
+    })
+}
+
 /// While it lives, the calling thread is in another namespace; also a panic brings it back.
-struct Inside {
+pub(super) struct Inside {
     home: File,
 }
 
 impl Inside {
-    fn enter(netns: &File) -> io::Result<Self> {
+    pub(super) fn enter(netns: &File) -> io::Result<Self> {
         let home = open(Path::new(OWN))?;
         sys::enter_netns(netns.as_fd())?;
         Ok(Self { home })

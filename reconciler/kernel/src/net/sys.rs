@@ -1,4 +1,5 @@
-//! The system calls that have no safe wrapper here: entering a network namespace, bounding a receive.
+//! The system calls that have no safe wrapper here: entering a network namespace and its cookie, bounding a
+//! receive.
 //! The only place of this module with `unsafe`.
 
 use std::io;
@@ -30,4 +31,23 @@ pub(super) fn bound_receive(socket: BorrowedFd<'_>, limit: Duration) -> io::Resu
         )
     };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// The cookie of a socket's network namespace.
+pub(super) fn netns_cookie(socket: BorrowedFd<'_>) -> io::Result<u64> {
+    /// include/uapi/asm-generic/socket.h; not in libc.
+    const SO_NETNS_COOKIE: libc::c_int = 71;
+    let mut cookie = 0u64;
+    let mut size = libc::socklen_t::try_from(size_of_val(&cookie)).map_err(io::Error::other)?;
+    // SAFETY: the pointer and the size are those of `cookie`, which lives until the call returns.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            SO_NETNS_COOKIE,
+            std::ptr::from_mut(&mut cookie).cast(),
+            &raw mut size,
+        )
+    };
+    if result == 0 { Ok(cookie) } else { Err(io::Error::last_os_error()) }
 }

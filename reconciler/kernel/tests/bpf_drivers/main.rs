@@ -2,6 +2,7 @@
 //! `/sys/fs/bpf/cilium-test-*` and network namespaces `kb-*`, which go with it, also when it panics.
 
 mod bench;
+mod cgroup;
 mod maps;
 mod programs;
 mod reading;

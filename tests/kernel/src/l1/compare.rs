@@ -8,6 +8,7 @@ use cilium_abi::{ct::CtRow, event, proto};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::rc::Rc;
+use std::time::Duration;
 
 /// The programs and the model in the same state.
 pub struct Trial<'a> {
@@ -23,12 +24,13 @@ pub fn coarse_seconds() -> u32 {
     u32::try_from(coarse().tv_sec).expect("this machine is not that old")
 }
 
-/// Waits out the end of a second, so that a packet and what the model thinks of it fall into one.
-fn settle() {
-    /// Far more than a step takes, and a tick of the coarse clock.
-    const MARGIN: libc::c_long = 20_000_000;
-    while coarse().tv_nsec > 1_000_000_000 - MARGIN {
-        std::thread::sleep(std::time::Duration::from_millis(1));
+/// Far more than a step takes, and a tick of the coarse clock.
+const STEP: Duration = Duration::from_millis(20);
+
+/// Waits out the end of a second, if less than `left` of it remains: what follows falls into one.
+pub fn settle(left: Duration) {
+    while Duration::from_nanos(coarse().tv_nsec.cast_unsigned()) + left > Duration::from_secs(1) {
+        std::thread::sleep(Duration::from_millis(1));
     }
 }
 
@@ -66,7 +68,8 @@ impl<'a> Trial<'a> {
     /// Loses a row that programs wrote, as an LRU map may at any time: one of many, by number.
     pub fn lose(&mut self, number: usize) {
         let entries = self.model.connections.len();
-        let rows = entries + self.model.translations.len();
+        let both = entries + self.model.translations.len();
+        let rows = both + self.model.affinities.len();
         if rows == 0 {
             return;
         }
@@ -77,6 +80,18 @@ impl<'a> Trial<'a> {
         } else if let Some(key) = self.model.translations.keys().nth(number - entries).copied() {
             self.model.translations.remove(&key);
             self.lab.remove_translation(&key);
+        } else if let Some(key) = self.model.affinities.keys().nth(number - both).copied() {
+            self.model.affinities.remove(&key);
+            self.lab.remove_affinity(&key);
+        }
+    }
+
+    /// Lets so many seconds pass for what a client keeps: one of many, by number.
+    pub fn age(&mut self, number: usize, seconds: u32) {
+        let clients = self.model.affinities.len();
+        if let Some((key, row)) = self.model.affinities.iter_mut().nth(number % clients.max(1)) {
+            row.used = row.used.saturating_sub(seconds);
+            self.lab.put_affinity(key, row);
         }
     }
 
@@ -85,7 +100,8 @@ impl<'a> Trial<'a> {
     /// # Errors
     /// What differs.
     pub fn step(&mut self, input: &Input) -> Result<Option<(Seen, Expected)>, String> {
-        settle();
+        // The packet and what the model thinks of it.
+        settle(STEP);
         let seen = match self.lab.run(input) {
             Ok(seen) => seen,
             Err(e) if e.raw_os_error() == Some(libc::EINVAL) => return Ok(None),
@@ -107,7 +123,7 @@ impl<'a> Trial<'a> {
         if wrong.is_empty() { Ok(Some((seen, expected))) } else { Err(wrong.join("\n  ")) }
     }
 
-    /// Compares all entries, translations and drop counters.
+    /// Compares all entries, translations, affinities and drop counters.
     pub fn audit(&self) -> Vec<String> {
         let mut wrong = Vec::new();
         let entries = self.lab.connections();
@@ -127,6 +143,17 @@ impl<'a> Trial<'a> {
             let (got, want) = (rows.get(key), self.model.translations.get(key));
             if got.map(facts) != want.map(facts) {
                 wrong.push(format!("translation {key:?}: is {got:?}, should be {want:?}"));
+            }
+        }
+        let rows = self.lab.affinities();
+        for key in rows.keys().chain(self.model.affinities.keys()).collect::<BTreeSet<_>>() {
+            let same = match (rows.get(key), self.model.affinities.get(key)) {
+                (Some(got), Some(want)) => got.backend == want.backend && got.used.abs_diff(want.used) <= 1,
+                _ => false,
+            };
+            if !same {
+                let (got, want) = (rows.get(key), self.model.affinities.get(key));
+                wrong.push(format!("affinity {key:?}: is {got:?}, should be {want:?}"));
             }
         }
         for (at, before) in &self.before {

@@ -3,6 +3,8 @@
 //!
 //! Never: a judgement; limits are given, whoever measures compares.
 
+mod north_south;
+
 use super::lab::{Hook, Input, Lab};
 use super::packet::{ACK, SYN, tcp, udp};
 use super::sys::{self, SKB_WORDS, insn};
@@ -31,6 +33,12 @@ pub enum Sort {
     New,
     /// Opens one, through a service.
     NewService,
+    /// Of a known connection of a client outside.
+    Outside,
+    /// Opens one of a client outside, with a pod here.
+    NewOutside,
+    /// Opens one of a client outside, with a backend elsewhere: four rows are written.
+    NewElsewhere,
     /// Refused by policy.
     Denied,
 }
@@ -41,7 +49,9 @@ impl Sort {
         match self {
             Self::Established => 150.0,
             Self::New => 1500.0,
-            Self::NewService => 1800.0,
+            Self::NewService | Self::NewOutside => 1800.0,
+            Self::Outside => 700.0,
+            Self::NewElsewhere => 3000.0,
             Self::Denied => 200.0,
         }
     }
@@ -60,6 +70,10 @@ pub struct Floors {
     pub lru: f64,
     /// A lookup in a per-CPU array.
     pub array: f64,
+    /// A lookup of the kernel's route, IPv4 and IPv6.
+    pub route: [f64; 2],
+    /// A new address and port for one end, with checksums, IPv4 and IPv6.
+    pub rewrite: [f64; 2],
 }
 
 /// One packet's cost.
@@ -94,7 +108,7 @@ fn floor(code: &[u64]) -> f64 {
     let context = [0u32; SKB_WORDS];
     least(
         |each| sys::test_run(program.as_fd(), &PACKET, &context, each, 0).expect("a floor runs").nanoseconds,
-        100_000,
+        30_000,
     )
 }
 
@@ -183,6 +197,8 @@ struct Measured {
     sort: Sort,
     /// Hash lookups, LRU lookups, LRU inserts, events, arrays (scratch, revision, counters).
     touches: [f64; 5],
+    /// Nanoseconds of the helpers that it needs for routes and translations.
+    beyond: f64,
 }
 
 fn repeated(lab: &mut Lab) -> Vec<Measured> {
@@ -199,6 +215,7 @@ fn repeated(lab: &mut Lab) -> Vec<Measured> {
                 nanoseconds,
                 sort: Sort::Established,
                 touches,
+                beyond: 0.0,
             });
         };
         let forward = |flags| tcp(a, b, (4000, 80), flags).from(A).ttl(255).bytes();
@@ -244,7 +261,13 @@ fn singular(lab: &mut Lab, once_more: f64) -> Vec<Measured> {
             })
         };
         let mut add = |name: &str, nanoseconds, sort, touches| {
-            out.push(Measured { name: format!("{family:?} {name}"), nanoseconds, sort, touches });
+            out.push(Measured {
+                name: format!("{family:?} {name}"),
+                nanoseconds,
+                sort,
+                touches,
+                beyond: 0.0,
+            });
         };
         add("new, pod to pod", once(lab, &world, 7, packets(b, 80)), Sort::New, [8.0, 1.0, 1.0, 0.0, 4.0]);
         add(
@@ -268,6 +291,7 @@ fn singular(lab: &mut Lab, once_more: f64) -> Vec<Measured> {
             nanoseconds: denied + once_more,
             sort: Sort::Denied,
             touches: [5.0, 1.0, 0.0, 1.0, 3.0],
+            beyond: 0.0,
         });
     }
     out
@@ -288,17 +312,21 @@ pub fn measure() -> (Floors, Vec<Cost>) {
     single.sort_unstable();
     let empty_once = f64::from(single[single.len() / 2]);
     // Under emulation everything takes as many times longer as a lookup does.
-    let floors = Floors { empty, empty_once, hash, lru, array };
+    let both = [Family::V4, Family::V6];
+    let route = both.map(|family| north_south::route(family, lab.links.eth0) - empty);
+    let rewrite = both.map(|family| north_south::rewrite(family) - empty);
+    let floors = Floors { empty, empty_once, hash, lru, array, route, rewrite };
     let slow = floors.slow();
     let each = [hash, lru, LRU_INSERT * slow, EVENT * slow, array];
     let cost = |measured: Measured, base: f64| Cost {
         name: measured.name,
         sort: measured.sort,
         net: measured.nanoseconds - base,
-        floors: measured.touches.iter().zip(each).map(|(n, ns)| n * ns).sum(),
+        floors: measured.touches.iter().zip(each).map(|(n, ns)| n * ns).sum::<f64>() + measured.beyond,
     };
     let mut all: Vec<Cost> = repeated(&mut lab).into_iter().map(|measured| cost(measured, empty)).collect();
     let singular = singular(&mut lab, empty_once - empty);
     all.extend(singular.into_iter().map(|measured| cost(measured, empty_once)));
+    all.extend(north_south::measure(&floors).into_iter().map(|measured| cost(measured, empty_once)));
     (floors, all)
 }

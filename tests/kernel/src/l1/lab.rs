@@ -1,5 +1,6 @@
 //! The production programs in a namespace of their own: loads them once, fills their maps, runs them.
 
+use super::frontends::MAGLEV_ROWS;
 use super::sys::{self, SKB_CB, SKB_IFINDEX, SKB_INGRESS, SKB_MARK, SKB_WORDS};
 use super::world::{ETH0_MAC, GATEWAY_MAC, Links, Mode, REMOTE_NODE_MAC, World, constants};
 use aya::maps::{Map, MapData, RingBuf};
@@ -9,6 +10,7 @@ use cilium_abi::{
     Mac,
     ct::{CtKey, CtRow},
     event::Event,
+    lb::{AffinityKey, AffinityRow},
     maps, metrics,
     node::NodeConstants,
     snat::{SnatKey, SnatRow},
@@ -182,6 +184,13 @@ impl Lab {
         sync(self.map(maps::SLOT.name), &old.slots, &world.slots);
         sync(self.map(maps::BACKEND.name), &old.backends, &world.backends);
         sync(self.map(maps::REVNAT.name), &old.revnats, &world.revnats);
+        sync(self.map(maps::SOURCE_RANGE.name), &old.source_ranges, &world.source_ranges);
+        for place in 0..MAGLEV_ROWS {
+            let number = world.maglev.get(&place).copied().unwrap_or(0);
+            if number != old.maglev.get(&place).copied().unwrap_or(0) {
+                sys::update(self.map(maps::MAGLEV.name), &place, &number).expect("a place can be written");
+            }
+        }
         sys::update(self.map(maps::RUNTIME.name), &0u32, &world.runtime)
             .expect("the runtime row can be written");
         sys::update(self.map(maps::REVISION.name), &0u32, &world.revision)
@@ -189,7 +198,7 @@ impl Lab {
         self.installed = world.clone();
     }
 
-    /// Forgets every connection and translation, and unread events.
+    /// Forgets every connection, translation and affinity, and unread events.
     pub fn forget(&mut self) {
         for name in [maps::CT_TCP.name, maps::CT_ANY.name] {
             let map = self.map(name);
@@ -200,6 +209,10 @@ impl Lab {
         let map = self.map(maps::SNAT.name);
         for (key, _) in sys::dump::<SnatKey, SnatRow>(map, ROWS as usize).expect("the map can be read") {
             sys::delete(map, &key).expect("a row can be removed");
+        }
+        let map = self.map(maps::AFFINITY.name);
+        for key in self.affinities().keys() {
+            sys::delete(map, key).expect("a row can be removed");
         }
         while self.events.next().is_some() {}
     }
@@ -245,6 +258,24 @@ impl Lab {
     /// Removes a translation.
     pub fn remove_translation(&self, key: &SnatKey) {
         sys::delete(self.map(maps::SNAT.name), key).expect("a row can be removed");
+    }
+
+    /// Which backends clients keep.
+    pub fn affinities(&self) -> BTreeMap<AffinityKey, AffinityRow> {
+        sys::dump(self.map(maps::AFFINITY.name), ROWS as usize)
+            .expect("the map can be read")
+            .into_iter()
+            .collect()
+    }
+
+    /// Writes which backend a client keeps.
+    pub fn put_affinity(&self, key: &AffinityKey, row: &AffinityRow) {
+        sys::update(self.map(maps::AFFINITY.name), key, row).expect("a row can be written");
+    }
+
+    /// Forgets which backend a client keeps.
+    pub fn remove_affinity(&self, key: &AffinityKey) {
+        sys::delete(self.map(maps::AFFINITY.name), key).expect("a row can be removed");
     }
 
     /// Packets counted under a reason and direction.
@@ -347,6 +378,7 @@ pub fn load_those(node: &NodeConstants, most: Option<u32>, wanted: impl Fn(&str)
     }
     if most.is_some() {
         loader.map_max_entries(maps::EVENTS.name, 256 << 10);
+        loader.map_max_entries(maps::MAGLEV.name, MAGLEV_ROWS);
     }
     loader.override_global("NODE", node.as_bytes(), true);
     // Another object than the release's, to see that the tests notice.

@@ -12,6 +12,7 @@
 
 pub mod compare;
 pub mod cost;
+pub mod frontends;
 pub mod lab;
 pub mod model;
 pub mod packet;

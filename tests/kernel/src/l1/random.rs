@@ -1,6 +1,7 @@
 //! Random worlds and packets from a seed. Few addresses and ports, so that packets meet: answers,
 //! retransmissions, collisions and hijacks all happen by chance. Never: an opinion about them.
 
+use super::frontends::{AFFINITY, MAGLEV_ROWS, places as frontends};
 use super::lab::{Hook, Input};
 use super::model::{Ends, Parsed};
 use super::packet::{self, Build};
@@ -15,7 +16,10 @@ use cilium_abi::{
     },
     identity,
     ipcache::{FLAG_IN_CLUSTER, IpcacheRow, PrefixKey},
-    lb::BACKEND_TERMINATING,
+    lb::{
+        BACKEND_TERMINATING, FRONTEND_EXTERNAL, FRONTEND_MAGLEV, FRONTEND_SOURCE_DENY,
+        FRONTEND_SOURCE_RANGES, FRONTEND_TWO_SCOPES, FrontendKey, FrontendRow, SourceRangeKey,
+    },
     node::mark,
     proto,
 };
@@ -53,7 +57,7 @@ impl Random {
 
 const PODS: [Pod; 3] = [A, B, C];
 const PORTS: [u16; 6] = [80, 80, 8080, 443, 53, 8472];
-const CLIENT_PORTS: [u16; 5] = [4000, 4001, 40_000, 40_003, 80];
+const CLIENT_PORTS: [u16; 6] = [4000, 4001, 40_000, 40_003, 80, 30_080];
 const FLAGS: [u8; 12] = [2, 2, 2, 0x12, 0x10, 0x10, 0x18, 0x11, 0x04, 0x14, 0, 0x03];
 
 /// A random world on the default one.
@@ -139,7 +143,7 @@ pub fn world(random: &mut Random, links: &Links, mode: Mode) -> World {
 
 /// More, fewer and other rows of the ipcache.
 fn places(random: &mut Random, world: &mut World, mode: Mode) {
-    let tunnel = if mode == Mode::Native { Address::NONE } else { at::remote_node(Family::V4) };
+    let tunnel = if mode.is_native() { Address::NONE } else { at::remote_node(Family::V4) };
     for family in [Family::V4, Family::V6] {
         if random.chance(20) {
             world.ipcache.remove(&at::remote_pod(family));
@@ -162,6 +166,16 @@ fn places(random: &mut Random, world: &mut World, mode: Mode) {
     if random.chance(5) {
         world.runtime.overlay_ifindex = 0;
     }
+    if random.chance(5) {
+        world.devices.clear();
+    }
+    for device in world.devices.values_mut() {
+        match random.below(40) {
+            0 => device.ipv4 = Address::NONE,
+            1 => device.ipv6 = Address::NONE,
+            _ => {}
+        }
+    }
 }
 
 /// Services that lost backends, or whose backends are leaving.
@@ -180,10 +194,78 @@ fn services(random: &mut Random, world: &mut World) {
             row.count = 0;
         }
     }
+    for (key, row) in &mut world.frontends {
+        for (flag, percent) in FLAGS_OF_FRONTENDS {
+            if random.chance(percent) {
+                row.flags ^= flag;
+            }
+        }
+        if random.chance(10) {
+            // A table that runs out of the map has places without backend.
+            let tables: [u32; 4] = if key.addr.is_v4() { [0, 1, 13, 99] } else { [26, 39, 45, 99] };
+            row.maglev = random.pick(&tables);
+        }
+        row.affinity = if random.chance(35) {
+            random.pick(&[0, 1, 2, AFFINITY, AFFINITY, 86_400])
+        } else {
+            row.affinity
+        };
+    }
+    let scopes: Vec<_> = world.frontends.keys().copied().collect();
+    for key in scopes {
+        if random.chance(8) {
+            let row = world.frontends[&key];
+            let count = row.count.min(1);
+            world.frontends.insert(FrontendKey { scope: 1 - key.scope, ..key }, FrontendRow { count, ..row });
+        }
+    }
+    for place in 0..MAGLEV_ROWS {
+        let is_v4 = place < MAGLEV_ROWS / 2;
+        if random.chance(10) {
+            let numbers: Vec<u32> = world
+                .backends
+                .iter()
+                .filter(|(_, backend)| backend.addr.is_v4() == is_v4)
+                .map(|(number, _)| *number)
+                .collect();
+            let number = if random.chance(50) { random.pick(&numbers) } else { random.pick(&[0, 7]) };
+            world.maglev.insert(place, number);
+        }
+    }
+    ranges(random, world);
     for backend in world.backends.values_mut() {
         if random.chance(5) {
             backend.flags |= BACKEND_TERMINATING;
         }
+    }
+}
+
+/// Flags of frontends and how often they differ from the base world's.
+const FLAGS_OF_FRONTENDS: [(u32, usize); 5] = [
+    (FRONTEND_EXTERNAL, 8),
+    (FRONTEND_TWO_SCOPES, 8),
+    (FRONTEND_SOURCE_RANGES, 8),
+    (FRONTEND_SOURCE_DENY, 20),
+    (FRONTEND_MAGLEV, 15),
+];
+
+/// Other ranges of sources: wider, narrower, of every length.
+fn ranges(random: &mut Random, world: &mut World) {
+    let frontends: Vec<(Address, u16)> =
+        world.frontends.iter().map(|(key, row)| (key.addr, row.rev_nat)).collect();
+    world.source_ranges.retain(|_, _| random.chance(70));
+    for _ in 0..random.below(12) {
+        let (addr, rev_nat) = random.pick(&frontends);
+        let (family, first) = if addr.is_v4() { (Family::V4, 96) } else { (Family::V6, 0) };
+        let within = random.pick(&[at::outside(family), at::outside_narrow(family), at::world(family)]);
+        let len = (first + random.below(129 - first) * usize::from(!random.chance(10))) as u32;
+        let bits = u128::from_be_bytes(within.bytes());
+        let kept = if len == 0 { 0 } else { bits >> (128 - len) << (128 - len) };
+        let words = kept.to_be_bytes();
+        let word = |at: usize| u32::from_ne_bytes([words[at], words[at + 1], words[at + 2], words[at + 3]]);
+        let addr = Address { words: [word(0), word(4), word(8), word(12)] };
+        let key = SourceRangeKey { prefix_len: 32 + len, rev_nat, reserved: 0, addr };
+        world.source_ranges.insert(key, 1);
     }
 }
 
@@ -240,13 +322,22 @@ impl Traffic {
             17 => at::world(family),
             18 => self.random.pick(&[at::stranger(family), at::gateway(family)]),
             19 => at::blackhole(family),
-            20 => self.random.pick(&[at::nobody(family), at::empty_service(family)]),
+            20 => self.random.pick(&[
+                at::nobody(family),
+                at::empty_service(family),
+                at::remote_router(family),
+                at::balancer(family),
+                at::external(family),
+            ]),
             _ => at::service(family),
         }
     }
 
     fn fresh(&mut self) -> (Build, Address, Address) {
         let family = self.random.pick(&[Family::V4, Family::V6]);
+        if self.random.chance(30) {
+            return self.asking(family);
+        }
         let src =
             if self.random.chance(55) { self.random.pick(&PODS).ip(family) } else { self.anyone(family) };
         let dst = self.anyone(family);
@@ -255,6 +346,29 @@ impl Traffic {
             ports = (ports.1, ports.0);
         }
         (self.body(src, dst, ports), src, dst)
+    }
+
+    /// To a frontend, mostly from outside.
+    fn asking(&mut self, family: Family) -> (Build, Address, Address) {
+        let all: Vec<_> = frontends(family).collect();
+        let (dst, port) = self.random.pick(&all);
+        let src = match self.random.below(10) {
+            0..=6 => self.random.pick(&[
+                at::outside(family),
+                at::outside_narrow(family),
+                at::world(family),
+                at::gateway(family),
+            ]),
+            7 | 8 => self.random.pick(&PODS).ip(family),
+            _ => self.anyone(family),
+        };
+        let ports = (self.random.pick(&CLIENT_PORTS), port);
+        let build = if self.random.chance(65) {
+            packet::tcp(src, dst, ports, self.random.pick(&FLAGS))
+        } else {
+            packet::udp(src, dst, ports)
+        };
+        (build, src, dst)
     }
 
     fn body(&mut self, src: Address, dst: Address, ports: (u16, u16)) -> Build {
@@ -332,7 +446,13 @@ impl Traffic {
                 Hook::FromHost,
                 Hook::FromHost,
             ]),
-            (None, None) if self.random.chance(60) => self.random.pick(&[Hook::FromNetdev, Hook::ToNetdev]),
+            (None, None) if self.random.chance(80) => self.random.pick(&[
+                Hook::FromNetdev,
+                Hook::FromNetdev,
+                Hook::FromNetdev,
+                Hook::ToNetdev,
+                Hook::FromOverlay,
+            ]),
             _ => self.random.pick(&Hook::ALL),
         };
         let pod = match hook {
@@ -377,6 +497,7 @@ impl Traffic {
                 2,
                 6,
                 9,
+                10,
                 REMOTE_POD_ID,
                 REMOTE_POD_ID + 1,
                 OUTSIDE_ID & 0xff_ffff,

@@ -6,9 +6,11 @@ use super::lab::{Hook, Input, Lab, Seen};
 use super::model::{Ends, Parsed, Verdict, key, parse};
 use super::world::{Links, Mode, Pod, World};
 use cilium_abi::{
-    Address, Mac,
+    Address, Be16, Mac,
     ct::{CtRow, KIND_CONNECTION},
     event,
+    lb::{AffinityKey, AffinityRow},
+    snat::{SnatKey, SnatRow},
 };
 
 /// Where a packet is.
@@ -78,6 +80,12 @@ pub enum Check {
     Untouched,
     /// There is a conntrack entry for what came out, or none.
     Entry(bool),
+    /// There is a conntrack entry of these ends, or none.
+    Known(Ends, bool),
+    /// The ends of the packet inside an ICMP error.
+    Inside(Ends),
+    /// The client keeps the backend of this number, or none.
+    Keeps(AffinityKey, Option<u32>),
     /// How long that entry lives, give or take two seconds.
     Lives(u32),
     /// An event of this kind was given.
@@ -161,6 +169,23 @@ impl Fixture {
             let row = CtRow { expires, ..row };
             trial.lab.put_connection(&key, &row);
             trial.model.connections.insert(key, row);
+        })
+    }
+    /// With a translation that was used so many seconds ago.
+    pub fn translation(self, key: SnatKey, to: (Address, u16), flags: u16, seconds: u32) -> Self {
+        self.prepare(move |trial| {
+            let then = coarse_seconds() - seconds;
+            let row = SnatRow { addr: to.0, port: Be16::new(to.1), flags, created: then, used: then };
+            trial.lab.put_translation(&key, &row);
+            trial.model.translations.insert(key, row);
+        })
+    }
+    /// With a client that has kept a backend for so many seconds.
+    pub fn affinity(self, key: AffinityKey, backend: u32, seconds: u32) -> Self {
+        self.prepare(move |trial| {
+            let row = AffinityRow { backend, used: coarse_seconds() - seconds };
+            trial.lab.put_affinity(&key, &row);
+            trial.model.affinities.insert(key, row);
         })
     }
     fn step(mut self, site: Site, frame: impl Into<Frame>, want: Verdict) -> Self {
@@ -269,6 +294,13 @@ fn look(trial: &Trial<'_>, input: &Input, seen: &Seen, out: &Parsed, check: &Che
         Check::Mark(mark) => seen.mark == *mark,
         Check::Untouched => seen.data == input.data,
         Check::Entry(wanted) => entry().is_some() == *wanted,
+        Check::Known(ends, wanted) => {
+            trial.lab.connection(&key(ends, KIND_CONNECTION).0).is_some() == *wanted
+        }
+        Check::Inside(ends) => out.inner.is_some_and(|(inner, _)| inner == *ends),
+        Check::Keeps(client, backend) => {
+            trial.lab.affinities().get(client).map(|row| row.backend) == *backend
+        }
         Check::Lives(seconds) => {
             entry().is_some_and(|row| row.expires.abs_diff(coarse_seconds() + seconds) <= 2)
         }

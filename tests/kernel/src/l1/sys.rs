@@ -283,6 +283,27 @@ pub fn create(map_type: u32, key_size: u32, value_size: u32, max_entries: u32) -
     bpf(0, &mut CreateAttr { map_type, key_size, value_size, max_entries, ..CreateAttr::default() }).map(own)
 }
 
+#[repr(C)]
+#[derive(Default)]
+struct QueryAttr {
+    target: u32,
+    attach_type: u32,
+    query_flags: u32,
+    attach_flags: u32,
+    prog_ids: u64,
+    count: u32,
+    padding: u32,
+}
+
+/// How many programs are attached to a cgroup at an attach type.
+///
+/// # Errors
+/// What the kernel says.
+pub fn attached(cgroup: BorrowedFd<'_>, attach_type: u32) -> io::Result<u32> {
+    let mut attr = QueryAttr { target: raw(cgroup), attach_type, ..QueryAttr::default() };
+    bpf(16, &mut attr).map(|_| attr.count)
+}
+
 /// One BPF instruction as its eight bytes (include/uapi/linux/bpf.h, `struct bpf_insn`).
 pub const fn insn(code: u8, dst: u8, src: u8, offset: i16, value: i32) -> u64 {
     let [a, b] = offset.to_le_bytes();

@@ -1,12 +1,13 @@
 //! The state a packet meets: map rows, and the rules and routes they come from. Plain data, shared by
 //! the programs (as rows) and the model (as rules). Never: a decision about a packet.
 
+use super::frontends;
 use cilium_abi::{
     Address, Be16, Mac,
     endpoint::{ENDPOINT_HOST, EndpointConfigRow, EndpointRow},
     identity,
     ipcache::{FLAG_IN_CLUSTER, IpcacheRow, PrefixKey},
-    lb::{BackendRow, FRONTEND_CLUSTER_IP, FrontendKey, FrontendRow, RevNatRow, SlotKey},
+    lb::{BackendRow, FRONTEND_CLUSTER_IP, FrontendKey, FrontendRow, RevNatRow, SlotKey, SourceRangeKey},
     node::{self, DeviceRow, NodeConstants, RuntimeRow},
     policy::{ALLOW, DENY, EGRESS, NONE, PolicyKey, PolicyRow, port_prefix},
 };
@@ -121,6 +122,12 @@ pub mod at {
         service = "10.96.0.10", "fd00:96::10";
         /// A frontend without.
         empty_service = "10.96.0.11", "fd00:96::11";
+        /// A load balancer's address, on no interface.
+        balancer = "198.19.0.5", "2001:db8:19::5";
+        /// An external address of a service, on no interface.
+        external = "198.19.0.6", "2001:db8:19::6";
+        /// The router address of the other node.
+        remote_router = "10.2.0.1", "fd00:2::1";
     }
 }
 
@@ -249,6 +256,10 @@ pub struct World {
     pub backends: BTreeMap<u32, BackendRow>,
     /// By number.
     pub revnats: BTreeMap<u32, RevNatRow>,
+    /// By frontend and prefix.
+    pub source_ranges: BTreeMap<SourceRangeKey, u32>,
+    /// By place.
+    pub maglev: BTreeMap<u32, u32>,
     /// Runtime facts.
     pub runtime: RuntimeRow,
     /// Ipcache revision.
@@ -264,6 +275,21 @@ pub enum Mode {
     Tunnel,
     /// Overlay, no masquerading, host subject to policy.
     Strict,
+    /// As [`Self::Native`], and devices serve frontends.
+    Balancer,
+    /// Overlay, devices serve frontends, few ports, IPv4 alone masqueraded, host subject to policy.
+    BalancerTunnel,
+}
+
+impl Mode {
+    /// All of them.
+    pub const ALL: [Self; 5] =
+        [Self::Native, Self::Tunnel, Self::Strict, Self::Balancer, Self::BalancerTunnel];
+
+    /// Whether other nodes' pods are reached without the overlay.
+    pub const fn is_native(self) -> bool {
+        matches!(self, Self::Native | Self::Balancer)
+    }
 }
 
 /// The constants of a mode.
@@ -273,25 +299,28 @@ pub fn constants(mode: Mode) -> NodeConstants {
         Mode::Native => masquerade | node::NODE_ALLOW_LOCALHOST,
         Mode::Tunnel => masquerade | node::NODE_ALLOW_LOCALHOST | node::NODE_TUNNEL,
         Mode::Strict => node::NODE_TUNNEL,
+        Mode::Balancer => masquerade | node::NODE_ALLOW_LOCALHOST | node::NODE_LB,
+        Mode::BalancerTunnel => node::NODE_MASQUERADE_IPV4 | node::NODE_TUNNEL | node::NODE_LB,
     };
+    let few_ports = matches!(mode, Mode::Tunnel | Mode::BalancerTunnel);
     let both = node::NODE_IPV4 | node::NODE_IPV6;
     NodeConstants {
-        flags: flags | both | node::NODE_EVENT_DROP | node::NODE_EVENT_VERDICT,
+        flags: flags | both | node::NODE_EVENT_DROP | node::NODE_EVENT_VERDICT | node::NODE_SOCK,
         world_ipv4: identity::WORLD_IPV4,
         world_ipv6: identity::WORLD_IPV6,
         router_ipv4: at::router(Family::V4),
         router_ipv6: at::router(Family::V6),
-        native_ipv4: if mode == Mode::Native { ip("10.0.0.0") } else { Address::NONE },
-        native_ipv6: if mode == Mode::Native { ip("fd00::") } else { Address::NONE },
-        native_ipv4_len: if mode == Mode::Native { 104 } else { 0 },
-        native_ipv6_len: if mode == Mode::Native { 16 } else { 0 },
+        native_ipv4: if mode.is_native() { ip("10.0.0.0") } else { Address::NONE },
+        native_ipv6: if mode.is_native() { ip("fd00::") } else { Address::NONE },
+        native_ipv4_len: if mode.is_native() { 104 } else { 0 },
+        native_ipv6_len: if mode.is_native() { 16 } else { 0 },
         ct_tcp: 8000,
         ct_syn: 60,
         ct_fin: 10,
         ct_any: 30,
-        snat_port_min: if mode == Mode::Tunnel { 40_000 } else { 32_768 },
-        snat_port_max: if mode == Mode::Tunnel { 40_007 } else { 65_535 },
-        maglev_size: 0,
+        snat_port_min: if few_ports { 40_000 } else { 32_768 },
+        snat_port_max: if few_ports { 40_007 } else { 65_535 },
+        maglev_size: if mode == Mode::Strict { 0 } else { frontends::MAGLEV_SIZE },
         trace_interval: 5,
         trace_aggregation: node::AGGREGATE_MEDIUM,
         reserved: 0,
@@ -311,7 +340,7 @@ impl World {
         let mut world = Self {
             runtime: RuntimeRow {
                 host_ifindex: links.host,
-                overlay_ifindex: if mode == Mode::Native { 0 } else { links.overlay },
+                overlay_ifindex: if mode.is_native() { 0 } else { links.overlay },
                 ..RuntimeRow::default()
             },
             revision: 1,
@@ -374,7 +403,7 @@ impl World {
                 EndpointRow { identity: identity::HOST, flags: ENDPOINT_HOST, ..EndpointRow::default() };
             self.endpoints.insert(own, row);
         }
-        let tunnel = if mode == Mode::Native { Address::NONE } else { at::remote_node(Family::V4) };
+        let tunnel = if mode.is_native() { Address::NONE } else { at::remote_node(Family::V4) };
         for (addr, number) in
             [(at::remote_pod(family), REMOTE_POD_ID), (at::remote_pod_2(family), REMOTE_POD_ID + 1)]
         {
@@ -383,6 +412,7 @@ impl World {
         let node =
             IpcacheRow { identity: identity::REMOTE_NODE, flags: FLAG_IN_CLUSTER, tunnel: Address::NONE };
         self.ipcache.insert(at::remote_node(family), node);
+        self.ipcache.insert(at::remote_router(family), IpcacheRow { tunnel, ..node });
         let (wide, narrow) = match family {
             Family::V4 => (("198.51.100.0", 120), ("198.51.100.128", 121)),
             Family::V6 => (("2001:db8:51::", 48), ("2001:db8:51:1::", 64)),
@@ -407,7 +437,14 @@ impl World {
             let frontend = |addr, count, rev_nat| {
                 (
                     FrontendKey { addr, port: Be16::new(SERVICE_PORT), proto, scope: 0 },
-                    FrontendRow { list, count, rev_nat, flags: FRONTEND_CLUSTER_IP, maglev: 0, affinity: 0 },
+                    FrontendRow {
+                        list,
+                        count,
+                        rev_nat,
+                        flags: FRONTEND_CLUSTER_IP,
+                        maglev: frontends::table(number),
+                        affinity: 0,
+                    },
                 )
             };
             let full = frontend(at::service(family), BACKENDS as u16, number as u16);
@@ -416,6 +453,7 @@ impl World {
             let back = |addr| RevNatRow { addr, port: Be16::new(SERVICE_PORT), reserved: 0 };
             self.revnats.insert(number, back(at::service(family)));
             self.revnats.insert(number + 100, back(at::empty_service(family)));
+            frontends::add(self, family, proto, number, (list, BACKENDS as u16, number * 100));
         }
     }
 

@@ -1,10 +1,14 @@
 //! Services: there, back, without backends, and when backends come and go.
 
 use cilium_abi::{
-    Address, drop,
+    Address, Be16, drop,
     lb::{BACKEND_TERMINATING, SlotKey},
 };
 use cilium_tests_kernel::l1::{
+    frontends::{
+        AFFINITY_PORT, HOST_BACKEND_PORT, HOST_PORT, LISTED_PORT, LOCAL_PORT, MAGLEV_PORT, NODE_PORT,
+        PROCESS_PORT, REFUSED_PORT,
+    },
     model::Parsed,
     packet::{ACK, Build, FIN, RST, SYN, ping, tcp, udp, unreachable},
     script::{Check, Fixture, Site, fixture},
@@ -288,6 +292,80 @@ fn changes() -> Vec<Fixture> {
 #[test]
 fn l1_services_translate_there_and_back() {
     super::run(translation());
+}
+
+/// One backend for every frontend of its family.
+fn everything_is(world: &mut World, addr: Address) {
+    for row in world.frontends.values_mut().filter(|row| row.count > 0) {
+        row.count = 1;
+    }
+    let firsts: Vec<u32> =
+        world.slots.iter().filter(|(key, _)| key.slot == 0).map(|(_, number)| *number).collect();
+    for number in &firsts {
+        if let Some(row) = world.backends.get_mut(number).filter(|row| row.addr.is_v4() == addr.is_v4()) {
+            (row.addr, row.port) = (addr, Be16::new(BACKEND_PORT));
+        }
+    }
+    for number in world.maglev.values_mut() {
+        *number = firsts.iter().copied().filter(|first| first <= number).max().unwrap_or(0);
+    }
+}
+
+/// Every kind of frontend from a pod, there and back.
+fn kinds() -> Vec<Fixture> {
+    let mut table = Vec::new();
+    for family in [Family::V4, Family::V6] {
+        let (own, b, node) = (A.ip(family), B.ip(family), at::node(family));
+        for is_tcp in [true, false] {
+            let to = |addr: Address, port: u16| {
+                let ports = (CLIENT, port);
+                if is_tcp { tcp(own, addr, ports, SYN) } else { udp(own, addr, ports) }.from(A)
+            };
+            let kinds = [
+                ("a NodePort", node, NODE_PORT),
+                ("a NodePort of two scopes", node, LOCAL_PORT),
+                ("a hostPort", node, HOST_PORT),
+                ("a load balancer that lists clients", at::balancer(family), LISTED_PORT),
+                ("a load balancer that refuses clients", at::balancer(family), REFUSED_PORT),
+                ("an external address with a table", at::external(family), MAGLEV_PORT),
+                ("an external address with affinity", at::external(family), AFFINITY_PORT),
+            ];
+            for (text, addr, port) in kinds {
+                for mode in Mode::ALL {
+                    table.push(
+                        fixture(format!(
+                            "{family:?} {} {mode:?} to {text}",
+                            if is_tcp { "TCP" } else { "UDP" }
+                        ))
+                        .mode(mode)
+                        .world(move |world| everything_is(world, b))
+                        .sends(Site::From(A), to(addr, port))
+                        .check(Check::Source(own, CLIENT))
+                        .check(Check::Destination(b, BACKEND_PORT))
+                        .sends(Site::From(B), answer(is_tcp, SYN | ACK))
+                        .check(Check::Source(addr, port))
+                        .check(Check::Destination(own, CLIENT)),
+                    );
+                }
+            }
+            table.push(
+                fixture(format!("{family:?} TCP {is_tcp} to a process of this node"))
+                    .mode(Mode::Balancer)
+                    .passes(Site::From(A), to(node, PROCESS_PORT))
+                    .check(Check::Source(own, CLIENT))
+                    .check(Check::Destination(node, HOST_BACKEND_PORT))
+                    .sends(Site::FromHost, answer(is_tcp, SYN | ACK))
+                    .check(Check::Source(node, PROCESS_PORT))
+                    .check(Check::Destination(own, CLIENT)),
+            );
+        }
+    }
+    table
+}
+
+#[test]
+fn l1_services_of_every_kind_serve_pods() {
+    super::run(kinds());
 }
 
 #[test]

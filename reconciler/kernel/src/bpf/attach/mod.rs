@@ -5,6 +5,7 @@
 //! programs are never touched. What is recognised as ours: a pinned link, a program of a pinned set,
 //! a filter of our name at our place.
 
+pub(super) mod cgroup;
 mod clsact;
 mod tcx;
 mod xdp;

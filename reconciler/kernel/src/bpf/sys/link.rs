@@ -1,7 +1,8 @@
-//! Programs on network devices: links, their replacement, and who runs at a hook.
+//! Programs on network devices and cgroups: links, their replacement, and who runs at a hook.
 
 use super::object::link_by_id;
 use super::{Command, ProgFd, address, bpf, bpf_fd, raw};
+use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes};
@@ -22,7 +23,8 @@ const BEFORE: u32 = 1 << 3;
 #[derive(Clone, Copy, IntoBytes, FromBytes, Immutable)]
 struct CreateAttr {
     prog_fd: u32,
-    target_ifindex: u32,
+    /// Number of an interface, or descriptor of a cgroup.
+    target: u32,
     attach_type: u32,
     flags: u32,
     relative: u32,
@@ -42,7 +44,7 @@ struct UpdateAttr {
 #[repr(C)]
 #[derive(Clone, Copy, IntoBytes, FromBytes, Immutable)]
 struct DetachProgAttr {
-    target_ifindex: u32,
+    target: u32,
     prog_fd: u32,
     attach_type: u32,
     flags: u32,
@@ -54,7 +56,7 @@ struct DetachProgAttr {
 #[repr(C)]
 #[derive(Clone, Copy, IntoBytes, FromBytes, Immutable)]
 struct QueryAttr {
-    target_ifindex: u32,
+    target: u32,
     attach_type: u32,
     query_flags: u32,
     attach_flags: u32,
@@ -90,11 +92,20 @@ impl Linked {
         Self::create(prog, ifindex, AttachType::Xdp, flags)
     }
 
+    /// Puts a program on a cgroup, beside others'.
+    pub(crate) fn cgroup(prog: &ProgFd, cgroup: &File, hook: u32) -> io::Result<Self> {
+        Self::at(prog, raw(cgroup), hook, 0)
+    }
+
     fn create(prog: &ProgFd, ifindex: u32, hook: AttachType, flags: u32) -> io::Result<Self> {
+        Self::at(prog, ifindex, hook as u32, flags)
+    }
+
+    fn at(prog: &ProgFd, target: u32, hook: u32, flags: u32) -> io::Result<Self> {
         let mut attr = CreateAttr {
             prog_fd: raw(&prog.0),
-            target_ifindex: ifindex,
-            attach_type: hook as u32,
+            target,
+            attach_type: hook,
             flags,
             relative: 0,
             reserved: 0,
@@ -137,7 +148,7 @@ impl AttachType {
         let mut progs = [0u32; 64];
         let mut links = [0u32; 64];
         let mut attr = QueryAttr::new_zeroed();
-        attr.target_ifindex = ifindex;
+        attr.target = ifindex;
         attr.attach_type = self as u32;
         attr.prog_ids = address(progs.as_mut_ptr());
         attr.link_ids = address(links.as_mut_ptr());
@@ -156,12 +167,36 @@ impl AttachType {
     /// Takes off a program that was attached without a link.
     pub(crate) fn detach(self, ifindex: u32, prog: &ProgFd) -> io::Result<()> {
         let mut attr = DetachProgAttr::new_zeroed();
-        attr.target_ifindex = ifindex;
+        attr.target = ifindex;
         attr.prog_fd = raw(&prog.0);
         attr.attach_type = self as u32;
         // SAFETY: no pointers.
         unsafe { bpf(Command::ProgDetach, &mut attr) }.map(drop)
     }
+}
+
+/// Numbers of the programs at a cgroup's hook, in the order in which they run.
+pub(crate) fn at_cgroup(cgroup: &File, hook: u32) -> io::Result<Vec<u32>> {
+    // The kernel allows 64 programs at a hook (BPF_CGROUP_MAX_PROGS).
+    let mut progs = [0u32; 64];
+    let mut attr = QueryAttr::new_zeroed();
+    attr.target = raw(cgroup);
+    attr.attach_type = hook;
+    attr.prog_ids = address(progs.as_mut_ptr());
+    attr.count = 64;
+    // SAFETY: the array has the `count` elements announced, and outlives the call.
+    unsafe { bpf(Command::ProgQuery, &mut attr)? };
+    Ok(progs.into_iter().take(attr.count as usize).collect())
+}
+
+/// Takes off a program that was attached to a cgroup without a link.
+pub(crate) fn detach_from_cgroup(cgroup: &File, hook: u32, prog: &ProgFd) -> io::Result<()> {
+    let mut attr = DetachProgAttr::new_zeroed();
+    attr.target = raw(cgroup);
+    attr.prog_fd = raw(&prog.0);
+    attr.attach_type = hook;
+    // SAFETY: no pointers.
+    unsafe { bpf(Command::ProgDetach, &mut attr) }.map(drop)
 }
 
 #[repr(C)]

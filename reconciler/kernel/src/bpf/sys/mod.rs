@@ -13,9 +13,12 @@ mod object;
 
 pub(crate) use clock::{centiseconds, coarse_seconds};
 pub(crate) use interface::{index_of, interfaces, name_of};
-pub(crate) use link::{AttachType, Attached, Linked, load_drop_guard};
+pub(crate) use link::{AttachType, Attached, Linked, at_cgroup, detach_from_cgroup, load_drop_guard};
 pub(crate) use map::{BatchEnd, ENOTSUPP, MapFd, Shape};
-pub(crate) use object::{LinkInfo, MapInfo, ObjectKind, Pinned, ProgFd, ProgInfo, is_bpffs, open_pin, pin};
+pub(crate) use object::{
+    CgroupLinkInfo, LinkInfo, MapInfo, ObjectKind, Pinned, ProgFd, ProgInfo, is_bpffs, is_cgroup2, link_ids,
+    open_pin, pin,
+};
 
 use std::io;
 use std::os::fd::{FromRawFd, OwnedFd};
@@ -44,6 +47,7 @@ enum Command {
     LinkCreate = 28,
     LinkUpdate = 29,
     LinkFdById = 30,
+    LinkNextId = 31,
     LinkDetach = 34,
 }
 

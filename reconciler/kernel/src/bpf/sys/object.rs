@@ -72,6 +72,18 @@ pub(crate) fn pin(fd: &OwnedFd, path: &Path) -> io::Result<()> {
 pub(crate) fn is_bpffs(path: &Path) -> io::Result<bool> {
     /// `BPF_FS_MAGIC` (include/uapi/linux/magic.h).
     const MAGIC: u32 = 0xcafe_4a11;
+    Ok(filesystem(path)? == MAGIC)
+}
+
+/// Whether a path is on a mounted cgroup2 hierarchy.
+pub(crate) fn is_cgroup2(path: &Path) -> io::Result<bool> {
+    /// `CGROUP2_SUPER_MAGIC` (include/uapi/linux/magic.h).
+    const MAGIC: u32 = 0x6367_7270;
+    Ok(filesystem(path)? == MAGIC)
+}
+
+/// The magic number of the filesystem that a path is on.
+fn filesystem(path: &Path) -> io::Result<u32> {
     let text = c_path(path)?;
     // SAFETY: `statfs` is plain integers, for which zeroes are a value.
     let mut stat: libc::statfs = unsafe { std::mem::zeroed() };
@@ -80,7 +92,7 @@ pub(crate) fn is_bpffs(path: &Path) -> io::Result<bool> {
         return Err(io::Error::last_os_error());
     }
     // The type of `f_type` differs between targets; the number has 32 bits.
-    Ok(stat.f_type as u32 == MAGIC)
+    Ok(stat.f_type as u32)
 }
 
 #[repr(C)]
@@ -146,6 +158,34 @@ impl LinkInfo {
     pub(crate) const XDP: u32 = 6;
     /// `BPF_LINK_TYPE_TCX`.
     pub(crate) const TCX: u32 = 11;
+
+    pub(crate) fn read(fd: &OwnedFd) -> io::Result<Self> {
+        let mut info = Self::new_zeroed();
+        // SAFETY: no pointers within.
+        unsafe { info_into(fd, &mut info)? };
+        Ok(info)
+    }
+}
+
+/// `struct bpf_link_info` for links to a cgroup.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, IntoBytes, FromBytes, Immutable, KnownLayout)]
+pub(crate) struct CgroupLinkInfo {
+    /// `enum bpf_link_type`.
+    pub(crate) kind: u32,
+    pub(crate) id: u32,
+    pub(crate) prog_id: u32,
+    reserved: u32,
+    /// Inode of the cgroup; 0: it is gone, or the link was detached.
+    pub(crate) cgroup_id: u64,
+    /// `enum bpf_attach_type`.
+    pub(crate) attach_type: u32,
+    padding: u32,
+}
+
+impl CgroupLinkInfo {
+    /// `BPF_LINK_TYPE_CGROUP`.
+    pub(crate) const CGROUP: u32 = 3;
 
     pub(crate) fn read(fd: &OwnedFd) -> io::Result<Self> {
         let mut info = Self::new_zeroed();
@@ -262,6 +302,21 @@ pub(super) fn link_by_id(id: u32) -> io::Result<OwnedFd> {
     unsafe { bpf_fd(Command::LinkFdById, &mut attr) }
 }
 
+/// Numbers of all links, of whatever kind and whoever's.
+pub(crate) fn link_ids() -> io::Result<Vec<u32>> {
+    let mut ids = Vec::new();
+    let mut attr = IdAttr { id: 0, next_id: 0, open_flags: 0 };
+    loop {
+        // SAFETY: no pointers.
+        match unsafe { bpf(Command::LinkNextId, &mut attr) } {
+            Ok(_) => ids.push(attr.next_id),
+            Err(e) if e.raw_os_error() == Some(libc::ENOENT) => return Ok(ids),
+            Err(e) => return Err(e),
+        }
+        attr.id = attr.next_id;
+    }
+}
+
 /// A name in a fixed field, up to its first NUL.
 fn text(field: &[u8]) -> String {
     String::from_utf8_lossy(field.split(|b| *b == 0).next().unwrap_or_default()).into_owned()
@@ -281,5 +336,7 @@ mod tests {
         assert_eq!(offset_of!(RawProgInfo, verified_insns), 216);
         assert_eq!(offset_of!(MapInfo, name), 24);
         assert_eq!(offset_of!(LinkInfo, ifindex), 16);
+        assert_eq!(offset_of!(CgroupLinkInfo, cgroup_id), 16);
+        assert_eq!(offset_of!(CgroupLinkInfo, attach_type), 24);
     }
 }

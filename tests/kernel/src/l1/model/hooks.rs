@@ -1,7 +1,7 @@
 //! What each hook does, as the model sees it.
 
 use super::flows::{State, is_syn, is_tcp};
-use super::{Kind, Model, Step, Verdict, Way};
+use super::{Kind, Model, Step, Verdict, Way, is_node};
 use crate::l1::lab::Hook;
 use crate::l1::world::{ETH0_MAC, Route, route};
 use cilium_abi::{
@@ -68,7 +68,7 @@ impl Model {
         }
     }
 
-    fn config(&self, ifindex: u32) -> Step<EndpointConfigRow> {
+    pub(super) fn config(&self, ifindex: u32) -> Step<EndpointConfigRow> {
         self.world.configs.get(&ifindex).copied().ok_or(drop::ENDPOINT_NOT_READY)
     }
 
@@ -119,7 +119,9 @@ impl Model {
         let (mut state, mut rev_nat, mut flags) = self.stand(way);
         // What belongs to a connection under its own addresses goes to no frontend.
         let own_way = flags.is_some() && if is_tcp(way) { !is_syn(way) } else { !state.asks_policy() };
-        if !own_way && self.service(way)? {
+        let frontend = if own_way { None } else { self.frontend_inside(way) };
+        if let Some(frontend) = frontend {
+            self.translate(way, &frontend)?;
             if way.parsed.ends.src == way.parsed.ends.dst {
                 return self.reaches_itself(way);
             }
@@ -171,9 +173,7 @@ impl Model {
 
     /// To a node, a pod must not look like the overlay.
     fn refuse_overlay(&self, way: &Way<'_>, peer: u32) -> Step<()> {
-        let nodes = [identity::HOST, identity::REMOTE_NODE, identity::KUBE_APISERVER];
-        let to_node = nodes.contains(&peer) || peer & identity::REMOTE_NODE_SCOPE != 0;
-        if to_node && self.is_overlay(way) { Err(drop::ENCAPSULATION_PROHIBITED) } else { Ok(()) }
+        if is_node(peer) && self.is_overlay(way) { Err(drop::ENCAPSULATION_PROHIBITED) } else { Ok(()) }
     }
 
     /// A pod that reaches itself through a service must not see its own address as the client's.
@@ -203,11 +203,20 @@ impl Model {
         self.deliver(way, &endpoint)
     }
 
-    fn encapsulate(&self) -> Step<Verdict> {
+    pub(super) fn encapsulate(&self) -> Step<Verdict> {
         if self.world.runtime.overlay_ifindex == 0 { Err(drop::NO_DEVICE) } else { Ok(Verdict::Redirect) }
     }
 
     fn route(&self, way: &mut Way<'_>, sender: u32) -> Step<Verdict> {
+        let verdict = self.along_routes(way)?;
+        if verdict == Verdict::Pass {
+            way.mark = identity_mark(sender);
+        }
+        Ok(verdict)
+    }
+
+    /// As the kernel's routes say.
+    pub(super) fn along_routes(&self, way: &mut Way<'_>) -> Step<Verdict> {
         let found = route(&way.parsed.ends.dst);
         if found == Route::Blocked {
             return Err(drop::FIB_LOOKUP_FAILED);
@@ -216,7 +225,6 @@ impl Model {
         // The kernel compares with the MTU where it knows the neighbour.
         let too_long = way.data.len() > FORWARDABLE && matches!(found, Route::Neighbour(_));
         if found == Route::Stack || too_long || near_source {
-            way.mark = identity_mark(sender);
             return Ok(Verdict::Pass);
         }
         if found == Route::Host {
@@ -230,7 +238,7 @@ impl Model {
         Ok(Verdict::Redirect)
     }
 
-    fn deliver(&self, way: &mut Way<'_>, endpoint: &EndpointRow) -> Step<Verdict> {
+    pub(super) fn deliver(&self, way: &mut Way<'_>, endpoint: &EndpointRow) -> Step<Verdict> {
         way.hop()?;
         way.dst_mac(&endpoint.mac.0);
         way.src_mac(&endpoint.node_mac.0);
@@ -285,7 +293,7 @@ impl Model {
     }
 
     /// Into a pod of this node from elsewhere.
-    fn admit(&mut self, way: &mut Way<'_>, config: &EndpointConfigRow, source: u32) -> Step<()> {
+    pub(super) fn admit(&mut self, way: &mut Way<'_>, config: &EndpointConfigRow, source: u32) -> Step<()> {
         let (state, rev_nat, _) = self.stand(way);
         let trusted = source == identity::HOST && self.node.flags & NODE_ALLOW_LOCALHOST != 0;
         if state.asks_policy() && !trusted {
@@ -294,7 +302,7 @@ impl Model {
         self.settle(way, state, rev_nat)
     }
 
-    fn settle(&mut self, way: &mut Way<'_>, state: State, rev_nat: u16) -> Step<()> {
+    pub(super) fn settle(&mut self, way: &mut Way<'_>, state: State, rev_nat: u16) -> Step<()> {
         self.record(way, state);
         if state.asks_policy() || rev_nat == 0 { Ok(()) } else { self.restore(way, rev_nat) }
     }
@@ -327,44 +335,60 @@ impl Model {
         if group { Ok(Verdict::Pass) } else { Err(drop::STALE_OR_UNROUTABLE_IP) }
     }
 
-    fn is_host(&self, addr: &Address) -> bool {
+    pub(super) fn is_host(&self, addr: &Address) -> bool {
         self.world.endpoints.get(addr).is_some_and(|row| row.flags & ENDPOINT_HOST != 0)
     }
 
     fn device_receives(&mut self, way: &mut Way<'_>) -> Step<Verdict> {
-        if way.parsed.fault.is_none()
-            && self.masquerades(way.parsed.v6)
-            && !self.is_overlay(way)
-            && self.is_host(&way.parsed.ends.dst)
-        {
-            self.snat_in(way)?;
+        if way.parsed.fault.is_none() && !self.is_overlay(way) {
+            if let Some(frontend) = self.frontend_outside(way) {
+                return self.arrives(way, &frontend);
+            }
+            let translates = self.masquerades(way.parsed.v6) || self.serves_outside();
+            if translates
+                && self.is_host(&way.parsed.ends.dst)
+                && self.snat_in(way)
+                && self.serves_outside()
+                && !self.world.endpoints.contains_key(&way.parsed.ends.dst)
+            {
+                return self.comes_back(way);
+            }
         }
         let endpoint = match self.world.endpoints.get(&way.parsed.ends.dst).copied() {
             Some(endpoint) if endpoint.flags & ENDPOINT_HOST == 0 => endpoint,
             _ => return Ok(Verdict::Pass),
         };
         way.parsed.fault.map_or(Ok(()), Err)?;
-        // Nothing outside has an address of this node, be it a pod's or its own, and nothing that is
-        // behind the overlay comes beside it.
-        let src = way.parsed.ends.src;
-        let overlaid = self.node.flags & NODE_TUNNEL != 0
-            && self.world.ipcache.get(&src).is_some_and(|row| !row.tunnel.is_none());
-        if overlaid || self.world.endpoints.contains_key(&src) {
-            return Err(drop::INVALID_SOURCE_IP);
-        }
+        self.refuse_near(way)?;
         let config = self.config(endpoint.ifindex)?;
         let source = self.identity(&way.parsed.ends.src, way.parsed.v6);
         self.admit(way, &config, source)?;
         self.deliver(way, &endpoint)
     }
 
+    /// Nothing outside has an address of this node, be it a pod's or its own, and nothing that is behind
+    /// the overlay comes beside it.
+    pub(super) fn refuse_near(&self, way: &Way<'_>) -> Step<()> {
+        let src = way.parsed.ends.src;
+        let overlaid = self.node.flags & NODE_TUNNEL != 0
+            && self.world.ipcache.get(&src).is_some_and(|row| !row.tunnel.is_none());
+        if overlaid || self.world.endpoints.contains_key(&src) {
+            return Err(drop::INVALID_SOURCE_IP);
+        }
+        Ok(())
+    }
+
     fn device_sends(&mut self, way: &mut Way<'_>) -> Step<Verdict> {
         let sender = self.world.endpoints.get(&way.parsed.ends.src).copied();
-        if let Some(sender) = sender
-            && self.masquerades(way.parsed.v6)
-            && ![mark::SNAT_DONE, mark::OVERLAY].contains(&(way.mark & mark::MASK))
-        {
-            let from_host = sender.flags & ENDPOINT_HOST != 0;
+        let Some(sender) = sender else { return Ok(Verdict::Pass) };
+        if [mark::SNAT_DONE, mark::OVERLAY].contains(&(way.mark & mark::MASK)) {
+            return Ok(Verdict::Pass);
+        }
+        let from_host = sender.flags & ENDPOINT_HOST != 0;
+        if from_host && self.serves_outside() && way.parsed.fault.is_none() && self.answers_client(way)? {
+            return Ok(Verdict::Pass);
+        }
+        if self.masquerades(way.parsed.v6) {
             match way.parsed.fault {
                 None => self.snat_out(way, from_host)?,
                 Some(fault) if !from_host => return Err(fault),
@@ -384,6 +408,9 @@ impl Model {
             return Err(drop::STALE_OR_UNROUTABLE_IP);
         };
         if endpoint.flags & ENDPOINT_HOST != 0 {
+            if self.serves_outside() && way.parsed.fault.is_none() && self.snat_in(way) {
+                return self.comes_back(way);
+            }
             way.mark = identity_mark(wire);
             return Ok(Verdict::Pass);
         }
@@ -393,7 +420,9 @@ impl Model {
         }
         let config = self.config(endpoint.ifindex)?;
         let exact = self.world.ipcache.get(&way.parsed.ends.src).map(|row| row.identity);
-        let exact = exact.filter(|number| *number != identity::HOST);
+        // A node that says "world" speaks for a client outside to whom it lent its address.
+        let lent = wire == self.world_of(way.parsed.v6);
+        let exact = exact.filter(|number| *number != identity::HOST && !(lent && is_node(*number)));
         way.told = exact.is_none();
         let source = exact.unwrap_or(wire);
         self.admit(way, &config, source)?;

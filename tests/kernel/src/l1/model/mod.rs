@@ -2,9 +2,11 @@
 //! an operator would explain them. Where the programs are free (a backend, a port), the model takes
 //! what they chose, if it was one of the choices.
 
+mod balance;
 mod flows;
 mod hooks;
 mod nat;
+mod north_south;
 mod parse;
 
 pub use parse::{Ends, Kind, Parsed, parse};
@@ -14,7 +16,8 @@ use super::world::{Links, World};
 use cilium_abi::{
     Be16,
     ct::{CtKey, CtRow, Tuple},
-    drop,
+    drop, event, identity,
+    lb::{AffinityKey, AffinityRow},
     node::NodeConstants,
     snat::{SnatKey, SnatRow},
 };
@@ -77,6 +80,8 @@ pub struct Model {
     pub connections: BTreeMap<CtKey, CtRow>,
     /// Translations.
     pub translations: BTreeMap<SnatKey, SnatRow>,
+    /// Which backends clients keep.
+    pub affinities: BTreeMap<AffinityKey, AffinityRow>,
     /// Drops by reason and direction.
     pub drops: BTreeMap<(u8, u8), u64>,
 }
@@ -115,6 +120,12 @@ pub fn key(ends: &Ends, kind: u8) -> (CtKey, bool) {
     .key(kind)
 }
 
+/// Whether an identity is a node's.
+fn is_node(number: u32) -> bool {
+    [identity::HOST, identity::REMOTE_NODE, identity::KUBE_APISERVER].contains(&number)
+        || number & identity::REMOTE_NODE_SCOPE != 0
+}
+
 impl Model {
     /// A model that has seen no packet yet.
     pub fn new(world: Rc<World>, node: NodeConstants, links: Links) -> Self {
@@ -124,6 +135,7 @@ impl Model {
             links,
             connections: BTreeMap::new(),
             translations: BTreeMap::new(),
+            affinities: BTreeMap::new(),
             drops: BTreeMap::new(),
         }
     }
@@ -172,6 +184,11 @@ impl Model {
 }
 
 impl Way<'_> {
+    /// Whether the programs dropped the packet for this reason: where they may, by chance.
+    fn saw_drop(&self, reason: u8) -> bool {
+        self.seen.events.iter().any(|e| e.kind == event::DROP && e.subtype == reason)
+    }
+
     fn dst_mac(&mut self, mac: &[u8; 6]) {
         self.data[..6].copy_from_slice(mac);
     }

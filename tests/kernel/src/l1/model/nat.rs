@@ -1,14 +1,12 @@
-//! Services and masquerading, as the model sees them.
+//! Masquerading, and what comes back through it, as the model sees them.
 
-use super::flows::{ENDING, be, is_syn, reversed};
-use super::{Ends, Kind, Model, Step, Way, key, parse};
-use crate::l1::packet::{FIN, RST};
+use super::flows::{be, is_syn, reversed};
+use super::{Ends, Kind, Model, Step, Way, is_node, key, parse};
 use cilium_abi::{
     Address,
-    ct::{CT_CLOSING_FORWARD, CT_INITIATOR_HIGH, CT_RESET, CtRow, KIND_CONNECTION, KIND_SERVICE},
-    drop, identity,
+    ct::{CT_INITIATOR_HIGH, KIND_CONNECTION},
+    drop,
     ipcache::FLAG_IN_CLUSTER,
-    lb::{BACKEND_TERMINATING, BackendRow, FrontendKey, SlotKey},
     node::{NODE_MASQUERADE_IPV4, NODE_MASQUERADE_IPV6, NODE_TUNNEL},
     proto,
     snat::{IN, OUT, SNAT_HOST, SnatKey, SnatRow},
@@ -29,66 +27,6 @@ fn snat_key(ends: &Ends, dir: u8) -> SnatKey {
 impl Model {
     pub(super) fn masquerades(&self, v6: bool) -> bool {
         self.node.flags & if v6 { NODE_MASQUERADE_IPV6 } else { NODE_MASQUERADE_IPV4 } != 0
-    }
-
-    /// Frontend to backend; whether that was done.
-    pub(super) fn service(&mut self, way: &mut Way<'_>) -> Step<bool> {
-        let ends = way.parsed.ends;
-        let place = FrontendKey { addr: ends.dst, port: be(ends.dport), proto: ends.proto, scope: 0 };
-        let Some(frontend) = self.world.frontends.get(&place).copied().filter(|_| Self::has_ports(way))
-        else {
-            return Ok(false);
-        };
-        let (key, _) = key(&ends, KIND_SERVICE);
-        way.keys.push(key);
-        let (is_tcp, syn, flags) = (ends.proto == proto::TCP, is_syn(way), way.parsed.flags);
-        let lifetime = match (is_tcp, syn) {
-            (false, _) => self.node.ct_any,
-            (true, true) => self.node.ct_syn,
-            (true, false) => self.node.ct_tcp,
-        };
-        let kept = self.live(&key, way.now).copied().filter(|row| {
-            self.world.backends.get(&row.backend).is_some_and(|backend| {
-                !syn || (row.flags & ENDING == 0 && backend.flags & BACKEND_TERMINATING == 0)
-            })
-        });
-        let chosen = if let Some(mut row) = kept {
-            if flags & RST != 0 {
-                row.flags |= CT_RESET;
-            } else if flags & FIN != 0 {
-                row.flags |= CT_CLOSING_FORWARD;
-            }
-            row.expires = way.now + if row.flags & CT_RESET != 0 { self.node.ct_fin } else { lifetime };
-            self.connections.insert(key, row);
-            row.backend
-        } else {
-            let number = self.chosen(way, frontend.list, frontend.count).ok_or(drop::NO_SERVICE_BACKEND)?;
-            let row = CtRow {
-                expires: way.now + lifetime,
-                rev_nat: frontend.rev_nat,
-                backend: number,
-                seen_forward: flags,
-                ..CtRow::default()
-            };
-            self.connections.insert(key, row);
-            number
-        };
-        let backend = self.world.backends.get(&chosen).copied().ok_or(drop::NO_SERVICE_BACKEND)?;
-        way.rev_nat = frontend.rev_nat;
-        way.parsed.asked = backend.port.host();
-        way.set_dst(backend.addr, backend.port.host());
-        Ok(true)
-    }
-
-    /// The backend the programs chose, if it is in the list; else the first, which will then differ.
-    fn chosen(&self, way: &Way<'_>, list: u32, count: u16) -> Option<u32> {
-        let choices: Vec<(u32, &BackendRow)> = (0..u32::from(count))
-            .filter_map(|slot| self.world.slots.get(&SlotKey { list, slot }))
-            .filter_map(|number| Some((*number, self.world.backends.get(number)?)))
-            .collect();
-        let seen = parse(&way.seen.data, way.parsed.v6).ends;
-        let hit = choices.iter().find(|(_, row)| row.addr == seen.dst && row.port.host() == seen.dport);
-        hit.or(choices.first()).map(|(number, _)| *number)
     }
 
     /// A reply, or an error about a request, gets the frontend's address back.
@@ -199,13 +137,27 @@ impl Model {
     fn keeps_source(&self, way: &Way<'_>) -> bool {
         let ends = way.parsed.ends;
         if let Some(row) = self.far(&ends.dst).filter(|row| row.flags & FLAG_IN_CLUSTER != 0) {
-            let is_node = matches!(row.identity, identity::REMOTE_NODE | identity::KUBE_APISERVER)
-                || row.identity & identity::REMOTE_NODE_SCOPE != 0;
-            return !is_node || self.node.flags & NODE_TUNNEL == 0;
+            return !is_node(row.identity) || self.node.flags & NODE_TUNNEL == 0;
         }
         // A reply on a connection that was opened from outside.
         let (key, high) = key(&ends, KIND_CONNECTION);
         self.live(&key, way.now).is_some_and(|row| (row.flags & CT_INITIATOR_HIGH != 0) != high)
+    }
+
+    /// A client's packet goes on with an address of this node.
+    pub(super) fn lend(&mut self, way: &mut Way<'_>, addr: Address) -> Step<()> {
+        let ends = way.parsed.ends;
+        if addr.is_none() {
+            return Err(drop::SNAT_NO_MAPPING);
+        }
+        if let Some(row) = self.translation(&ends, OUT) {
+            self.used(&snat_key(&ends, OUT), way.now);
+            return way.set_src(row.addr, row.port.host());
+        }
+        if ends.proto == proto::SCTP {
+            return Err(drop::SNAT_UNSUPPORTED_PROTOCOL);
+        }
+        self.borrow(way, addr)
     }
 
     /// Gives the flow a port of the node's address.
@@ -219,12 +171,16 @@ impl Model {
                 IN,
             )
         };
-        // A row that lost its other half is still the flow's. The overlay's port is nobody else's.
+        // A row that lost its other half is still the flow's. What comes in for the overlay's port, or for a
+        // frontend's, is theirs.
         let own = (ends.src, be(ends.sport));
         let free = |port: u16| {
             let overlay = ends.proto == proto::UDP && port == self.node.tunnel_port.host();
+            let frontend = self.serves_outside() && self.has_frontend(addr, port, ends.proto);
             let row = self.translations.get(&back(port));
-            !overlay && row.is_none_or(|row| row.flags & SNAT_HOST == 0 && (row.addr, row.port) == own)
+            !overlay
+                && !frontend
+                && row.is_none_or(|row| row.flags & SNAT_HOST == 0 && (row.addr, row.port) == own)
         };
         let range = self.node.snat_port_min..=self.node.snat_port_max;
         let port = if free(ends.sport) {
@@ -232,7 +188,7 @@ impl Model {
         } else {
             // By chance: theirs, if it was free and in range. Finding none in a narrow range is chance too.
             let seen = parse(&way.seen.data, way.parsed.v6).ends.sport;
-            let gave_up = way.seen.verdict == 2 && range.clone().any(|port| !free(port));
+            let gave_up = way.saw_drop(drop::SNAT_NO_MAPPING) && range.clone().any(|port| !free(port));
             let any = if gave_up { None } else { range.clone().find(|port| free(*port)) };
             if !gave_up && range.contains(&seen) && free(seen) {
                 seen
@@ -281,25 +237,24 @@ impl Model {
         }
     }
 
-    /// From the network, for the node's address: back to the pod it is for.
-    pub(super) fn snat_in(&mut self, way: &mut Way<'_>) -> Step<()> {
+    /// From the network, for the node's address: back to whom it is for. Whether it was.
+    pub(super) fn snat_in(&mut self, way: &mut Way<'_>) -> bool {
         let ends = way.parsed.ends;
         if way.parsed.kind == Kind::Error {
             let (inner, _) = way.parsed.inner.unwrap_or_default();
-            if let Some(row) =
-                self.translation(&reversed(&inner), IN).filter(|row| row.flags & SNAT_HOST == 0)
-            {
-                way.set_inner(true, row.addr, row.port.host());
-                way.set_dst(row.addr, ends.dport);
-            }
-            return Ok(());
+            let row = self.translation(&reversed(&inner), IN).filter(|row| row.flags & SNAT_HOST == 0);
+            let Some(row) = row else { return false };
+            way.set_inner(true, row.addr, row.port.host());
+            way.set_dst(row.addr, ends.dport);
+            return true;
         }
-        let Some(row) = self.translation(&ends, IN) else { return Ok(()) };
+        let Some(row) = self.translation(&ends, IN) else { return false };
         self.used(&snat_key(&ends, IN), way.now);
-        if row.flags & SNAT_HOST == 0 {
-            way.set_dst(row.addr, row.port.host());
+        if row.flags & SNAT_HOST != 0 {
+            return false;
         }
-        Ok(())
+        way.set_dst(row.addr, row.port.host());
+        true
     }
 }
 
