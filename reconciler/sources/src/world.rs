@@ -5,14 +5,14 @@ use crate::records::{Records, RouterAddresses};
 use cilium_crds::lower::{LowerOptions, Pieces, combine};
 use cilium_engine::config::Config;
 use cilium_engine::state::{Source, SourceSet};
-use cilium_engine::world::{HostFacts, Node, NodeAddress, NodeAddressKind, World};
+use cilium_engine::world::{EndpointRecord, HostFacts, Node, NodeAddress, NodeAddressKind, World};
 use std::net::IpAddr;
 use std::sync::Arc;
 
 /// The world as the folder, the records and the host tell it.
 ///
 /// The router keeps the addresses it had: they are added to this node's own, if they still lie in its pod
-/// CIDRs and its CiliumNode gives none of that family.
+/// CIDRs, are no pod's, and its CiliumNode gives none of that family.
 pub fn assemble(snapshot: &Snapshot, records: &Records, host: HostFacts, config: &Config) -> World {
     let options = LowerOptions { node_name: config.node.name.clone(), invalid: config.policy.invalid };
     let pieces = combine(snapshot.objects.iter().map(Arc::as_ref), &options);
@@ -58,7 +58,11 @@ fn keep_router(world: &mut World, router: RouterAddresses, config: &Config) {
             let routers = node.addresses.iter().filter(|a| a.kind == NodeAddressKind::CiliumInternalIp);
             routers.map(|a| a.ip).any(|other: IpAddr| other.is_ipv4() == ip.is_ipv4())
         };
-        if world.nodes.get(name).is_some_and(given) || !cidrs.iter().any(|cidr| cidr.contains(&ip)) {
+        let of_pod = |record: &EndpointRecord| [record.ipv4, record.ipv6].contains(&Some(ip));
+        if world.nodes.get(name).is_some_and(given)
+            || world.endpoints.values().any(of_pod)
+            || !cidrs.iter().any(|cidr| cidr.contains(&ip))
+        {
             continue;
         }
         let address = NodeAddress { kind: NodeAddressKind::CiliumInternalIp, ip };

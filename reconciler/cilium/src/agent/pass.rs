@@ -93,7 +93,7 @@ pub(crate) struct Done {
     pub drift: BTreeMap<Kind, (u64, u64)>,
     /// All sources have synced.
     pub synced: bool,
-    /// Nothing was left to do when the pass looked again.
+    /// Nothing was left to do when [`Reconciler::settle`] looked again; until then false.
     pub in_sync: bool,
     /// Processor time of everything but writing.
     pub looked: Duration,
@@ -102,6 +102,8 @@ pub(crate) struct Done {
     /// Every step with its outcome.
     pub report: Report,
     pod_mtus: BTreeMap<String, u32>,
+    desired: DesiredState,
+    book: IdBook,
 }
 
 impl Done {
@@ -263,7 +265,7 @@ impl Reconciler {
         Now { uptime: self.began.elapsed(), wall: SystemTime::now() }
     }
 
-    /// One pass.
+    /// One pass, but for the look at what it wrote: see [`Self::settle`].
     ///
     /// # Errors
     /// The host's facts cannot be read; nothing was written.
@@ -284,7 +286,6 @@ impl Reconciler {
         micros.apply = stage.lap();
         self.pace.learn(&report, now, chance);
         self.keep_router(&thought.desired);
-        let in_sync = self.settled_after(&thought, &report);
         micros.total = u64::try_from(clock.elapsed().as_micros()).unwrap_or(u64::MAX);
         let failures = failures(&report);
         let mut drift: BTreeMap<Kind, (u64, u64)> = BTreeMap::new();
@@ -304,9 +305,8 @@ impl Reconciler {
             drift: drifted.len(),
             full,
         };
-        self.record(&thought.plan, &report, &summary);
         let unread = thought.plan.unread.iter();
-        let done = Done {
+        Ok(Done {
             done: report.done(),
             failures,
             unread: unread
@@ -321,7 +321,7 @@ impl Reconciler {
                 .collect(),
             wanted: Kind::ALL.iter().map(|kind| (*kind, thought.desired.state.count(*kind))).collect(),
             synced: thought.desired.synced.contains(SourceSet::ALL),
-            in_sync,
+            in_sync: false,
             drift,
             looked: thought.cpu,
             summary,
@@ -329,14 +329,25 @@ impl Reconciler {
             plan: thought.plan,
             problems: thought.problems,
             view: thought.view,
-        };
+            desired: thought.desired,
+            book: thought.book,
+        })
+    }
+
+    /// Looks again at what a pass wrote, and whether nothing is left to do, and records it. To be called once after each pass,
+    /// which does not do it itself so that nobody who waits for what was written waits for the look, too.
+    pub(crate) fn settle(&mut self, done: &mut Done) {
+        let clock = Instant::now();
+        done.in_sync = self.settled_after(done);
+        done.summary.micros.total += u64::try_from(clock.elapsed().as_micros()).unwrap_or(u64::MAX);
+        self.record(&done.plan, &done.report, &done.summary);
         // A scoped read takes the last pass for clean: after any failure everything is read again.
         self.memo = if done.failures.is_empty() && done.unread.is_empty() {
-            Memo { wanted: Some(thought.desired.state), book: Some(thought.book), in_sync }
+            let wanted = std::mem::take(&mut done.desired.state);
+            Memo { wanted: Some(wanted), book: Some(std::mem::take(&mut done.book)), in_sync: done.in_sync }
         } else {
             Memo::default()
         };
-        Ok(done)
     }
 
     /// The router's addresses outlive a reboot.
@@ -375,16 +386,15 @@ impl Reconciler {
         thought.plan.changed_by_others(&changed).into_iter().filter(|id| !failing.contains(id)).collect()
     }
 
-    /// Looks again at what was written; whether nothing is left to do.
-    fn settled_after(&mut self, thought: &Thought, report: &Report) -> bool {
-        if thought.plan.is_empty() {
-            return thought.plan.is_settled();
+    fn settled_after(&mut self, done: &Done) -> bool {
+        if done.plan.is_empty() {
+            return done.plan.is_settled();
         }
-        if !report.is_clean() {
+        if !done.report.is_clean() {
             return false;
         }
-        let again = observe(&mut self.kernel, &thought.plan.scopes());
-        diff(&thought.desired, &again).is_empty() && thought.plan.unread.is_empty()
+        let again = observe(&mut self.kernel, &done.plan.scopes());
+        diff(&done.desired, &again).is_empty() && done.plan.unread.is_empty()
     }
 
     fn record(&mut self, plan: &Plan, report: &Report, summary: &PassSummary) {

@@ -77,9 +77,13 @@ impl Shared {
         self.view_json.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Publishes what a pass found.
-    pub(super) fn publish(&self, status: Status, view: Arc<View>, view_json: String) {
+    /// Publishes how a pass ended.
+    pub(super) fn publish(&self, status: Status) {
         *self.status.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(status);
+    }
+
+    /// Shows what a pass found.
+    pub(super) fn show(&self, view: Arc<View>, view_json: String) {
         *self.view.write().unwrap_or_else(PoisonError::into_inner) = view;
         *self.view_json.write().unwrap_or_else(PoisonError::into_inner) = view_json.into();
     }

@@ -30,7 +30,9 @@ const DEADLINE: Duration = Duration::from_secs(30);
 /// The kernel sends dumps in at most 32 KiB; a single link with many functions may be larger.
 const DATAGRAM: usize = 1 << 17;
 /// How often an interrupted dump is repeated.
-const REPEATS: u32 = 8;
+const REPEATS: u32 = 32;
+/// Where something changes all the time, a dump begun a moment later may have better luck.
+const REPEAT_AFTER: Duration = Duration::from_micros(300);
 /// Requests sent at once: their acknowledgements fit the receive buffer.
 const SLICE: usize = 64;
 /// Entries of one dump.
@@ -159,7 +161,10 @@ impl Netlink {
         for _ in 0..REPEATS {
             match self.dump_once(message.clone(), limit) {
                 Ok(Some(entries)) => return Ok(entries),
-                Ok(None) => last = NetlinkError::Restless(REPEATS),
+                Ok(None) => {
+                    last = NetlinkError::Restless(REPEATS);
+                    std::thread::sleep(REPEAT_AFTER);
+                }
                 // A routing table that nobody has used yet.
                 Err(error) if error.errno() == Some(libc::ENOENT) => return Ok(Vec::new()),
                 Err(NetlinkError::Overrun) => {

@@ -9,6 +9,7 @@
 
 mod lastgood;
 mod settle;
+mod sync;
 mod walk;
 mod watch;
 
@@ -158,6 +159,7 @@ impl ManifestFolder {
 
     /// Looks at the folder. Files that have not changed are not read again.
     pub fn scan(&mut self, now: Now) -> Snapshot {
+        let mended = self.store.retry();
         let mut out = Snapshot { problems: self.store.problems(), ..Snapshot::default() };
         let found = match walk::walk(&self.root) {
             Ok(found) => found,
@@ -170,7 +172,7 @@ impl ManifestFolder {
                 return out;
             }
         };
-        let changed = self.read_changed(&found, now, &mut out);
+        let changed = self.read_changed(&found, now, &mut out) || mended;
         out.problems.extend(found.problems.iter().cloned());
         let read: usize = self.files.values().map(|f| f.members.len()).sum();
         let nothing = read == 0 && found.complete && !self.files.values().any(|f| f.unsure);
