@@ -19,7 +19,7 @@ const SERVICE_NAME: &str = "kubernetes.io/service-name";
 
 pub(super) fn namespace(header: &Header, root: &Cursor<'_>, notes: &mut Notes) -> Facts {
     let Some(api) = notes.read::<core::Namespace>(root) else { return Facts::Nothing };
-    Facts::Namespace(Namespace { labels: api.metadata.labels, place: header.place.clone() })
+    Facts::Namespace(Namespace { labels: api.metadata.labels, place: header.place.clone() }.into())
 }
 
 pub(super) fn node(header: &Header, root: &Cursor<'_>, notes: &mut Notes) -> Facts {
@@ -98,7 +98,7 @@ pub(super) fn pod(header: &Header, root: &Cursor<'_>, notes: &mut Notes) -> Fact
     }
     let at = root.at("status").at("podIPs");
     let ips = if ended { Vec::new() } else { texts.iter().filter_map(|text| ip(&at, text, notes)).collect() };
-    Facts::Pod(Pod {
+    let pod = Pod {
         labels: api.metadata.labels,
         service_account: spec.service_account_name.unwrap_or_default(),
         node_name: spec.node_name.filter(|name| !name.is_empty()),
@@ -106,7 +106,8 @@ pub(super) fn pod(header: &Header, root: &Cursor<'_>, notes: &mut Notes) -> Fact
         ports,
         ips,
         place: header.place.clone(),
-    })
+    };
+    Facts::Pod(pod.into())
 }
 
 pub(super) fn service(header: &Header, root: &Cursor<'_>, notes: &mut Notes) -> Facts {
@@ -137,14 +138,15 @@ pub(super) fn service(header: &Header, root: &Cursor<'_>, notes: &mut Notes) -> 
         notes.warning(&spec, "it has no ClusterIP, so nothing is served", hint);
     }
     let ports = service_ports(&spec, api.spec.ports.unwrap_or_default(), notes);
-    Facts::Service(Service {
+    let service = Service {
         cluster_ips,
         ports,
         // An empty selector selects nothing: backends come from slices.
         selector: api.spec.selector.filter(|s| !s.is_empty() && !external),
         publish_not_ready: api.spec.publish_not_ready_addresses.unwrap_or(false),
         place: header.place.clone(),
-    })
+    };
+    Facts::Service(service.into())
 }
 
 fn service_ports(spec: &Cursor<'_>, list: Vec<core::ServicePort>, notes: &mut Notes) -> Vec<ServicePort> {
@@ -225,7 +227,7 @@ pub(super) fn slice(header: &Header, root: &Cursor<'_>, notes: &mut Notes) -> Fa
             terminating: conditions.terminating.unwrap_or(false),
         });
     }
-    Facts::Slice(EndpointSlice { service, ports, endpoints, place: header.place.clone() })
+    Facts::Slice(EndpointSlice { service, ports, endpoints, place: header.place.clone() }.into())
 }
 
 pub(super) fn identity(header: &Header, root: &Cursor<'_>, notes: &mut Notes) -> Facts {
@@ -241,12 +243,13 @@ pub(super) fn identity(header: &Header, root: &Cursor<'_>, notes: &mut Notes) ->
     for (key, value) in api.security_labels {
         labels.0.insert(sourced(&key), value);
     }
-    Facts::Claim(IdentityClaim {
+    let claim = IdentityClaim {
         number: IdentityId(number),
-        labels,
+        labels: labels.into(),
         published_by: header.published_by.clone(),
         place: header.place.clone(),
-    })
+    };
+    Facts::Claim(claim.into())
 }
 
 pub(super) fn endpoint(header: &Header, root: &Cursor<'_>, notes: &mut Notes) -> Facts {
@@ -272,10 +275,10 @@ pub(super) fn endpoint(header: &Header, root: &Cursor<'_>, notes: &mut Notes) ->
         labels.0.insert(sourced(key), value.to_owned());
     }
     let ports = status.named_ports.unwrap_or_default().into_iter();
-    Facts::Endpoint(RemoteEndpoint {
+    let endpoint = RemoteEndpoint {
         ips,
         identity: IdentityId(number),
-        labels,
+        labels: labels.into(),
         node_ip,
         node_name: header.published_by.clone(),
         ports: ports
@@ -285,7 +288,8 @@ pub(super) fn endpoint(header: &Header, root: &Cursor<'_>, notes: &mut Notes) ->
             })
             .collect(),
         place: header.place.clone(),
-    })
+    };
+    Facts::Endpoint(endpoint.into())
 }
 
 fn sourced(key: &str) -> Label {

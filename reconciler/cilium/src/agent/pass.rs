@@ -13,16 +13,19 @@ use cilium_engine::driver::Scope;
 use cilium_engine::history::{Circumstances, Record};
 use cilium_engine::pace::Pace;
 use cilium_engine::plan::Plan;
-use cilium_engine::problem::Problem;
+use cilium_engine::problem::Problems;
 use cilium_engine::realise::{Outcome, Report, observe, realise};
 use cilium_engine::scope::Scopes;
-use cilium_engine::state::{DesiredState, Kind, LinkName, RowId, Source, SourceSet, State};
+use cilium_engine::state::{
+    DesiredState, Kind, LinkName, PodInterface, RowId, Source, SourceSet, State, Table,
+};
 use cilium_engine::world::World;
 use cilium_kernel::bpf::object_digest;
 use cilium_kernel::{AttachMode, Kernel, KernelPaths};
 use cilium_sources::config::Loaded;
 use cilium_sources::folder::{ManifestFolder, Now};
 use cilium_sources::records::{Records, RouterAddresses};
+use cilium_sources::world::Assembler;
 use ipnet::IpNet;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -65,7 +68,7 @@ pub(crate) struct Thought {
     /// The difference.
     pub plan: Plan,
     /// What is wrong with objects.
-    pub problems: Vec<Problem>,
+    pub problems: Problems,
     book: IdBook,
     view: View,
     rows_read: usize,
@@ -82,7 +85,7 @@ pub(crate) struct Done {
     /// Rows not as wanted, with the reason.
     pub failures: Vec<(RowId, String)>,
     /// What is wrong with objects.
-    pub problems: Vec<Problem>,
+    pub problems: Problems,
     /// Kinds that could not be read.
     pub unread: Vec<FailedRow>,
     /// What people are shown.
@@ -101,7 +104,7 @@ pub(crate) struct Done {
     pub summary: PassSummary,
     /// Every step with its outcome.
     pub report: Report,
-    pod_mtus: BTreeMap<String, u32>,
+    pod_interfaces: Table<PodInterface>,
     desired: DesiredState,
     book: IdBook,
 }
@@ -109,7 +112,7 @@ pub(crate) struct Done {
 impl Done {
     /// MTU inside the pod behind an interface, bytes.
     pub(crate) fn pod_mtu(&self, link: &str) -> Option<u32> {
-        self.pod_mtus.get(link).copied()
+        self.pod_interfaces.find(&link.into()).map(|row| row.mtu)
     }
 }
 
@@ -125,6 +128,7 @@ pub(crate) struct Reconciler {
     boot_id: String,
     history: History,
     memo: Memo,
+    assembler: Assembler,
     compiler: Compiler,
     pace: Pace,
     pool: Pool,
@@ -180,6 +184,7 @@ impl Reconciler {
         Ok(Self {
             history: History::open(&config.paths.state_dir),
             memo: Memo::default(),
+            assembler: Assembler::default(),
             compiler: Compiler::default(),
             pace: Pace::default(),
             pool: Pool::default(),
@@ -258,7 +263,7 @@ impl Reconciler {
         let snapshot = self.folder.scan(self.now());
         self.scan_again = snapshot.again;
         self.place_pods();
-        Ok(cilium_sources::world::assemble(&snapshot, &self.records, facts, &self.loaded.config))
+        Ok(self.assembler.assemble(&snapshot, &self.records, facts, &self.loaded.config))
     }
 
     fn now(&self) -> Now {
@@ -312,13 +317,7 @@ impl Reconciler {
             unread: unread
                 .map(|(kind, e)| FailedRow { row: kind.to_string(), reason: e.to_string() })
                 .collect(),
-            pod_mtus: thought
-                .desired
-                .state
-                .pod_interfaces
-                .iter()
-                .map(|(link, entry)| (link.0.clone(), entry.row.mtu))
-                .collect(),
+            pod_interfaces: thought.desired.state.pod_interfaces.clone(),
             wanted: Kind::ALL.iter().map(|kind| (*kind, thought.desired.state.count(*kind))).collect(),
             synced: thought.desired.synced.contains(SourceSet::ALL),
             in_sync: false,

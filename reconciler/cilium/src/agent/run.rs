@@ -5,7 +5,8 @@ use super::metrics::{AgentMetrics, KindLabel, SeverityLabel, StageLabel, StepLab
 use super::pass::{Done, Looking, Reconciler};
 use super::shared::{Shared, Wake};
 use super::status::{FailedRow, KindStatus, Status};
-use super::{WriterLock, api, events, gc, memory, view, wakers};
+use super::view::Shown;
+use super::{WriterLock, api, events, gc, memory, wakers};
 use anyhow::{Context, Result};
 use cilium_engine::plan::Verb;
 use cilium_engine::problem::Severity;
@@ -270,8 +271,7 @@ impl Loop {
     fn show(&self, done: &Done) {
         let failing: BTreeSet<String> =
             done.failures.iter().filter_map(|(id, _)| id.key.split(' ').next().map(str::to_owned)).collect();
-        let json = view::render(&done.view, &failing).to_string();
-        self.shared.show(Arc::new(done.view.clone()), json);
+        self.shared.show(Shown::new(done.view.clone(), failing));
     }
 
     /// Log, metrics and status of a pass.
@@ -329,15 +329,17 @@ impl Loop {
         for (kind, rows) in &done.wanted {
             metrics.set_rows(*kind, *rows);
         }
-        for (severity, name) in [(Severity::Warning, "warning"), (Severity::Error, "error")] {
-            let n = done.problems.iter().filter(|p| p.severity == severity).count();
-            metrics.problems.get_or_create(&SeverityLabel { severity: name }).set(n as i64);
-        }
         metrics.endpoints.set(done.view.endpoints.len() as i64);
         metrics.in_sync.set(i64::from(done.in_sync));
         let before = self.shared.status();
-        for problem in done.problems.iter().filter(|p| !before.problems.contains(p)) {
+        for problem in done.problems.since(&before.problems) {
             tracing::warn!("{problem}");
+        }
+        if done.problems != before.problems {
+            for (severity, name) in [(Severity::Warning, "warning"), (Severity::Error, "error")] {
+                let n = done.problems.iter().filter(|p| p.severity == severity).count();
+                metrics.problems.get_or_create(&SeverityLabel { severity: name }).set(n as i64);
+            }
         }
         self.publish(done);
     }

@@ -23,7 +23,7 @@ pub(super) fn run(loaded: Loaded) -> Result<ExitCode> {
         for (row, reason) in &pass.failures {
             println!("! {row}: {reason}");
         }
-        for problem in &pass.problems {
+        for problem in pass.problems.iter() {
             println!("{problem}");
         }
         let ended = pass.plan.is_empty() || (pass.done == 0 && !pass.failures.is_empty());

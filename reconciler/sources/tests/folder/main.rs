@@ -438,7 +438,7 @@ fn a_scan_without_a_change_reads_and_writes_nothing_and_says_the_same() {
     assert_eq!(told(&first), told(&second));
     assert_eq!(before, stamp(&bench.state));
     assert_eq!(first.objects.len(), 201);
-    for (a, b) in first.objects.iter().zip(&second.objects) {
+    for (a, b) in first.objects.iter().zip(second.objects.iter()) {
         assert!(std::sync::Arc::ptr_eq(a, b), "{} was read again", a.header.title());
     }
     assert!(first.objects.iter().flat_map(|o| &o.problems).any(|p| p.severity == Severity::Error));
