@@ -1,12 +1,16 @@
 //! What the rules that select an endpoint make of it: equal for all endpoints they select together.
 
 use super::rules::Numbered;
+use super::select::some;
 use crate::compile::number::ContentHash;
 use crate::compile::view::ViewWay;
 use crate::config::{Config, Enforcement};
 use crate::state::{Direction, IdentityId, PolicyId};
 use crate::world::{Clause, Labels, PolicyRule, RuleVerdict, Subject};
-use cilium_abi::endpoint::{CONFIG_OPEN_EGRESS, CONFIG_OPEN_INGRESS};
+use cilium_abi::endpoint::{
+    CONFIG_EGRESS_NO_ANY, CONFIG_EGRESS_NO_PEERS, CONFIG_INGRESS_NO_ANY, CONFIG_INGRESS_NO_PEERS,
+    CONFIG_OPEN_EGRESS, CONFIG_OPEN_INGRESS,
+};
 use cilium_abi::identity as number;
 use std::sync::Arc;
 
@@ -28,13 +32,15 @@ pub(in crate::compile) struct Enforced {
     pub(in crate::compile) policy: Option<PolicyId>,
     pub(super) ingress: Way,
     pub(super) egress: Way,
+    /// `CONFIG_` flags of ladders that the policy never has.
+    pub(super) hints: u16,
 }
 
 impl Enforced {
     /// The `CONFIG_` flags that say it.
     pub(in crate::compile) fn flags(&self) -> u16 {
         let open = |way, flag| if way == Way::Open { flag } else { 0 };
-        open(self.ingress, CONFIG_OPEN_INGRESS) | open(self.egress, CONFIG_OPEN_EGRESS)
+        open(self.ingress, CONFIG_OPEN_INGRESS) | open(self.egress, CONFIG_OPEN_EGRESS) | self.hints
     }
 
     /// For display.
@@ -100,6 +106,28 @@ impl Content {
         let hashes = rules.iter().map(|numbered| numbered.hash.digest().to_string());
         let hash = ContentHash::of(std::iter::once(ways).chain(hashes));
         Self { ingress, egress, rules, hash }
+    }
+
+    /// The `CONFIG_` flags of ladders that it never has, whoever there is: no packet need ask for them.
+    pub(super) fn hints(&self) -> u16 {
+        let mut hints = 0;
+        for (direction, way) in self.ways() {
+            let clauses = || self.rules.iter().flat_map(|numbered| &numbered.rule.clauses);
+            let about = |of_some: bool| {
+                clauses().any(|c| c.direction == direction && some(&c.peers).is_some() == of_some)
+            };
+            let (no_peers, no_any) = match direction {
+                Direction::Ingress => (CONFIG_INGRESS_NO_PEERS, CONFIG_INGRESS_NO_ANY),
+                Direction::Egress => (CONFIG_EGRESS_NO_PEERS, CONFIG_EGRESS_NO_ANY),
+            };
+            if !about(true) {
+                hints |= no_peers;
+            }
+            if way == Way::Closed && !about(false) {
+                hints |= no_any;
+            }
+        }
+        hints
     }
 
     /// The directions in which there is something to enforce.

@@ -210,7 +210,8 @@ impl Stage {
                 policies.insert(id, Shared::from(view));
             }
             let Content { ingress, egress, .. } = **content;
-            let enforced = Enforced { policy, ingress, egress };
+            let hints = if policy.is_some() { content.hints() } else { 0 };
+            let enforced = Enforced { policy, ingress, egress, hints };
             self.outcome.enforced.extend(endpoints.iter().map(|id| (*id, enforced)));
         }
         self.outcome.policies = policies.into_iter().collect();

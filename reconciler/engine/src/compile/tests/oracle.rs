@@ -243,7 +243,16 @@ fn by_rows(
             ..AbiRow::default()
         })
     };
-    let found = policy::decide(lookup, config.policy.0, direction_bit, identity, proto.0, Be16::new(port));
+    let port = Be16::new(port);
+    let found = policy::decide(lookup, config.policy.0, direction_bit, identity, proto.0, port);
+    let hints = match direction {
+        Direction::Ingress => config.flags / endpoint::CONFIG_INGRESS_NO_PEERS,
+        Direction::Egress => config.flags / endpoint::CONFIG_EGRESS_NO_PEERS,
+    };
+    let ladders = 3 & !hints as u8;
+    let hinted =
+        policy::decide_among(lookup, ladders, config.policy.0, direction_bit, identity, proto.0, port);
+    assert_eq!(hinted, found, "what the hints leave out would have been found");
     assert!([policy::NONE, ALLOW, DENY].contains(&found.row.verdict));
     (found.row.verdict == ALLOW, identity)
 }
