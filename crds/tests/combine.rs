@@ -1,22 +1,23 @@
 //! Objects put together: what a policy with an unreadable part does, and that order does not matter.
 
-use cilium_crds::lower::{LowerOptions, Pieces, combine};
+use cilium_crds::lower::{Combined, LowerOptions, Pieces, combine};
 use cilium_crds::object::{Object, Reading};
 use cilium_crds::read_file;
 use cilium_engine::config::InvalidPolicy;
+use std::sync::Arc;
 
-fn objects(text: &str) -> Vec<Object> {
+fn objects(text: &str) -> Vec<Arc<Object>> {
     let readings = read_file(text.as_bytes(), "f.yaml").readings;
     readings
         .into_iter()
         .filter_map(|reading| match reading {
-            Reading::Object(object, _) => Some(*object),
+            Reading::Object(object, _) => Some(Arc::new(*object)),
             Reading::Nameless(_) | Reading::Other(_) => None,
         })
         .collect()
 }
 
-fn pieces(objects: &[Object], invalid: InvalidPolicy) -> Pieces {
+fn pieces(objects: &[Arc<Object>], invalid: InvalidPolicy) -> Pieces {
     combine(objects, &LowerOptions { node_name: "n1".into(), invalid })
 }
 
@@ -25,7 +26,7 @@ fn a_policy_with_an_unreadable_or_unsupported_part_is_isolated_or_ignored_as_con
     for file in [include_str!("objects/cnp-broken.yaml"), include_str!("objects/cnp-unsupported.yaml")] {
         let objects = objects(file);
         let isolated = pieces(&objects, InvalidPolicy::Isolate);
-        assert!(isolated.rules.iter().any(|rule| rule.default_deny.ingress));
+        assert!(isolated.rules.keys().any(|rule| rule.default_deny.ingress));
         let ignored = pieces(&objects, InvalidPolicy::Ignore);
         assert!(ignored.rules.is_empty());
         // Nothing goes untold, and that it does nothing is told as well.
@@ -39,7 +40,7 @@ fn a_policy_with_an_unreadable_or_unsupported_part_is_isolated_or_ignored_as_con
 
 #[test]
 fn the_order_of_objects_does_not_matter() {
-    let mut all: Vec<Object> = Vec::new();
+    let mut all: Vec<Arc<Object>> = Vec::new();
     for file in [
         include_str!("objects/cluster.yaml"),
         include_str!("objects/np-basic.yaml"),
@@ -50,16 +51,36 @@ fn the_order_of_objects_does_not_matter() {
     }
     let forward = pieces(&all, InvalidPolicy::Isolate);
     all.reverse();
-    let mut backward = pieces(&all, InvalidPolicy::Isolate);
-    backward.problems.sort();
-    let mut sorted = forward.problems.clone();
-    sorted.sort();
-    assert_eq!(sorted, backward.problems);
-    assert_eq!(forward.rules, backward.rules);
-    assert_eq!(forward.nodes, backward.nodes);
-    assert_eq!(
-        (forward.pods, forward.services, forward.slices),
-        (backward.pods, backward.services, backward.slices)
-    );
-    assert_eq!(forward.rules.iter().filter(|r| r.origin.object.starts_with("NetworkPolicy")).count(), 4);
+    let backward = pieces(&all, InvalidPolicy::Isolate);
+    assert_eq!(forward, backward);
+    assert_eq!(forward.rules.keys().filter(|r| r.origin.object.starts_with("NetworkPolicy")).count(), 4);
+}
+
+/// Objects that come, go and change between looks make what they would make by themselves.
+#[test]
+fn looks_one_after_another_make_what_the_last_one_makes() {
+    let mut all: Vec<Arc<Object>> = Vec::new();
+    for file in [
+        include_str!("objects/cluster.yaml"),
+        include_str!("objects/np-basic.yaml"),
+        include_str!("objects/cnp-good.yaml"),
+        include_str!("objects/cnp-broken.yaml"),
+    ] {
+        all.extend(objects(file));
+    }
+    for invalid in [InvalidPolicy::Isolate, InvalidPolicy::Ignore] {
+        let options = LowerOptions { node_name: "n1".into(), invalid };
+        let mut combined = Combined::new(options.clone());
+        for n in 0..all.len() * 3 {
+            let mut now = all.clone();
+            match n % 3 {
+                0 => drop(now.remove(n / 3)),
+                1 => now.rotate_left(n / 3),
+                // Read anew, as it was.
+                _ => now[n / 3] = Arc::new(Object::clone(&all[n / 3])),
+            }
+            assert_eq!(*combined.update(&now), combine(&now, &options), "{n}");
+        }
+        assert_eq!(*combined.update(&[]), Pieces::default());
+    }
 }

@@ -15,7 +15,7 @@ use std::collections::BTreeSet;
 
 pub(super) fn namespace(header: &Header, root: &Cursor<'_>, notes: &mut Notes) -> Facts {
     let Some(api) = notes.read::<core::Namespace>(root) else { return Facts::Nothing };
-    Facts::Namespace(Namespace { labels: api.metadata.labels, place: header.place.clone() })
+    Facts::Namespace(Namespace { labels: api.metadata.labels, place: header.place.clone() }.into())
 }
 
 pub(super) fn node(header: &Header, root: &Cursor<'_>, notes: &mut Notes) -> Facts {
@@ -97,7 +97,7 @@ pub(super) fn pod(header: &Header, root: &Cursor<'_>, notes: &mut Notes) -> Fact
     }
     let at = root.at("status").at("podIPs");
     let ips = if ended { Vec::new() } else { texts.iter().filter_map(|text| ip(&at, text, notes)).collect() };
-    Facts::Pod(Pod {
+    let pod = Pod {
         labels: api.metadata.labels,
         service_account: spec.service_account_name.unwrap_or_default(),
         node_name: spec.node_name.filter(|name| !name.is_empty()),
@@ -106,7 +106,8 @@ pub(super) fn pod(header: &Header, root: &Cursor<'_>, notes: &mut Notes) -> Fact
         host_ports,
         ips,
         place: header.place.clone(),
-    })
+    };
+    Facts::Pod(pod.into())
 }
 
 /// Ports of the node that lead to the pod's containers and sidecars; other init containers have ended.
@@ -159,12 +160,13 @@ pub(super) fn identity(header: &Header, root: &Cursor<'_>, notes: &mut Notes) ->
     for (key, value) in api.security_labels {
         labels.0.insert(sourced(&key), value);
     }
-    Facts::Claim(IdentityClaim {
+    let claim = IdentityClaim {
         number: IdentityId(number),
-        labels,
+        labels: labels.into(),
         published_by: header.published_by.clone(),
         place: header.place.clone(),
-    })
+    };
+    Facts::Claim(claim.into())
 }
 
 pub(super) fn endpoint(header: &Header, root: &Cursor<'_>, notes: &mut Notes) -> Facts {
@@ -190,10 +192,10 @@ pub(super) fn endpoint(header: &Header, root: &Cursor<'_>, notes: &mut Notes) ->
         labels.0.insert(sourced(key), value.to_owned());
     }
     let ports = status.named_ports.unwrap_or_default().into_iter();
-    Facts::Endpoint(RemoteEndpoint {
+    let endpoint = RemoteEndpoint {
         ips,
         identity: IdentityId(number),
-        labels,
+        labels: labels.into(),
         node_ip,
         node_name: header.published_by.clone(),
         ports: ports
@@ -203,7 +205,8 @@ pub(super) fn endpoint(header: &Header, root: &Cursor<'_>, notes: &mut Notes) ->
             })
             .collect(),
         place: header.place.clone(),
-    })
+    };
+    Facts::Endpoint(endpoint.into())
 }
 
 fn sourced(key: &str) -> Label {

@@ -3,12 +3,15 @@
 use super::{Facts, Header};
 use crate::object::Object;
 use cilium_engine::config::InvalidPolicy;
-use cilium_engine::problem::{Problem, Severity};
+use cilium_engine::map::{Map, Set};
+use cilium_engine::problem::{Problem, Problems, Severity};
+use cilium_engine::shared::Shared;
 use cilium_engine::state::Origin;
 use cilium_engine::world::{
-    EndpointSlice, IdentityClaim, Namespace, Node, ObjectName, Pod, PolicyRule, RemoteEndpoint, Service,
+    EndpointSlice, IdentityClaim, Name, Namespace, Node, ObjectName, Pod, PolicyRule, RemoteEndpoint, Service,
 };
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
 
 /// What the pieces depend on besides objects.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,80 +22,176 @@ pub struct LowerOptions {
     pub invalid: InvalidPolicy,
 }
 
-/// The pieces of a world that objects make.
+/// The pieces of a world that objects make. A clone costs nothing.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Pieces {
     /// Namespaces by name.
-    pub namespaces: BTreeMap<String, Namespace>,
+    pub namespaces: Map<String, Shared<Namespace>>,
     /// Nodes by name: a Node, its CiliumNode (which wins), and what the node published of itself.
-    pub nodes: BTreeMap<String, Node>,
+    pub nodes: Map<String, Shared<Node>>,
     /// Pods; addresses only of those elsewhere or on host network.
-    pub pods: BTreeMap<ObjectName, Pod>,
+    pub pods: Map<Name, Shared<Pod>>,
     /// Services.
-    pub services: BTreeMap<ObjectName, Service>,
+    pub services: Map<Name, Shared<Service>>,
     /// EndpointSlices.
-    pub slices: BTreeMap<ObjectName, EndpointSlice>,
-    /// Rules, in the order of kind, namespace, name, index.
-    pub rules: Vec<PolicyRule>,
+    pub slices: Map<Name, Shared<EndpointSlice>>,
+    /// Rules.
+    pub rules: Set<Shared<PolicyRule>>,
     /// Claims of other nodes, and those without a publisher.
-    pub claims: Vec<IdentityClaim>,
+    pub claims: Set<Shared<IdentityClaim>>,
     /// Endpoints of other nodes.
-    pub remote_endpoints: BTreeMap<ObjectName, RemoteEndpoint>,
+    pub remote_endpoints: Map<Name, Shared<RemoteEndpoint>>,
     /// What is wrong with the objects.
-    pub problems: Vec<Problem>,
+    pub problems: Problems,
 }
 
 /// Sorts the facts of objects into place. The result does not depend on the order of the objects, as long as
-/// no two are of one kind and name (the source decides between such).
-pub fn combine<'a>(objects: impl IntoIterator<Item = &'a Object>, options: &LowerOptions) -> Pieces {
-    let mut objects: Vec<&Object> = objects
-        .into_iter()
-        .filter(|object| object.header.published_by.as_deref() != Some(options.node_name.as_str()))
-        .collect();
-    objects.sort_by(|a, b| a.header.cmp(&b.header));
-    let mut out = Pieces::default();
-    // Given before published, of each name: what was given comes first among a node's addresses.
-    let (mut given, mut published) = (BTreeMap::new(), Vec::new());
-    for object in objects {
-        let name = &object.header.name;
-        out.problems.extend(object.problems.iter().cloned());
+/// no two are of one kind, name and publisher (the source decides between such).
+pub fn combine(objects: &[Arc<Object>], options: &LowerOptions) -> Pieces {
+    let mut combined = Combined::new(options.clone());
+    combined.update(objects);
+    combined.pieces
+}
+
+/// The pieces, kept: at the next look only objects that are not the same in memory are sorted anew.
+#[derive(Debug)]
+pub struct Combined {
+    options: LowerOptions,
+    objects: Vec<Arc<Object>>,
+    /// All that speak of a node, by its name.
+    nodes: BTreeMap<String, Vec<Arc<Object>>>,
+    pieces: Pieces,
+}
+
+impl Combined {
+    /// Of no objects yet.
+    pub fn new(options: LowerOptions) -> Self {
+        let (objects, nodes, pieces) = (Vec::new(), BTreeMap::new(), Pieces::default());
+        Self { options, objects, nodes, pieces }
+    }
+
+    /// What the pieces depend on besides objects.
+    pub fn options(&self) -> &LowerOptions {
+        &self.options
+    }
+
+    /// The pieces as they were made last.
+    pub fn pieces(&self) -> &Pieces {
+        &self.pieces
+    }
+
+    /// The pieces that these objects make.
+    pub fn update(&mut self, objects: &[Arc<Object>]) -> &Pieces {
+        let same = |(a, b): &(&Arc<Object>, &Arc<Object>)| Arc::ptr_eq(a, b);
+        let head = self.objects.iter().zip(objects).take_while(same).count();
+        let (before, now) = (&self.objects[head..], &objects[head..]);
+        let tail = before.iter().rev().zip(now.iter().rev()).take_while(same).count();
+        let (before, now) = (&before[..before.len() - tail], &now[..now.len() - tail]);
+        if before.is_empty() && now.is_empty() {
+            return &self.pieces;
+        }
+        let stay: HashSet<*const Object> = now.iter().map(Arc::as_ptr).collect();
+        let known: HashSet<*const Object> = before.iter().map(Arc::as_ptr).collect();
+        let gone: Vec<Arc<Object>> =
+            before.iter().filter(|o| !stay.contains(&Arc::as_ptr(o)) && self.counts(o)).cloned().collect();
+        let come: Vec<Arc<Object>> =
+            now.iter().filter(|o| !known.contains(&Arc::as_ptr(o)) && self.counts(o)).cloned().collect();
+        let (end, now) = (head + before.len(), now.to_vec());
+        self.objects.splice(head..end, now);
+        for object in &gone {
+            self.part(object);
+        }
+        for object in &come {
+            self.join(object);
+        }
+        &self.pieces
+    }
+
+    fn counts(&self, object: &Object) -> bool {
+        object.header.published_by.as_deref() != Some(self.options.node_name.as_str())
+    }
+
+    fn join(&mut self, object: &Arc<Object>) {
+        let (pieces, name) = (&mut self.pieces, &object.header.name);
+        pieces.problems.extend(problems(object, &self.options));
         match &object.facts {
             Facts::Nothing => {}
             Facts::Namespace(namespace) => {
-                out.namespaces.insert(name.name.clone(), namespace.clone());
+                pieces.namespaces.insert(name.name.clone(), namespace.clone());
             }
-            Facts::Node(node) => {
-                out.nodes.insert(name.name.clone(), node.clone());
+            Facts::Node(_) | Facts::CiliumNode(_) => {
+                let speak = self.nodes.entry(name.name.clone()).or_default();
+                speak.push(object.clone());
+                speak.sort_by(|a, b| a.header.cmp(&b.header));
+                self.merge(name);
             }
-            Facts::CiliumNode(node) => match object.header.published_by {
-                None => {
-                    given.insert(name.name.clone(), node);
-                }
-                Some(_) => published.push((&object.header, node)),
-            },
             Facts::Pod(pod) => {
-                out.pods.insert(name.clone(), at_home(pod, options));
+                pieces.pods.insert(name.clone(), at_home(pod, &self.options));
             }
             Facts::Service(service) => {
-                out.services.insert(name.clone(), service.clone());
+                pieces.services.insert(name.clone(), service.clone());
             }
             Facts::Slice(slice) => {
-                out.slices.insert(name.clone(), slice.clone());
+                pieces.slices.insert(name.clone(), slice.clone());
             }
-            Facts::Policy(rules) => match options.invalid {
-                InvalidPolicy::Ignore if object.problems.iter().any(|p| p.severity == Severity::Error) => {
-                    out.problems.push(ignored(&object.header));
-                }
-                InvalidPolicy::Ignore | InvalidPolicy::Isolate => out.rules.extend(rules.iter().cloned()),
-            },
-            Facts::Claim(claim) => out.claims.push(claim.clone()),
+            Facts::Policy(_) if is_ignored(object, &self.options) => {}
+            Facts::Policy(rules) => rules.iter().for_each(|rule| pieces.rules.add(rule.clone())),
+            Facts::Claim(claim) => pieces.claims.add(claim.clone()),
             Facts::Endpoint(endpoint) => {
-                out.remote_endpoints.insert(name.clone(), endpoint.clone());
+                pieces.remote_endpoints.insert(name.clone(), endpoint.clone());
             }
         }
     }
-    for (name, node) in given {
-        let merged = out.nodes.entry(name).or_default();
+
+    fn part(&mut self, object: &Arc<Object>) {
+        let (pieces, name) = (&mut self.pieces, &object.header.name);
+        problems(object, &self.options).iter().for_each(|problem| pieces.problems.remove(problem));
+        match &object.facts {
+            Facts::Nothing => {}
+            Facts::Namespace(_) => drop(pieces.namespaces.remove(&name.name)),
+            Facts::Node(_) | Facts::CiliumNode(_) => {
+                if let Some(speak) = self.nodes.get_mut(&name.name) {
+                    speak.retain(|other| !Arc::ptr_eq(other, object));
+                }
+                self.merge(name);
+            }
+            Facts::Pod(_) => drop(pieces.pods.remove(name)),
+            Facts::Service(_) => drop(pieces.services.remove(name)),
+            Facts::Slice(_) => drop(pieces.slices.remove(name)),
+            Facts::Policy(rules) => {
+                for rule in rules {
+                    pieces.rules.remove(rule);
+                }
+            }
+            Facts::Claim(claim) => drop(pieces.claims.remove(claim)),
+            Facts::Endpoint(_) => drop(pieces.remote_endpoints.remove(name)),
+        }
+    }
+
+    fn merge(&mut self, name: &ObjectName) {
+        let speak = self.nodes.get(&name.name).map_or(&[][..], Vec::as_slice);
+        match merged(speak) {
+            Some(node) => drop(self.pieces.nodes.insert(name.name.clone(), node)),
+            None => drop(self.pieces.nodes.remove(&name.name)),
+        }
+        if speak.is_empty() {
+            self.nodes.remove(&name.name);
+        }
+    }
+}
+
+/// A node as all who speak of it say together.
+fn merged(speak: &[Arc<Object>]) -> Option<Node> {
+    let mut out: Option<Node> = None;
+    for object in speak {
+        if let Facts::Node(node) = &object.facts {
+            out = Some(node.clone());
+        }
+    }
+    // Given before published: what was given comes first among a node's addresses.
+    for object in speak.iter().filter(|object| object.header.published_by.is_none()) {
+        let Facts::CiliumNode(node) = &object.facts else { continue };
+        let merged = out.get_or_insert_default();
         if !node.addresses.is_empty() {
             merged.addresses.clone_from(&node.addresses);
         }
@@ -102,13 +201,10 @@ pub fn combine<'a>(objects: impl IntoIterator<Item = &'a Object>, options: &Lowe
         merged.labels.extend(node.labels.clone());
         merged.place = node.place.clone();
     }
-    for (header, node) in published {
-        // A node speaks of itself only, and never of pod CIDRs.
-        if header.published_by.as_deref() != Some(header.name.name.as_str()) {
-            out.problems.push(foreign(header));
-            continue;
-        }
-        let merged = out.nodes.entry(header.name.name.clone()).or_default();
+    for object in speak.iter().filter(|object| speaks_of_itself(&object.header)) {
+        let Facts::CiliumNode(node) = &object.facts else { continue };
+        // Never of pod CIDRs.
+        let merged = out.get_or_insert_default();
         for address in &node.addresses {
             if !merged.addresses.contains(address) {
                 merged.addresses.push(address.clone());
@@ -124,11 +220,33 @@ pub fn combine<'a>(objects: impl IntoIterator<Item = &'a Object>, options: &Lowe
     out
 }
 
+fn speaks_of_itself(header: &Header) -> bool {
+    header.published_by.as_deref() == Some(header.name.name.as_str())
+}
+
+fn is_ignored(object: &Object, options: &LowerOptions) -> bool {
+    options.invalid == InvalidPolicy::Ignore
+        && matches!(object.facts, Facts::Policy(_))
+        && object.problems.iter().any(|problem| problem.severity == Severity::Error)
+}
+
+fn problems(object: &Object, options: &LowerOptions) -> Vec<Problem> {
+    let mut out = object.problems.clone();
+    if is_ignored(object, options) {
+        out.push(ignored(&object.header));
+    }
+    let published = object.header.published_by.is_some();
+    if matches!(object.facts, Facts::CiliumNode(_)) && published && !speaks_of_itself(&object.header) {
+        out.push(foreign(&object.header));
+    }
+    out
+}
+
 /// The pod, with the addresses of its status only where they count: pods of this node have theirs from CNI.
-fn at_home(pod: &Pod, options: &LowerOptions) -> Pod {
+fn at_home(pod: &Shared<Pod>, options: &LowerOptions) -> Shared<Pod> {
     let elsewhere = pod.node_name.as_ref().is_some_and(|node| *node != options.node_name);
     let mut pod = pod.clone();
-    if !elsewhere && !pod.host_network {
+    if !elsewhere && !pod.host_network && !pod.ips.is_empty() {
         pod.ips.clear();
     }
     pod

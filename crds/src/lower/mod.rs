@@ -1,10 +1,11 @@
 //! API object → facts in the engine's words. Pure: no file, no clock, no config.
 //!
 //! ```text
-//! document ─▶ schema::check ─▶ read (this file) ─▶ Object { facts, problems } ─▶ combine ─▶ world pieces
+//! document ─▶ schema::check ─▶ read (this file) ─▶ Object { facts, problems } ─▶ combined ─▶ world pieces
 //!                                 └ cluster, service, slice, network_policy, cilium_policy ┘
 //! ```
-//! An object is lowered once, when its file is read; `combine` only sorts facts into place.
+//! An object is lowered once, when its file is read; `combine` only sorts facts into place, and only those of
+//! objects that are others than before.
 
 mod cilium_policy;
 mod clause;
@@ -12,18 +13,21 @@ mod cluster;
 mod combine;
 mod cursor;
 mod network_policy;
+mod pool;
 mod ports;
 mod selector;
 mod service;
 mod slice;
 mod values;
 
-pub use combine::{LowerOptions, Pieces, combine};
+pub use combine::{Combined, LowerOptions, Pieces, combine};
+pub use pool::LabelPool;
 pub use selector::{NAMESPACE_LABELS, POD_NAMESPACE};
 
 use crate::finding::{Class, Finding};
 use crate::kind::ObjectKind;
 use crate::yaml::Node;
+use cilium_engine::shared::Shared;
 use cilium_engine::world::{
     EndpointSlice, IdentityClaim, Namespace, Node as WorldNode, ObjectName, Place, Pod, PolicyRule,
     RemoteEndpoint, RuleVerdict, Service,
@@ -56,23 +60,23 @@ pub enum Facts {
     /// Nothing that counts (not readable, or nothing said yet).
     Nothing,
     /// A namespace.
-    Namespace(Namespace),
+    Namespace(Shared<Namespace>),
     /// A node, from the core kind.
     Node(WorldNode),
     /// A node, from CiliumNode.
     CiliumNode(WorldNode),
     /// A pod, with all addresses its status has.
-    Pod(Pod),
+    Pod(Shared<Pod>),
     /// A service.
-    Service(Service),
+    Service(Shared<Service>),
     /// A slice.
-    Slice(EndpointSlice),
+    Slice(Shared<EndpointSlice>),
     /// Rules of a policy.
-    Policy(Vec<PolicyRule>),
+    Policy(Vec<Shared<PolicyRule>>),
     /// A claim of an identity number.
-    Claim(IdentityClaim),
+    Claim(Shared<IdentityClaim>),
     /// An endpoint of some node.
-    Endpoint(RemoteEndpoint),
+    Endpoint(Shared<RemoteEndpoint>),
 }
 
 /// Facts of an object that passed, or did not pass, its schema. `findings` are those of the schema; the ones

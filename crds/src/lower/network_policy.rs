@@ -57,7 +57,7 @@ pub(super) fn lower(header: &Header, root: &Cursor<'_>, notes: &mut Notes) -> Fa
         }
     }
     let origin = Origin { object: header.title(), place: header.place.to_string(), rule: spec.path.clone() };
-    Facts::Policy(vec![PolicyRule { origin, subject, default_deny, clauses }])
+    Facts::Policy(vec![PolicyRule { origin, subject, default_deny, clauses }.into()])
 }
 
 /// `policyTypes`; without it ingress, and egress if there are egress rules.

@@ -50,13 +50,16 @@ pub(super) fn slice(header: &Header, root: &Cursor<'_>, notes: &mut Notes) -> Fa
     for (listed, at) in listed.iter().zip(root.at("endpoints").items()) {
         endpoints.extend(endpoint(&at, listed, family, notes));
     }
-    Facts::Slice(EndpointSlice {
-        service: service.clone(),
-        ports: ports(root, given, notes),
-        endpoints,
-        weight: weight(root, &api, notes),
-        place: header.place.clone(),
-    })
+    Facts::Slice(
+        EndpointSlice {
+            service: service.clone(),
+            ports: ports(root, given, notes),
+            endpoints,
+            weight: weight(root, &api, notes),
+            place: header.place.clone(),
+        }
+        .into(),
+    )
 }
 
 fn within(root: &Cursor<'_>, endpoints: usize, ports: usize, notes: &mut Notes) -> bool {

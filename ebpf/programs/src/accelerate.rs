@@ -10,7 +10,7 @@ use crate::{
     ipcache::{self, Memory},
     maps::DEVICE,
     metrics::count,
-    node,
+    netdev, node,
     packet::{Packet, Xdp, at},
     parse::{Ethernet, Family, IPV4, IPV6, L2, V4, V6, parse},
     rewrite::{FromPod, hop},
@@ -67,7 +67,7 @@ fn one<F: Family>(frame: Xdp, flow: &mut Flow) -> Step<u32> {
     let is_overlay = node!(flags) & NODE_TUNNEL != 0
         && flow.tuple.proto == proto::UDP
         && flow.tuple.dst_port.0 == node!(tunnel_port).0;
-    if flow.kind != kind::PORTS || is_overlay {
+    if flow.kind != kind::PORTS || is_overlay || netdev::is_near(flow) {
         return Ok(XDP_PASS);
     }
     let found = ipcache::local(&flow.tuple.dst);

@@ -16,7 +16,7 @@ fn main() -> ExitCode {
         Err(e) => {
             // Findings on the configuration are whole messages of their own, with places and hints.
             match e.downcast_ref::<cilium_sources::config::ConfigErrors>() {
-                Some(findings) => eprint!("{findings}"),
+                Some(findings) => eprintln!("{findings}"),
                 None => eprintln!("error: {e:#}"),
             }
             ExitCode::FAILURE

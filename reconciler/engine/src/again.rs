@@ -54,16 +54,16 @@ mod tests {
     use crate::diff::diff;
     use crate::driver::Scope;
     use crate::scope::Scopes;
-    use crate::state::{BackendId, BackendRow, DesiredState, ObservedState, OriginId, Protocol, State};
+    use crate::state::{BackendId, BackendRow, DesiredState, ObservedState, Protocol, State};
 
     #[test]
     fn a_row_nobody_wished_to_change_was_changed_by_others() {
         let row = |port| BackendRow { addr: [10, 0, 0, 1].into(), port, proto: Protocol::TCP, flags: 0 };
         let mut before = State::default();
-        before.backends.insert(BackendId(1), row(80), OriginId::default());
-        before.backends.insert(BackendId(2), row(81), OriginId::default());
+        before.backends.insert(BackendId(1), row(80), None);
+        before.backends.insert(BackendId(2), row(81), None);
         let mut desired = DesiredState { state: before.clone(), ..DesiredState::default() };
-        desired.state.backends.insert(BackendId(2), row(82), OriginId::default());
+        desired.state.backends.insert(BackendId(2), row(82), None);
         let mut seen = before.clone();
         seen.backends.remove(&BackendId(1));
         let plan = diff(&desired, &ObservedState::whole(seen));

@@ -12,8 +12,8 @@ use crate::order::{Gate, Stage};
 use crate::plan::{Phase, Plan, StepList, Steps, Verb, Withheld};
 use crate::realise::{new_needs, still_needs};
 use crate::state::{
-    CoverageOf, Covered, DesiredState, Kind, ObservedState, OriginId, Policy, PolicyKey, Resource, RowId,
-    Source, SourceSet, Table, TableOf,
+    CoverageOf, Covered, DesiredState, Kind, ObservedState, Policy, PolicyKey, Resource, RowId, Source,
+    SourceSet, Table, TableOf, Why,
 };
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -21,7 +21,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 /// How the rows of one kind differ.
 pub(crate) struct Difference<'a, R: Resource> {
     /// Creates and updates.
-    pub(crate) ensures: Vec<(Step<R>, OriginId)>,
+    pub(crate) ensures: Vec<(Step<R>, Why)>,
     /// Removals.
     pub(crate) removes: Vec<Step<R>>,
     /// Rows that stay although they are not wanted as they are.
@@ -55,7 +55,7 @@ impl<'a, R: Resource> Difference<'a, R> {
                     let seen = seen.range(key..=key).next();
                     match want.range(key..=key).next() {
                         Some((key, entry)) => {
-                            out.row(key, Some((&entry.row, entry.origin)), seen.map(|(_, e)| &e.row), synced);
+                            out.row(key, Some((&entry.row, &entry.why)), seen.map(|(_, e)| &e.row), synced);
                         }
                         None => {
                             if let Some((key, entry)) = seen {
@@ -77,7 +77,7 @@ impl<'a, R: Resource> Difference<'a, R> {
                     let w = if side.is_le() { want.next() } else { None };
                     let s = if side.is_ge() { seen.next() } else { None };
                     if let Some((key, _)) = w.or(s) {
-                        out.row(key, w.map(|(_, e)| (&e.row, e.origin)), s.map(|(_, e)| &e.row), synced);
+                        out.row(key, w.map(|(_, e)| (&e.row, &e.why)), s.map(|(_, e)| &e.row), synced);
                     }
                 }
             }
@@ -88,20 +88,20 @@ impl<'a, R: Resource> Difference<'a, R> {
     fn row(
         &mut self,
         key: &'a R::Key,
-        want: Option<(&'a R::Row, OriginId)>,
+        want: Option<(&'a R::Row, &Why)>,
         seen: Option<&'a R::Row>,
         synced: SourceSet,
     ) {
         match (want, seen) {
             (Some((want, _)), Some(seen)) if R::satisfied(want, seen) => {}
-            (Some((want, origin)), seen) => {
+            (Some((want, why)), seen) => {
                 let missing = synced.lacking(R::settled_by(key, want));
                 let step = match seen {
                     None => Step::Create { key: key.clone(), row: want.clone() },
                     Some(seen) => Step::Update { key: key.clone(), row: want.clone(), seen: seen.clone() },
                 };
                 if missing.is_empty() {
-                    self.ensures.push((step, origin));
+                    self.ensures.push((step, why.clone()));
                 } else {
                     self.withhold(&step, unsynced(&missing));
                     if let Some(seen) = seen {
@@ -207,7 +207,7 @@ impl Blocks {
         if R::NEEDS.is_empty() || (!unread && self.rows.is_empty()) {
             return;
         }
-        for (step, origin) in std::mem::take(&mut d.ensures) {
+        for (step, why) in std::mem::take(&mut d.ensures) {
             let because = new_needs(&step).into_iter().find_map(|id| {
                 if self.unread.contains(&id.kind) {
                     Some(format!("requires {id}, and {} rows were not read", id.kind))
@@ -218,7 +218,7 @@ impl Blocks {
                 }
             });
             let Some(because) = because else {
-                d.ensures.push((step, origin));
+                d.ensures.push((step, why));
                 continue;
             };
             if let Some(seen) = step.seen() {
@@ -244,10 +244,10 @@ where
             plan.phases.push(Phase { stage, gate: Gate::Open, steps: list.into() });
         }
     };
-    let (steps, origins) = d.ensures.into_iter().unzip();
-    phase(Stage::ensure(R::KIND), StepList { steps, origins });
-    let origins = vec![OriginId::default(); d.removes.len()];
-    phase(Stage::remove(R::KIND), StepList { steps: d.removes, origins });
+    let (steps, whys) = d.ensures.into_iter().unzip();
+    phase(Stage::ensure(R::KIND), StepList { steps, whys });
+    let whys = vec![None; d.removes.len()];
+    phase(Stage::remove(R::KIND), StepList { steps: d.removes, whys });
 }
 
 macro_rules! diff {
@@ -285,16 +285,6 @@ macro_rules! diff {
                 plan
             }
         }
-
-        fn named_origins(plan: &Plan) -> BTreeSet<OriginId> {
-            let mut ids = BTreeSet::new();
-            for phase in &plan.phases {
-                match &phase.steps {
-                    $(Steps::$resource(list) => ids.extend(&list.origins),)*
-                }
-            }
-            ids
-        }
     };
 }
 crate::for_each_resource!(diff);
@@ -329,8 +319,6 @@ pub fn diff(desired: &DesiredState, observed: &ObservedState) -> Plan {
     plan.phases.extend(edits);
     plan.phases.sort_by_key(|phase| phase.stage);
     plan.unread = unread.into_iter().map(|(kind, why)| (kind, why.clone())).collect();
-    let named = named_origins(&plan);
-    plan.origins = named.into_iter().filter_map(|id| Some((id, desired.origins.find(id)?.clone()))).collect();
     plan
 }
 

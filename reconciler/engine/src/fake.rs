@@ -3,7 +3,7 @@
 
 use crate::driver::{Driver, DriverError, Rows, Scope, Step};
 use crate::plan::Verb;
-use crate::state::{Kind, OriginId, Resource, RowId, State, TableOf};
+use crate::state::{Kind, Resource, RowId, State, TableOf};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What is called with the rows after every write.
@@ -92,7 +92,7 @@ impl FakeKernel<'_> {
         let table = TableOf::<R>::table_mut(&mut self.ours);
         match step {
             Step::Create { key, row } | Step::Update { key, row, .. } => {
-                table.insert(key.clone(), row.clone(), OriginId::default());
+                table.insert(key.clone(), row.clone(), None);
             }
             Step::Remove { key, .. } => {
                 table.remove(key);

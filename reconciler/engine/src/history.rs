@@ -104,14 +104,14 @@ impl fmt::Display for Entry {
 mod tests {
     use super::*;
     use crate::diff::diff;
-    use crate::state::{DesiredState, ObservedState, OriginId, Resource, Sysctl, SysctlKey};
+    use crate::state::{DesiredState, ObservedState, Resource, Sysctl, SysctlKey};
 
     #[test]
     fn what_failed_is_kept_first_and_reads_back() {
         let mut desired = DesiredState::default();
         let key = |n: usize| SysctlKey(format!("{n:05}"));
         for n in 0..=MOST_STEPS {
-            desired.state.sysctls.insert(key(n), "1".into(), OriginId::default());
+            desired.state.sysctls.insert(key(n), "1".into(), None);
         }
         let plan = diff(&desired, &ObservedState::whole(Default::default()));
         let outcomes = (0..=MOST_STEPS).map(|n| (Sysctl::id(&key(n)), Outcome::Done));

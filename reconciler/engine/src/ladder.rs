@@ -30,8 +30,8 @@ use crate::driver::Step;
 use crate::order::{Gate, Stage};
 use crate::plan::{Phase, StepList};
 use crate::state::{
-    DesiredState, Direction, IdentityId, Kind, ObservedState, OriginId, Policy, PolicyId, PolicyKey,
-    PolicyRow, Protocol, Table,
+    DesiredState, Direction, IdentityId, Kind, ObservedState, Policy, PolicyId, PolicyKey, PolicyRow,
+    Protocol, Table, Why,
 };
 use cilium_abi::policy::{ALLOW, DENY};
 use std::collections::{BTreeMap, BTreeSet};
@@ -129,19 +129,19 @@ pub(crate) fn pending(policy: PolicyId, desired: &DesiredState, observed: &Obser
 
 #[derive(Default)]
 struct Edits {
-    l3: Option<(Step<Policy>, OriginId)>,
-    below: Vec<(Step<Policy>, OriginId)>,
+    l3: Option<(Step<Policy>, Why)>,
+    below: Vec<(Step<Policy>, Why)>,
 }
 
 /// The edits in phases.
 pub(crate) fn phases(
-    ensures: Vec<(Step<Policy>, OriginId)>,
+    ensures: Vec<(Step<Policy>, Why)>,
     removes: Vec<Step<Policy>>,
     desired: &DesiredState,
     observed: &ObservedState,
 ) -> Vec<Phase> {
     let mut ladders: BTreeMap<LadderKey, Edits> = BTreeMap::new();
-    let steps = ensures.into_iter().chain(removes.into_iter().map(|step| (step, OriginId::default())));
+    let steps = ensures.into_iter().chain(removes.into_iter().map(|step| (step, None)));
     for edit in steps {
         let edits = ladders.entry(ladder_of(edit.0.key())).or_default();
         if is_l3(edit.0.key()) { edits.l3 = Some(edit) } else { edits.below.push(edit) }
@@ -186,7 +186,7 @@ struct Ladder<'a> {
 }
 
 impl Ladder<'_> {
-    fn place(&self, edits: Edits, put: &mut impl FnMut(Place, (Step<Policy>, OriginId))) {
+    fn place(&self, edits: Edits, put: &mut impl FnMut(Place, (Step<Policy>, Why))) {
         let seen = self.seen.find(&self.l3);
         let after = match &edits.l3 {
             Some((step, _)) => step.want(),

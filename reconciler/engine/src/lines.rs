@@ -96,7 +96,7 @@ macro_rules! lines {
                     }
                     steps.sort_by(|(a, _), (b, _)| a.key().cmp(b.key()));
                     out.extend(
-                        steps.into_iter().map(|(step, origin)| Line::of(step, self.origins.get(&origin).cloned())),
+                        steps.into_iter().map(|(step, why)| Line::of(step, why.as_deref().cloned())),
                     );
                 })*
                 out
@@ -183,7 +183,7 @@ impl fmt::Display for Report {
 mod tests {
     use crate::diff::diff;
     use crate::state::{
-        Covered, DesiredState, MapKey, MapRow, ObservedState, Origin, OriginId, Source, SourceSet, SysctlKey,
+        Covered, DesiredState, MapKey, MapRow, ObservedState, Origin, Source, SourceSet, SysctlKey,
     };
     use cilium_abi::maps::MapType;
 
@@ -194,13 +194,13 @@ mod tests {
         let synced = SourceSet::of(&[Source::Config]);
         let mut desired = DesiredState { synced, ..DesiredState::default() };
         let origin = Origin { object: "config".into(), place: "cilium.toml:3".into(), rule: "ipv4".into() };
-        let why = desired.origins.add(origin);
-        desired.state.maps.insert(MapKey("m".into()), map, why);
+        let why = Some(origin.into());
+        desired.state.maps.insert(MapKey("m".into()), map, Option::clone(&why));
         desired.state.sysctls.insert(sysctl("b"), "1".into(), why);
         let mut observed = ObservedState::whole(Default::default());
-        observed.state.sysctls.insert(sysctl("b"), "0".into(), OriginId::default());
-        observed.state.sysctls.insert(sysctl("a"), "0".into(), OriginId::default());
-        observed.state.link_ups.insert("lxc1".into(), crate::state::Present, OriginId::default());
+        observed.state.sysctls.insert(sysctl("b"), "0".into(), None);
+        observed.state.sysctls.insert(sysctl("a"), "0".into(), None);
+        observed.state.link_ups.insert("lxc1".into(), crate::state::Present, None);
         observed.coverage.routes = Covered::default();
         diff(&desired, &observed)
     }

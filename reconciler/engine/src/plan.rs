@@ -1,7 +1,7 @@
 //! A plan: steps in the order they are to be carried out. A value; it decides nothing and does nothing.
 //!
 //! ```text
-//! Plan ── phases, in order ── Steps of one kind: parallel vectors of steps and origins
+//! Plan ── phases, in order ── Steps of one kind: parallel vectors of steps and reasons
 //!   ├─ withheld: rows that differ, but must wait (unread, unsynced, still required)
 //!   └─ unread: kinds nothing is known of
 //! ```
@@ -9,7 +9,7 @@
 
 use crate::driver::{DriverError, Step};
 use crate::order::{Gate, Pass, Stage};
-use crate::state::{Kind, Origin, OriginId, Resource, RowId};
+use crate::state::{Kind, Resource, RowId, Why};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -69,25 +69,25 @@ pub struct StepList<R: Resource> {
     /// The steps.
     pub steps: Vec<Step<R>>,
     /// Why, one for each step; none for removals.
-    pub origins: Vec<OriginId>,
+    pub whys: Vec<Why>,
 }
 
 impl<R: Resource> Default for StepList<R> {
     fn default() -> Self {
-        Self { steps: Vec::new(), origins: Vec::new() }
+        Self { steps: Vec::new(), whys: Vec::new() }
     }
 }
 
 impl<R: Resource> StepList<R> {
     /// One more.
-    pub fn push(&mut self, step: Step<R>, origin: OriginId) {
+    pub fn push(&mut self, step: Step<R>, why: Why) {
         self.steps.push(step);
-        self.origins.push(origin);
+        self.whys.push(why);
     }
 
-    /// Steps with their origins.
-    pub fn iter(&self) -> impl Iterator<Item = (&Step<R>, OriginId)> {
-        self.steps.iter().zip(self.origins.iter().copied())
+    /// Steps with why they are wanted.
+    pub fn iter(&self) -> impl Iterator<Item = (&Step<R>, &Why)> {
+        self.steps.iter().zip(&self.whys)
     }
 }
 
@@ -181,8 +181,6 @@ pub struct Plan {
     pub withheld: Vec<Withheld>,
     /// Kinds nothing is known of, and why.
     pub unread: Vec<(Kind, DriverError)>,
-    /// The origins the steps name.
-    pub origins: BTreeMap<OriginId, Origin>,
 }
 
 impl Plan {

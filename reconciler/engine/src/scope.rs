@@ -2,37 +2,8 @@
 //! what is then done follows from what was seen.
 
 use crate::driver::Scope;
-use crate::state::{
-    AttachmentKey, Hook, IdentityId, Kind, LinkName, PolicyKey, Protocol, Resource, State, Table,
-};
-use std::cmp::Ordering;
+use crate::state::{AttachmentKey, Hook, IdentityId, Kind, LinkName, PolicyKey, Protocol, Resource, State};
 use std::collections::BTreeSet;
-
-/// The keys whose rows differ.
-fn changed<R: Resource>(before: &Table<R>, now: &Table<R>) -> BTreeSet<R::Key> {
-    let mut keys = BTreeSet::new();
-    if before.shares(now) {
-        return keys;
-    }
-    let (mut before, mut now) = (before.iter().peekable(), now.iter().peekable());
-    loop {
-        let side = match (before.peek(), now.peek()) {
-            (None, None) => return keys,
-            (Some(_), None) => Ordering::Less,
-            (None, Some(_)) => Ordering::Greater,
-            (Some((b, _)), Some((n, _))) => b.cmp(n),
-        };
-        let b = if side.is_le() { before.next() } else { None };
-        let n = if side.is_ge() { now.next() } else { None };
-        match (b, n) {
-            (Some((_, b)), Some((_, n))) if b.row == n.row => {}
-            (Some((key, _)), _) | (None, Some((key, _))) => {
-                keys.insert(key.clone());
-            }
-            (None, None) => {}
-        }
-    }
-}
 
 fn merge<K: Ord>(into: &mut Scope<K>, other: Scope<K>) {
     match (into, other) {
@@ -68,7 +39,7 @@ macro_rules! scopes {
 
             /// The rows whose wish differs between two desired states, and the rows their order depends on.
             pub fn between(before: &State, now: &State) -> Self {
-                let mut scopes = Self { $($field: Scope::Keys(changed(&before.$field, &now.$field)),)* };
+                let mut scopes = Self { $($field: Scope::Keys(before.$field.changed(&now.$field)),)* };
                 scopes.whole_ladders(before, now);
                 scopes
             }
@@ -138,15 +109,15 @@ impl Scopes {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::state::{BackendId, BackendRow, OriginId};
+    use crate::state::{BackendId, BackendRow};
 
     #[test]
     fn only_rows_whose_wish_changed_are_looked_at() {
         let row = |port| BackendRow { addr: [10, 0, 0, 1].into(), port, proto: Protocol::TCP, flags: 0 };
         let (mut before, mut now) = (State::default(), State::default());
         for id in 1..5 {
-            before.backends.insert(BackendId(id), row(80), OriginId::default());
-            now.backends.insert(BackendId(id + 1), row(if id == 2 { 81 } else { 80 }), OriginId(7));
+            before.backends.insert(BackendId(id), row(80), None);
+            now.backends.insert(BackendId(id + 1), row(if id == 2 { 81 } else { 80 }), None);
         }
         let scopes = Scopes::between(&before, &now);
         assert_eq!(scopes.backends, Scope::Keys([BackendId(1), BackendId(3), BackendId(5)].into()));

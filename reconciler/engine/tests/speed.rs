@@ -12,9 +12,9 @@ fn state() -> State {
     for n in 0..ROWS / 2 {
         let addr = std::net::IpAddr::from((0x0a00_0000 + n).to_be_bytes());
         let row = IpcacheRow { identity: IdentityId(256 + n % 10_000), tunnel: Some(addr), flags: 1 };
-        state.ipcache.insert(IpcacheKey(addr.into()), row, OriginId::default());
+        state.ipcache.insert(IpcacheKey(addr.into()), row, None);
         let row = BackendRow { addr, port: 80, proto: Protocol::TCP, flags: 0 };
-        state.backends.insert(BackendId(n), row, OriginId::default());
+        state.backends.insert(BackendId(n), row, None);
     }
     state
 }
@@ -37,7 +37,7 @@ fn fastest(mut what: impl FnMut()) -> Duration {
 
 #[test]
 fn unchanged_rows_cost_one_comparison_each() {
-    let desired = DesiredState { state: state(), origins: Origins::default(), synced: SourceSet::ALL };
+    let desired = DesiredState { state: state(), synced: SourceSet::ALL };
     let observed = ObservedState::whole(state());
     let copied = fastest(|| assert_eq!(copy(&observed.state).len(), observed.state.len()));
     let whole = fastest(|| assert!(diff(&desired, &observed).is_settled()));
@@ -48,7 +48,7 @@ fn unchanged_rows_cost_one_comparison_each() {
 
 #[test]
 fn a_scoped_look_does_not_pay_for_the_rest() {
-    let desired = DesiredState { state: state(), origins: Origins::default(), synced: SourceSet::ALL };
+    let desired = DesiredState { state: state(), synced: SourceSet::ALL };
     let keys = [BackendId(7)].into();
     let observed = ObservedState {
         state: State::default(),

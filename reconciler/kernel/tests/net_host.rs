@@ -371,7 +371,15 @@ fn reads_succeed_while_everything_changes() {
     use std::sync::atomic::{AtomicBool, Ordering};
     let host = Namespace::new();
     let done = AtomicBool::new(false);
+    /// Ends the churn also if the readings fail.
+    struct Ended<'a>(&'a AtomicBool);
+    impl Drop for Ended<'_> {
+        fn drop(&mut self) {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
     std::thread::scope(|scope| {
+        let ended = Ended(&done);
         let churn = || {
             host.run(|| {
                 let net = &mut Net::open().expect("netlink");
@@ -397,7 +405,7 @@ fn reads_succeed_while_everything_changes() {
                 all::<Route>(net);
             }
         });
-        done.store(true, Ordering::Relaxed);
+        drop(ended);
         assert!(churn.join().expect("ends") > 0);
     });
 }

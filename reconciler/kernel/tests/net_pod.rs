@@ -1,7 +1,5 @@
 //! Pods' ends: moved, configured, mended, made anew; how long it takes. Needs root.
 
-#[path = "net_support/floor.rs"]
-mod floor;
 mod net_support;
 
 use cilium_engine::driver::{Driver, Scope};

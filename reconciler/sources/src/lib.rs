@@ -3,5 +3,6 @@
 
 pub mod config;
 pub mod folder;
+pub mod kept;
 pub mod records;
 pub mod world;

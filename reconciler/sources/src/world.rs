@@ -2,39 +2,92 @@
 
 use crate::folder::Snapshot;
 use crate::records::{Records, RouterAddresses};
-use cilium_crds::lower::{LowerOptions, Pieces, combine};
+use cilium_crds::lower::{Combined, LowerOptions, Pieces};
+use cilium_crds::object::Object;
 use cilium_engine::config::Config;
+use cilium_engine::map::Map;
+use cilium_engine::shared::Shared;
 use cilium_engine::state::{Source, SourceSet};
-use cilium_engine::world::{HostFacts, Node, NodeAddress, NodeAddressKind, World};
+use cilium_engine::world::{EndpointRecord, HostFacts, Node, NodeAddress, NodeAddressKind, World};
 use std::net::IpAddr;
 use std::sync::Arc;
 
 /// The world as the folder, the records and the host tell it.
-///
-/// The router keeps the addresses it had: they are added to this node's own, if they still lie in its pod
-/// CIDRs and its CiliumNode gives none of that family.
 pub fn assemble(snapshot: &Snapshot, records: &Records, host: HostFacts, config: &Config) -> World {
-    let options = LowerOptions { node_name: config.node.name.clone(), invalid: config.policy.invalid };
-    let pieces = combine(snapshot.objects.iter().map(Arc::as_ref), &options);
-    let Pieces { namespaces, nodes, pods, services, slices, rules, claims, remote_endpoints, problems } =
-        pieces;
-    let mut world = World {
-        synced: synced(snapshot, records),
-        namespaces,
-        nodes,
-        pods,
-        services,
-        slices,
-        rules,
-        claims,
-        remote_endpoints,
-        endpoints: records.endpoints().clone(),
-        host,
-        problems,
-    };
-    world.problems.extend(snapshot.problems.iter().chain(records.problems()).cloned());
-    keep_router(&mut world, records.router(), config);
-    world
+    Assembler::default().assemble(snapshot, records, host, config)
+}
+
+/// Makes worlds one after another: what did not change is the same in memory in both. The result is always
+/// that of [`assemble`].
+#[derive(Debug, Default)]
+pub struct Assembler {
+    combined: Option<Combined>,
+    objects: Arc<[Arc<Object>]>,
+    world: World,
+}
+
+impl Assembler {
+    /// The world as it is told now.
+    ///
+    /// The router keeps the addresses it had: they are added to this node's own, if they still lie in its pod
+    /// CIDRs, are no pod's, and its CiliumNode gives none of that family.
+    pub fn assemble(
+        &mut self,
+        snapshot: &Snapshot,
+        records: &Records,
+        host: HostFacts,
+        config: &Config,
+    ) -> World {
+        let options = LowerOptions { node_name: config.node.name.clone(), invalid: config.policy.invalid };
+        if self.combined.as_ref().is_none_or(|combined| *combined.options() != options) {
+            *self = Self { combined: Some(Combined::new(options)), ..Self::default() };
+        }
+        let Some(combined) = &mut self.combined else { return World::default() };
+        let pieces = if Arc::ptr_eq(&self.objects, &snapshot.objects) {
+            combined.pieces()
+        } else {
+            self.objects = snapshot.objects.clone();
+            combined.update(&snapshot.objects)
+        };
+        let Pieces { namespaces, nodes, pods, services, slices, rules, claims, remote_endpoints, problems } =
+            pieces.clone();
+        let mut world = World {
+            synced: synced(snapshot, records),
+            namespaces,
+            nodes,
+            pods,
+            services,
+            slices,
+            rules,
+            claims,
+            remote_endpoints,
+            endpoints: endpoints(&self.world.endpoints, records),
+            host,
+            problems,
+        };
+        world.problems.extend(snapshot.problems.iter().chain(records.problems()).cloned());
+        keep_router(&mut world, records.router(), config);
+        // What came out as it was goes on being the same in memory.
+        if world.nodes == self.world.nodes {
+            world.nodes = self.world.nodes.clone();
+        }
+        self.world = world.clone();
+        world
+    }
+}
+
+fn endpoints(
+    before: &Map<u16, Shared<EndpointRecord>>,
+    records: &Records,
+) -> Map<u16, Shared<EndpointRecord>> {
+    let mut endpoints = before.clone();
+    endpoints.retain(|id, _| records.endpoints().contains_key(id));
+    for (id, record) in records.endpoints() {
+        if endpoints.get(id).is_none_or(|known| **known != *record) {
+            endpoints.insert(*id, record.clone());
+        }
+    }
+    endpoints
 }
 
 fn synced(snapshot: &Snapshot, records: &Records) -> SourceSet {
@@ -58,10 +111,14 @@ fn keep_router(world: &mut World, router: RouterAddresses, config: &Config) {
             let routers = node.addresses.iter().filter(|a| a.kind == NodeAddressKind::CiliumInternalIp);
             routers.map(|a| a.ip).any(|other: IpAddr| other.is_ipv4() == ip.is_ipv4())
         };
-        if world.nodes.get(name).is_some_and(given) || !cidrs.iter().any(|cidr| cidr.contains(&ip)) {
+        let of_pod = |record: &EndpointRecord| [record.ipv4, record.ipv6].contains(&Some(ip));
+        if world.nodes.get(name).is_some_and(|node| given(node))
+            || world.endpoints.values().any(|record| of_pod(record))
+            || !cidrs.iter().any(|cidr| cidr.contains(&ip))
+        {
             continue;
         }
         let address = NodeAddress { kind: NodeAddressKind::CiliumInternalIp, ip };
-        world.nodes.entry(name.clone()).or_default().addresses.push(address);
+        world.nodes.get_or_default(name.clone()).addresses.push(address);
     }
 }

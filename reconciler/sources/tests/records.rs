@@ -3,7 +3,7 @@
 use cilium_engine::config::Config;
 use cilium_engine::state::{Mac, Source, SourceSet};
 use cilium_engine::world::{EndpointRecord, HostFacts, NodeAddressKind, ObjectName};
-use cilium_sources::folder::{ManifestFolder, Now};
+use cilium_sources::folder::{ManifestFolder, Now, Snapshot};
 use cilium_sources::records::{Records, RouterAddresses};
 use cilium_sources::world::assemble;
 use proptest::prelude::*;
@@ -118,10 +118,54 @@ fn a_damaged_or_lost_record_is_mended_from_its_copy() {
     let mut mended = Records::load(dir.path(), dir.path(), "b");
     assert!(mended.problems().is_empty(), "{:?}", mended.problems());
     assert_eq!(mended.endpoints(), records.endpoints());
+    // The copy that was bad was made anew: it can stand in.
+    fs::remove_file(folder.join("4.json")).unwrap();
+    assert_eq!(Records::load(dir.path(), dir.path(), "b").endpoints(), records.endpoints());
+    // Even for all of them.
+    fs::remove_dir_all(&folder).unwrap();
+    assert_eq!(Records::load(dir.path(), dir.path(), "b").endpoints(), records.endpoints());
+    fs::remove_dir_all(dir.path().join("state/copies")).unwrap();
+    fs::write(dir.path().join("state/copies"), "no folder").unwrap();
+    Records::load(dir.path(), dir.path(), "b");
+    assert_eq!(fs::read_dir(dir.path().join("state/copies")).unwrap().count(), 4);
     mended.remove(1).unwrap();
     assert!(!Records::load(dir.path(), dir.path(), "b").endpoints().contains_key(&1));
     assert!(Records::load(dir.path(), dir.path(), "rebooted").endpoints().is_empty());
     assert_eq!(fs::read_dir(dir.path().join("state/copies")).unwrap().count(), 0);
+}
+
+#[test]
+fn a_router_with_a_flipped_digit_is_no_router() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut records = Records::load(dir.path(), dir.path(), "b");
+    records.keep_router(router()).unwrap();
+    let path = dir.path().join("router.json");
+    let text = fs::read_to_string(&path).unwrap();
+    fs::write(&path, text.replace("fd00::77", "fd00::75")).unwrap();
+    let again = Records::load(dir.path(), dir.path(), "b");
+    assert_eq!(again.router(), RouterAddresses::default());
+    assert_eq!(again.problems().len(), 1, "{:?}", again.problems());
+    // Of a build that wrote no digest.
+    fs::write(&path, r#"{"version": 1, "ipv4": "10.1.0.77", "ipv6": "fd00::77"}"#).unwrap();
+    assert_eq!(Records::load(dir.path(), dir.path(), "b").router(), router());
+}
+
+#[test]
+fn the_router_never_takes_an_address_of_a_pod() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut records = Records::load(dir.path(), dir.path(), "b");
+    records.put(record(2)).unwrap();
+    let mut config = Config::default();
+    config.node.name = "n1".into();
+    config.node.pod_cidrs = vec!["10.1.0.0/24".parse().unwrap()];
+    let mut kept_as = |address: &str| {
+        let ipv4 = Some(address.parse().unwrap());
+        records.keep_router(RouterAddresses { ipv4, ipv6: None }).unwrap();
+        let world = assemble(&Snapshot::default(), &records, HostFacts::default(), &config);
+        world.nodes.get("n1").map(|node| node.addresses.iter().map(|a| a.ip).collect::<Vec<_>>())
+    };
+    assert_eq!(kept_as("10.1.0.77"), Some(vec!["10.1.0.77".parse().unwrap()]));
+    assert_eq!(kept_as("10.1.0.5"), None);
 }
 
 #[test]

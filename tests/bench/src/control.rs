@@ -1,122 +1,17 @@
-//! C9 to C12: attaching pods, restarting the agent under traffic, the first start, memory at rest.
+//! C10 to C12: restarting the agent under traffic, the first start, memory at rest.
 
 use crate::figure::{Figure, Goal, Verdict, short};
 use crate::stats::{Interval, bootstrap, median};
 use crate::topology::Ours;
 use crate::traffic::{ECHO, connect, round_trip};
-use anyhow::{Context, Result, anyhow, bail};
-use cilium_tests_kernel::cni::Call;
+use anyhow::{Context, Result, bail};
 use cilium_tests_kernel::probe::{eventually, serve, tcp};
-use cilium_tests_kernel::{Cluster, Netns, Node, Options, Pod, floor};
-use std::fmt::Write as _;
+use cilium_tests_kernel::{Cluster, Options, Pod};
 use std::net::SocketAddr;
 use std::os::unix::net::UnixStream;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
-
-fn milliseconds(since: Instant) -> f64 {
-    since.elapsed().as_secs_f64() * 1e3
-}
-
-/// Pod objects `name0` to `name<count-1>` on the first node.
-fn objects(cluster: &Cluster, name: &str, count: usize) {
-    let mut yaml = String::new();
-    for n in 0..count {
-        let _ = write!(
-            yaml,
-            "---\napiVersion: v1\nkind: Pod\nmetadata: {{name: {name}{n}, namespace: default, labels: {{app: {name}}}}}\n\
-             spec: {{nodeName: n1, containers: [{{name: c}}]}}\n"
-        );
-    }
-    cluster.write(&format!("pods-{name}.yaml"), &yaml);
-}
-
-fn call(node: &Node, command: &str, netns: &Netns, pod: &str) -> Result<()> {
-    Call::new(node, command, netns)
-        .pod(pod)
-        .run()
-        .map(drop)
-        .map_err(|e| anyhow!("CNI {command} of {pod}: {e}"))
-}
-
-/// C9: one attachment against the fewest netlink messages, in turn; a burst; detachment.
-pub(crate) fn attachments(ours: &Ours) -> Result<Vec<Figure>> {
-    const SINGLE: usize = 20;
-    const BURST: usize = 100;
-    let node = &ours.cluster.nodes[0];
-    objects(&ours.cluster, "single", SINGLE);
-    objects(&ours.cluster, "burst", BURST);
-    ours.cluster.settle();
-    let beside = Netns::new("beside");
-    let (mut add, mut del, mut least, mut process) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-    for n in 0..SINGLE {
-        let (pod, other) = (Netns::new("pod"), Netns::new("pod"));
-        least.push(floor::attach(&beside, &other, u8::try_from(n + 2)?).as_secs_f64() * 1e3);
-        let name = format!("single{n}");
-        for (command, times) in [("VERSION", &mut process), ("ADD", &mut add), ("DEL", &mut del)] {
-            // On its own: a call that comes while the agent looks at what the last one changed waits for it,
-            // which the burst below is about.
-            std::thread::sleep(Duration::from_millis(150));
-            let started = Instant::now();
-            call(node, command, &pod, &name)?;
-            times.push(milliseconds(started));
-        }
-    }
-    let ratios: Vec<f64> = add.iter().zip(&least).map(|(ours, least)| ours / least).collect();
-    let mut out = vec![
-        Figure::ratio(
-            ("C9", "CNI ADD, p50"),
-            format!("{} ms", short(median(&add))),
-            format!("netlink floor {} ms", short(median(&least))),
-            bootstrap(&ratios),
-            Goal::at_most(3.0, 1.5),
-        ),
-        Figure {
-            id: "C9",
-            name: "  of it, the plugin's process alone".into(),
-            value: format!("{} ms", short(median(&process))),
-            reference: "-".into(),
-            number: bootstrap(&process),
-            goal: None,
-            verdict: Verdict::None,
-        },
-        Figure::value(("C9", "CNI DEL, p50"), "ms", bootstrap(&del), Goal::limit(40.0)),
-    ];
-    let pods: Vec<Netns> = (0..BURST).map(|_| Netns::new("pod")).collect();
-    let started = Instant::now();
-    let failures = Mutex::new(Vec::new());
-    std::thread::scope(|scope| {
-        for (n, pod) in pods.iter().enumerate() {
-            let failures = &failures;
-            scope.spawn(move || {
-                if let Err(e) = call(node, "ADD", pod, &format!("burst{n}"))
-                    && let Ok(mut failures) = failures.lock()
-                {
-                    failures.push(e);
-                }
-            });
-        }
-    });
-    let took = started.elapsed().as_secs_f64();
-    let mut figure = Figure::value(
-        ("C9", format!("CNI ADD, {BURST} at once")),
-        "s",
-        Interval { low: took, mid: took, high: took },
-        Goal::at_most(3.0, 1.0),
-    );
-    if let Some(e) = failures.into_inner().ok().and_then(|mut list| list.pop()) {
-        figure.verdict = Verdict::Void(e.to_string());
-    }
-    out.push(figure);
-    for (n, pod) in pods.iter().enumerate() {
-        call(node, "DEL", pod, &format!("burst{n}"))?;
-    }
-    ours.cluster.remove("pods-single.yaml");
-    ours.cluster.remove("pods-burst.yaml");
-    ours.cluster.settle();
-    Ok(out)
-}
 
 /// What a client saw while it ran.
 #[derive(Default)]

@@ -6,6 +6,7 @@
 //! bpffs directories that carry the measuring process's id; the first process waits for it and clears up
 //! behind it, however it ends.
 
+mod attach;
 mod control;
 mod datapath;
 mod figure;
@@ -104,7 +105,7 @@ fn measure(wanted: &Wanted) -> Result<Vec<Figure>> {
         }
         if wanted.any(&["C9"]) {
             begun("attachments");
-            figures.extend(control::attachments(&ours)?);
+            figures.extend(attach::run(&ours)?);
         }
     }
     figures.sort_by_key(|figure| order(figure.id));

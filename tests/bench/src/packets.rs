@@ -45,7 +45,7 @@ fn figure(sort: Sort, name: &str, costs: &[Cost], slow: f64) -> Figure {
     let most = RATIO.0.min(limit / floors);
     let hope = match sort {
         Sort::Established => RATIO.1.min(ESTABLISHED * slow / floors),
-        Sort::New | Sort::NewService | Sort::Denied => RATIO.1,
+        _ => RATIO.1,
     };
     let goal = Goal::at_most(most, hope.min(most));
     Figure::ratio(

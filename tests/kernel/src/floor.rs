@@ -48,6 +48,16 @@ pub fn attach(host: &Netns, pod: &Netns, n: u8) -> Duration {
     began.elapsed()
 }
 
+/// Deletes the `n`th pair and says how long the kernel took.
+pub fn detach(host: &Netns, n: u8) -> Duration {
+    host.enter(|| {
+        let socket = socket();
+        let began = Instant::now();
+        send(&socket, vec![(Message::DelLink(link(10_000 + u32::from(n), Vec::new())), 0)]);
+        began.elapsed()
+    })
+}
+
 fn configuration(n: u8) -> Vec<(Message, u16)> {
     let mut messages = vec![up(1), up(INSIDE)];
     let own: [IpAddr; 2] = [[10, 99, 0, n].into(), [0xfd99, 0, 0, 0, 0, 0, 1, u16::from(n)].into()];

@@ -6,6 +6,8 @@
 pub mod cluster;
 pub mod cni;
 pub mod floor;
+pub mod flow;
+pub mod footprint;
 pub mod l1;
 pub mod netns;
 pub mod policy_cases;

@@ -1,6 +1,8 @@
-//! How long CNI ADD takes, beside the fewest netlink messages that make the same pair.
+//! How long CNI ADD takes, beside the fewest netlink messages that make the same pair; and what must hold
+//! though it is answered as soon as that.
 
 use cilium_tests_kernel::cni::Call;
+use cilium_tests_kernel::probe::eventually;
 use cilium_tests_kernel::{Cluster, Netns, Options, floor};
 use std::time::{Duration, Instant};
 
@@ -69,4 +71,50 @@ fn add_takes_little_longer_than_its_messages() {
     if long() && !cfg!(debug_assertions) {
         assert!(percentile(&add, 99) < Duration::from_millis(100), "ADD p99 {:?}", percentile(&add, 99));
     }
+}
+
+/// `reserved:init`: what a pod is of which no object has been read. Its connections fail.
+const INIT: u64 = 5;
+
+/// The object is in a file that was written a moment before, and may not be whole yet.
+#[test]
+fn a_pod_is_known_when_its_add_returns() {
+    let cluster = Cluster::start(&Options { nodes: 1, ..Options::default() });
+    for n in 0..5 {
+        let pod = cluster.pod(0, &format!("known{n}"), "app: known");
+        let listed = cluster.nodes[0].cilium(&["endpoint", "list", "-o", "json"]).stdout;
+        let listed: serde_json::Value = serde_json::from_slice(&listed).expect("JSON");
+        let name = format!("default/{}", pod.name);
+        let status = listed.as_array().into_iter().flatten().map(|endpoint| &endpoint["status"]);
+        let own = status.clone().find(|status| status["external-identifiers"]["pod-name"] == name.as_str());
+        let identity = own.expect("it is listed")["identity"]["id"].as_u64();
+        assert!(identity.is_some_and(|id| id != INIT), "{name}: {identity:?}");
+    }
+    // Of one without an object nobody waits for one.
+    let began = Instant::now();
+    cluster.attach(0, "unknown");
+    assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
+}
+
+/// Pods' programs begin as filters, which is quick, and end at TCX, which costs packets less.
+#[test]
+fn programs_of_pods_move_to_tcx_when_nobody_waits() {
+    let cluster = Cluster::start(&Options { nodes: 1, ..Options::default() });
+    let node = &cluster.nodes[0];
+    let links = node.pins.join("links");
+    if !links.join("cilium_host_egress").exists() {
+        println!("SKIP: this kernel has no TCX");
+        return;
+    }
+    let pods: Vec<_> = (0..10).map(|n| cluster.pod(0, &format!("moved{n}"), "app: moved")).collect();
+    let at_tcx = || {
+        let pins = std::fs::read_dir(&links).expect("the pins of links").flatten();
+        pins.filter(|pin| pin.file_name().to_string_lossy().starts_with("lxc")).count()
+    };
+    assert!(eventually(Duration::from_secs(10), || at_tcx() == pods.len()), "{} at TCX", at_tcx());
+    let each = "for link in $(ip -o link | grep -o 'lxc[0-9a-f]*'); do tc filter show dev $link ingress; echo seen; done";
+    let filters = node.netns.shell(each).stdout;
+    assert_eq!(String::from_utf8_lossy(&filters), "seen\n".repeat(pods.len()));
+    assert!(node.plan_is_empty());
+    assert!(!node.log().contains("changed by others"), "{}", node.log_tail());
 }

@@ -275,8 +275,16 @@ fn from_port(port: u16, to: SocketAddr) -> std::io::Result<TcpStream> {
         if code == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
     };
     call(libc::bind, any)?;
-    call(libc::connect, to)?;
-    Ok(socket.into())
+    // Another test of this process that starts a program just now holds copies of the descriptors closed
+    // meanwhile, and so the port, until that program runs.
+    let in_use = |e: &std::io::Error| e.raw_os_error() == Some(libc::EADDRNOTAVAIL);
+    let began = Instant::now();
+    loop {
+        match call(libc::connect, to) {
+            Err(e) if in_use(&e) && began.elapsed() < Duration::from_millis(500) => std::thread::yield_now(),
+            outcome => return outcome.map(|()| socket.into()),
+        }
+    }
 }
 
 /// `struct sockaddr_in` or `struct sockaddr_in6`.

@@ -1,12 +1,12 @@
 //! `plan`, `apply`, `destroy`: exit codes, and that the host is as it was.
 
 use cilium_tests_kernel::cluster::{Node, binary};
+use cilium_tests_kernel::footprint::{files, host, wait_quiet};
 use cilium_tests_kernel::probe::{eventually, ping};
 use cilium_tests_kernel::{Cluster, Options};
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::{Command, Output};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 const WAIT: Duration = Duration::from_secs(20);
 
@@ -16,35 +16,8 @@ fn one_node() -> Cluster {
     let set = "echo 0 > /proc/sys/net/ipv4/ip_forward; echo 2 > /proc/sys/net/ipv4/conf/all/rp_filter; echo 1 > \
                /proc/sys/net/ipv4/conf/default/rp_filter; echo 0 > /proc/sys/net/ipv6/conf/all/forwarding";
     assert!(cluster.nodes[0].netns.shell(set).status.success());
+    wait_quiet(&cluster.nodes[0].netns);
     cluster
-}
-
-/// Everything of a namespace that this project may touch, as text.
-fn host(node: &Node) -> String {
-    let script = "ip -o link | sed 's/ *$//'; ip -o addr; ip route show table all; ip -6 route show table all; \
-                  ip rule; ip -6 rule; tc qdisc; for f in $(find /proc/sys/net/ipv4/conf /proc/sys/net/ipv6/conf \
-                  /proc/sys/net/ipv4/ip_forward -type f | sort); do echo \"$f $(cat $f 2>/dev/null)\"; done; \
-                  bpftool net show dev eth0";
-    // Times that count down are not state.
-    let text = String::from_utf8_lossy(&node.netns.shell(script).stdout).into_owned();
-    let lines = text.lines().filter(|line| !line.contains("stable_secret"));
-    lines.map(|line| line.split(" expires ").next().unwrap_or(line)).collect::<Vec<_>>().join("\n")
-}
-
-/// Files below a folder with their times.
-fn files(root: &Path) -> BTreeMap<String, Option<SystemTime>> {
-    let mut out = BTreeMap::new();
-    let mut folders = vec![root.to_owned()];
-    while let Some(folder) = folders.pop() {
-        for entry in std::fs::read_dir(&folder).into_iter().flatten().flatten() {
-            let meta = entry.metadata().expect("a file that stays");
-            if meta.is_dir() {
-                folders.push(entry.path());
-            }
-            out.insert(entry.path().display().to_string(), meta.modified().ok());
-        }
-    }
-    out
 }
 
 fn code(output: &Output) -> i32 {
@@ -66,7 +39,7 @@ fn expect(node: &Node, args: &[&str], want: i32) -> String {
 fn the_host_is_as_before() {
     let mut cluster = one_node();
     let manifests = cluster.manifests.clone();
-    let before = host(&cluster.nodes[0]);
+    let before = host(&cluster.nodes[0].netns);
     let there = files(&cluster.nodes[0].dir);
     // Nothing is written by looking.
     let plan = expect(&cluster.nodes[0], &["plan"], 2);
@@ -74,12 +47,12 @@ fn the_host_is_as_before() {
     expect(&cluster.nodes[0], &["destroy", "--plan"], 0);
     assert_eq!(files(&cluster.nodes[0].dir), there, "plan wrote files");
     assert_eq!(files(&cluster.nodes[0].pins).len(), 0, "plan pinned");
-    assert_eq!(host(&cluster.nodes[0]), before, "plan changed the host");
+    assert_eq!(host(&cluster.nodes[0].netns), before, "plan changed the host");
 
     expect(&cluster.nodes[0], &["apply"], 0);
     expect(&cluster.nodes[0], &["plan"], 0);
     expect(&cluster.nodes[0], &["apply"], 0);
-    assert_ne!(host(&cluster.nodes[0]), before);
+    assert_ne!(host(&cluster.nodes[0].netns), before);
     assert!(files(&manifests.join("published")).len() == 1, "the node publishes itself");
 
     cluster.nodes[0].start_agent();
@@ -99,7 +72,7 @@ fn the_host_is_as_before() {
     assert!(ping(&pod.netns, cluster.nodes[0].ipv4, None), "the pod was not touched");
 
     expect(&cluster.nodes[0], &["destroy", "--with-pods"], 0);
-    let after = host(&cluster.nodes[0]);
+    let after = host(&cluster.nodes[0].netns);
     let differ = |a: &str, b: &str| a.lines().filter(|l| !b.contains(l)).collect::<Vec<_>>().join("\n");
     assert!(after == before, "gone:\n{}\nleft:\n{}", differ(&before, &after), differ(&after, &before));
     assert!(!cluster.nodes[0].pins.exists(), "pins are left: {:?}", files(&cluster.nodes[0].pins));
@@ -174,7 +147,7 @@ fn plans_need_neither_root_nor_a_kernel() {
         .expect("write the old one");
     let same = home.join("same.toml");
     std::fs::write(&same, &text).expect("write the same");
-    let there = (files(&root), host(node));
+    let there = (files(&root), host(&node.netns));
     let nobody = |args: &[&str]| {
         let mut command = Command::new("setpriv");
         command.args([
@@ -204,5 +177,5 @@ fn plans_need_neither_root_nor_a_kernel() {
     // Without root the programs of interfaces cannot be read: said, and the rest is still a plan.
     let text = expect(&["plan"], 2);
     assert!(text.contains("not read") && text.contains("operation not permitted"), "{text}");
-    assert_eq!((files(&root), host(node)), there, "a plan wrote something");
+    assert_eq!((files(&root), host(&node.netns)), there, "a plan wrote something");
 }

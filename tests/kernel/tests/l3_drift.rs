@@ -304,7 +304,7 @@ impl Lab {
             within(&self.b.netns, "ip link set eth0 down".into()),
             node("sysctl", reading, "echo 0 > /proc/sys/net/ipv4/ip_forward".into()),
             node("sysctl", reading, "echo 1 > /proc/sys/net/ipv4/conf/all/rp_filter".into()),
-            node("program", reading, format!("rm {pins}/links/{lxc}_{hook}")),
+            node("program", reading, format!("rm {pins}/links/{lxc}_ingress")),
             node("program", reading, format!("bpftool link detach pinned {pins}/links/cilium_vxlan_{hook}")),
             node("file", reading, format!("rm {published}/n1.ciliumnode.yaml")),
             node("file", reading, format!("echo '# {n}' >> {published}/n1.ciliumnode.yaml")),

@@ -1,10 +1,8 @@
-//! Bad input: broken manifests, damaged state, wrong configuration, strangers under our names.
+//! Bad input: broken manifests, strangers under our names, a folder that vanishes.
 
-use cilium_tests_kernel::cluster::{Node, binary, long};
+use cilium_tests_kernel::cluster::Node;
 use cilium_tests_kernel::probe::{eventually, ping, serve, tcp};
 use cilium_tests_kernel::{Cluster, Options, Pod};
-use serde_json::Value;
-use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 const WAIT: Duration = Duration::from_secs(20);
@@ -128,134 +126,6 @@ fn broken_files_among_good_ones() {
     assert!(eventually(WAIT, clean), "{}", status_text(node));
     assert!(!open(&b) && open(&c));
     cluster.settle();
-}
-
-/// One way to damage a file.
-fn damage(path: &Path, way: usize) {
-    let bytes = std::fs::read(path).unwrap_or_default();
-    let changed: Vec<u8> = match way % 5 {
-        0 => Vec::new(),
-        1 => bytes[..bytes.len() / 2].to_vec(),
-        2 => {
-            let mut bytes = bytes;
-            let at = (way * 7919) % bytes.len().max(1);
-            if let Some(byte) = bytes.get_mut(at) {
-                *byte ^= 1 << (way % 7);
-            }
-            bytes
-        }
-        3 => vec![0xff; 4096],
-        _ => b"{}".repeat(50_000),
-    };
-    std::fs::write(path, changed).expect("damage a file");
-}
-
-fn below(dir: &Path) -> Vec<PathBuf> {
-    let mut out = Vec::new();
-    for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
-        if entry.path().is_dir() { out.extend(below(&entry.path())) } else { out.push(entry.path()) }
-    }
-    out.sort();
-    out
-}
-
-#[test]
-fn damaged_state_is_mended_and_pods_keep_their_addresses() {
-    let mut cluster = Cluster::start(&Options { nodes: 1, ..Options::default() });
-    let pods: Vec<Pod> = (0..4).map(|n| cluster.pod(0, &format!("p{n}"), &format!("app: p{n}"))).collect();
-    serve(&pods[0].netns, "p0", PORT);
-    cluster.write("deny.yaml", &DENY_B.replace("app: a", "app: p0").replace("app: c", "app: p1"));
-    let open = |n: usize| tcp(&pods[n].netns, pods[0].ipv4, PORT).is_some();
-    assert!(eventually(WAIT, || open(1) && !open(2)), "the policy is in force");
-    cluster.settle();
-    let addresses = |node: &Node| -> String {
-        let list: Value =
-            serde_json::from_slice(&node.cilium(&["endpoint", "list", "-o", "json"]).stdout).expect("JSON");
-        list.to_string()
-    };
-    let before = addresses(&cluster.nodes[0]);
-    let identities = |node: &Node| String::from_utf8_lossy(&node.cilium(&["ip", "list"]).stdout).into_owned();
-    let numbers = identities(&cluster.nodes[0]);
-    let home = cluster.nodes[0].dir.clone();
-    let mut damaged = 0;
-    let ways = if long() { 40 } else { 5 };
-    for way in 0..ways {
-        cluster.nodes[0].stop_agent(libc::SIGKILL);
-        for path in below(&home.join("state")).into_iter().chain(below(&home.join("run/state/endpoints"))) {
-            damage(&path, way + damaged);
-            damaged += 1;
-        }
-        cluster.nodes[0].start_agent();
-        cluster.nodes[0].wait_healthy(WAIT);
-        let node = &cluster.nodes[0];
-        assert_eq!(addresses(node), before, "way {way}: {}", node.log_tail());
-        assert_eq!(identities(node), numbers, "way {way}");
-        assert!(open(1) && !open(2), "way {way}: the policy is in force");
-        for pod in &pods {
-            assert!(ping(&pod.netns, node.ipv4, None), "way {way}: {} lost its network", pod.name);
-        }
-        assert_calm_short(node);
-    }
-    cluster.settle();
-    assert!(!cluster.nodes[0].log().contains("panicked"), "{}", cluster.nodes[0].log_tail());
-    eprintln!("{damaged} files damaged in {ways} restarts: addresses, identities and policy unchanged");
-}
-
-fn assert_calm_short(node: &Node) {
-    let before = passes(node);
-    std::thread::sleep(Duration::from_millis(300));
-    assert!(passes(node) - before < 10, "the loop spins: {}", node.log_tail());
-}
-
-/// Runs a command that should refuse; one that does not is ended.
-fn bounded(node: &Node, command: &str) -> std::process::Output {
-    let mut run = node.netns.command("timeout");
-    run.arg("10").arg(binary("cilium")).arg("--config").arg(node.config()).arg(command);
-    run.output().expect("timeout is installed")
-}
-
-#[test]
-fn a_wrong_configuration_touches_nothing() {
-    let mut cluster = Cluster::prepare(&Options { nodes: 1, ..Options::default() });
-    let node = &mut cluster.nodes[0];
-    let good = std::fs::read_to_string(node.config()).expect("the configuration");
-    let links = |node: &Node| String::from_utf8_lossy(&node.netns.shell("ip -o link").stdout).into_owned();
-    let before = links(node);
-    let wrong: &[(&str, &str, &str)] = &[
-        ("mode = \"tunnel\"", "mode = \"sideways\"", "routing.mode"),
-        ("mode = \"tunnel\"", "mode = 7", "routing.mode"),
-        ("ct_tcp_max = 65536", "ct_tcp_max = -1", "ct_tcp_max"),
-        ("ct_tcp_max = 65536", "ct_tcp_max = \"many\"", "ct_tcp_max"),
-        ("ct_tcp_max = 65536", "ct_tpc_max = 65536", "ct_tcp_max"),
-        ("version = 1", "version = 99", "version"),
-        ("version = 1", "version = 1\nversion = 1", "version"),
-        ("enabled = true", "enabled = \"perhaps\"", "ipv6.enabled"),
-        ("[bpf]", "[bfp]", "bpf"),
-        ("name = \"n1\"", "name = \"no/good name\"", "node.name"),
-        ("[cluster]", "[cluster", "cilium.toml:"),
-    ];
-    for (from, to, named) in wrong {
-        assert!(good.contains(from), "{from}");
-        std::fs::write(node.config(), good.replacen(from, to, 1)).expect("write it");
-        for command in ["agent", "apply", "plan", "destroy"] {
-            let output = bounded(node, command);
-            let text = String::from_utf8_lossy(&output.stderr).into_owned();
-            assert_eq!(output.status.code(), Some(1), "{command} with {to}: {text}");
-            assert!(text.contains(named) && text.contains("cilium.toml:"), "{command} with {to}: {text}");
-        }
-        assert_eq!(std::fs::read_dir(&node.pins).expect("it is there").count(), 0, "{to}: pins were made");
-        assert_eq!(links(node), before, "{to}: interfaces were made");
-        assert!(!node.dir.join("run").exists() && !node.dir.join("state").exists(), "{to}: files were made");
-    }
-    // A file that is not there, a folder in its place, garbage.
-    for bytes in [&b"\xff\xfe\x00"[..], &[0; 100], b""] {
-        std::fs::write(node.config(), bytes).expect("write it");
-        let output = bounded(node, "agent");
-        assert_eq!(output.status.code(), Some(1), "{bytes:?}: {}", String::from_utf8_lossy(&output.stderr));
-    }
-    std::fs::write(node.config(), &good).expect("write it");
-    node.start_agent();
-    node.wait_healthy(WAIT);
 }
 
 #[test]

@@ -1,10 +1,11 @@
 //! kill -9 of the agent while objects change and traffic flows: nothing is lost, nothing changes its name.
 
 use cilium_tests_kernel::cluster::{Node, OUTSIDE_V4, long};
+use cilium_tests_kernel::flow::{Flow, flow};
 use cilium_tests_kernel::probe::{eventually, serve, tcp};
 use cilium_tests_kernel::{Cluster, Netns, Options, Pod};
-use std::io::{Read, Seek, SeekFrom, Write};
-use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
+use std::io::{Read, Seek, SeekFrom};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -16,55 +17,6 @@ const PORT: u16 = 7000;
 const STREAM: u16 = 7001;
 const VIP: &str = "10.96.0.10";
 const WAIT: Duration = Duration::from_secs(20);
-
-/// A long-lived connection: asks, waits for the answer, asks again.
-struct Flow {
-    name: String,
-    thread: JoinHandle<Result<(u64, u32, Duration), String>>,
-}
-
-fn flow(from: &Netns, name: &str, to: SocketAddr, pause: Duration, stop: &Arc<AtomicBool>) -> Flow {
-    let connected = from.enter(|| TcpStream::connect_timeout(&to, Duration::from_secs(5)));
-    let mut stream = connected.unwrap_or_else(|e| panic!("{name}: connect {to}: {e}"));
-    stream.set_nodelay(true).expect("TCP_NODELAY");
-    stream.set_read_timeout(Some(Duration::from_secs(10))).expect("a timeout");
-    let stop = stop.clone();
-    let thread = std::thread::spawn(move || {
-        let (mut answers, mut slowest, mut buffer) = (0, Duration::ZERO, [0; 128]);
-        while !stop.load(Ordering::Relaxed) {
-            let asked = Instant::now();
-            stream.write_all(b"?").map_err(|e| format!("write after {answers} answers: {e}"))?;
-            match stream.read(&mut buffer) {
-                Ok(0) => return Err(format!("closed after {answers} answers")),
-                Ok(_) => answers += 1,
-                Err(e) => return Err(format!("read after {answers} answers: {e}")),
-            }
-            slowest = slowest.max(asked.elapsed());
-            std::thread::sleep(pause);
-        }
-        Ok((answers, retransmissions(&stream), slowest))
-    });
-    Flow { name: name.to_owned(), thread }
-}
-
-/// `tcpi_total_retrans`.
-fn retransmissions(stream: &TcpStream) -> u32 {
-    // SAFETY: all-zero bytes are a valid `tcp_info`: it holds numbers alone.
-    let mut info: libc::tcp_info = unsafe { std::mem::zeroed() };
-    let mut size = libc::socklen_t::try_from(size_of::<libc::tcp_info>()).expect("small");
-    // SAFETY: the buffer is as large as `size` says, and the descriptor is open.
-    let code = unsafe {
-        libc::getsockopt(
-            stream.as_raw_fd(),
-            libc::IPPROTO_TCP,
-            libc::TCP_INFO,
-            (&raw mut info).cast(),
-            &raw mut size,
-        )
-    };
-    assert_eq!(code, 0, "TCP_INFO: {}", std::io::Error::last_os_error());
-    info.tcpi_total_retrans
-}
 
 /// A stream of numbered datagrams in one direction.
 struct Stream {
@@ -356,10 +308,12 @@ fn kills_lose_nothing() {
     let mut failed = Vec::new();
     let (mut answers, mut retransmitted, mut slowest) = (0, 0, Duration::ZERO);
     let connections = flows.len();
-    for Flow { name, thread } in flows {
-        match thread.join().expect("a flow") {
-            Ok((n, again, slow)) => {
-                (answers, retransmitted, slowest) = (answers + n, retransmitted + again, slowest.max(slow));
+    for flow in flows {
+        let name = flow.name().to_owned();
+        match flow.end() {
+            Ok(told) => {
+                (answers, retransmitted) = (answers + told.answers, retransmitted + told.retransmitted);
+                slowest = slowest.max(told.slowest);
             }
             Err(e) => failed.push(format!("{name}: {e}")),
         }

@@ -4,12 +4,14 @@ use crate::file::Section;
 use cilium_crds::lower::{LowerOptions, combine};
 use cilium_crds::object::{Object, Reading};
 use cilium_engine::config::Config;
+use cilium_engine::problem::Problems;
 use cilium_engine::state::{LinkName, Mac, Source, SourceSet};
 use cilium_engine::world::{EndpointRecord, HostDevice, HostFacts, ObjectName, World};
 use ipnet::IpNet;
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 /// Everything a pass is given, as text.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -73,15 +75,15 @@ impl Inputs {
     }
 
     fn world(&self, config: &Config, unsynced: &str, order: Order) -> Result<World, String> {
-        let mut problems = Vec::new();
-        let mut objects: Vec<Object> = Vec::new();
+        let mut problems = Problems::default();
+        let mut objects: Vec<Arc<Object>> = Vec::new();
         for (name, text) in &self.manifests {
             let file = cilium_crds::read_file(text.as_bytes(), name);
             problems.extend(file.broken);
             for reading in file.readings {
                 match reading {
-                    Reading::Object(object, _) => objects.push(*object),
-                    Reading::Nameless(problem) | Reading::Other(Some(problem)) => problems.push(problem),
+                    Reading::Object(object, _) => objects.push(Arc::new(*object)),
+                    Reading::Nameless(problem) | Reading::Other(Some(problem)) => problems.add(problem),
                     Reading::Other(None) => {}
                 }
             }
@@ -91,7 +93,7 @@ impl Inputs {
         }
         let options = LowerOptions { node_name: config.node.name.clone(), invalid: config.policy.invalid };
         let pieces = combine(&objects, &options);
-        problems.extend(pieces.problems);
+        problems.extend(pieces.problems.iter().cloned());
         Ok(World {
             synced: synced(unsynced)?,
             namespaces: pieces.namespaces,
@@ -102,7 +104,7 @@ impl Inputs {
             rules: pieces.rules,
             claims: pieces.claims,
             remote_endpoints: pieces.remote_endpoints,
-            endpoints: self.endpoints()?,
+            endpoints: self.endpoints()?.into_iter().map(|(id, record)| (id, record.into())).collect(),
             host: self.host()?,
             problems,
         })

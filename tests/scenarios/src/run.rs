@@ -10,7 +10,7 @@ use cilium_engine::lines::Line;
 use cilium_engine::plan::Plan;
 use cilium_engine::realise::{Report, observe, realise};
 use cilium_engine::scope::Scopes;
-use cilium_engine::state::{DesiredState, ObservedState, OriginId, RowId, State};
+use cilium_engine::state::{DesiredState, ObservedState, RowId, State};
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 
@@ -93,7 +93,7 @@ macro_rules! tampering {
                 let row = state.$field.iter().find(|(key, _)| named::<cilium_engine::state::$resource>(key, other));
                 let row = row.map(|(_, entry)| entry.row.clone());
                 if let (Some(key), Some(row)) = (key, row) {
-                    return state.$field.insert(key, row, OriginId::default()).is_some();
+                    return state.$field.insert(key, row, None).is_some();
                 }
             )*
             false

@@ -35,7 +35,7 @@ pub(super) fn service(header: &Header, root: &Cursor<'_>, notes: &mut Notes) -> 
     let proxy_name = api.metadata.labels.get(PROXY_NAME).cloned();
     if kind == ServiceKind::ExternalName {
         let place = header.place.clone();
-        return Facts::Service(Service { kind, created, proxy_name, place, ..Service::default() });
+        return Facts::Service(Service { kind, created, proxy_name, place, ..Service::default() }.into());
     }
     let said = Said::read(root, &api.metadata.annotations, notes);
     let cluster_ips = addresses::cluster_ips(&at, spec, notes);
@@ -74,7 +74,7 @@ pub(super) fn service(header: &Header, root: &Cursor<'_>, notes: &mut Notes) -> 
     };
     bound(&at, &service, notes);
     unserved(&at, &service, notes);
-    Facts::Service(service)
+    Facts::Service(service.into())
 }
 
 fn kind(at: &Cursor<'_>, spec: &api::ServiceSpec, notes: &mut Notes) -> ServiceKind {

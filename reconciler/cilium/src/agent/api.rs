@@ -82,7 +82,11 @@ async fn status(State(shared): State<Arc<Shared>>) -> Response {
 }
 
 async fn view(State(shared): State<Arc<Shared>>) -> Response {
-    ([(header::CONTENT_TYPE, "application/json")], shared.view_json().to_string()).into_response()
+    // Away from this thread: it answers container runtimes, and a large view takes its time.
+    match tokio::task::spawn_blocking(move || shared.shown().json()).await {
+        Ok(json) => ([(header::CONTENT_TYPE, "application/json")], json.to_string()).into_response(),
+        Err(e) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{e}\n")).into_response(),
+    }
 }
 
 async fn metrics(State(shared): State<Arc<Shared>>) -> Response {

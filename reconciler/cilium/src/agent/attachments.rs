@@ -3,26 +3,40 @@
 
 use super::pass::{Done, Pool};
 use super::shared::CniCall;
+use cilium_abi::identity::INIT;
 use cilium_cni::error::{
     CHECK_FAILED, CniError, INVALID_CONFIG, INVALID_ENVIRONMENT, TRY_AGAIN, UNKNOWN_CONTAINER,
 };
-use cilium_cni::wire::{Add, Answer, Attached, AttachedAddress, Attachment, DELETE_QUEUE, Request};
+use cilium_cni::wire::{
+    Add, Answer, Attached, AttachedAddress, Attachment, DELETE_QUEUE, MAX_MESSAGE, Request,
+};
 use cilium_engine::config::Config;
 use cilium_engine::ipam::{self, Released};
 use cilium_engine::state::Mac;
 use cilium_engine::world::{EndpointRecord, ObjectName};
-use cilium_sources::records::Records;
+use cilium_sources::kept;
+use cilium_sources::records::{RecordError, Records};
 use std::net::IpAddr;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::time::{Duration, Instant};
 use tokio::sync::oneshot::Sender;
 
+/// How soon the next look must be due for an ADD to wait for it: files that are being written are looked at
+/// again within this time.
+const SOON: Duration = Duration::from_millis(100);
+/// How long an ADD waits for its pod's object at most.
+const PATIENCE: Duration = Duration::from_secs(1);
+
 /// An ADD that waits for its pass, or any other request that does.
+#[derive(Debug)]
 pub(super) struct Waiting {
     what: Awaited,
     reply: Sender<Answer>,
+    since: Instant,
 }
 
+#[derive(Debug)]
 enum Awaited {
     /// The endpoint's rows must stand.
     Attached(u16),
@@ -39,6 +53,8 @@ enum Awaited {
 pub(super) struct Attachments {
     pool: Pool,
     released: Released,
+    /// Attached, but of pods whose objects may be in a file that is just being written.
+    held: Vec<Waiting>,
 }
 
 impl Attachments {
@@ -48,11 +64,15 @@ impl Attachments {
         let Ok(entries) = std::fs::read_dir(&queue) else { return };
         for entry in entries.flatten().take(100_000) {
             let path = entry.path();
-            let attachment =
-                std::fs::read(&path).ok().and_then(|b| serde_json::from_slice::<Attachment>(&b).ok());
+            let bytes = kept::read(&path, MAX_MESSAGE as u64).ok();
+            let attachment = bytes.and_then(|b| serde_json::from_slice::<Attachment>(&b).ok());
             if let Some(attachment) = attachment {
                 tracing::info!(container = %attachment.container_id, "deleted while no agent ran");
-                self.forget(records, &attachment);
+                if let Err(e) = self.forget(records, &attachment) {
+                    // The next start tries again.
+                    tracing::warn!("forget {}: {e}", attachment.container_id);
+                    continue;
+                }
             }
             if let Err(e) = std::fs::remove_file(&path) {
                 tracing::warn!("remove tombstone {}: {e}", path.display());
@@ -62,7 +82,7 @@ impl Attachments {
 
     /// Carries out what can be done at once; the rest waits for the pass.
     pub(super) fn change_records(&mut self, calls: Vec<CniCall>, records: &mut Records) -> Vec<Waiting> {
-        let mut waiting = Vec::new();
+        let mut waiting = std::mem::take(&mut self.held);
         for CniCall { request, reply } in calls {
             let what = match request {
                 Request::Add(add) => match self.add(&add, records) {
@@ -72,10 +92,13 @@ impl Attachments {
                         continue;
                     }
                 },
-                Request::Del(attachment) => {
-                    self.forget(records, &attachment);
-                    Awaited::Nothing
-                }
+                Request::Del(attachment) => match self.forget(records, &attachment) {
+                    Ok(()) => Awaited::Nothing,
+                    Err(e) => {
+                        send(reply, Answer::Failed(not_forgotten(&e)));
+                        continue;
+                    }
+                },
                 Request::Check(attachment) => Awaited::Checked(attachment),
                 Request::Gc { network, valid } => {
                     let dead: Vec<Attachment> = records
@@ -85,12 +108,18 @@ impl Attachments {
                         .map(attachment_of)
                         .filter(|a| !valid.contains(a))
                         .collect();
-                    dead.iter().for_each(|a| self.forget(records, a));
-                    Awaited::Nothing
+                    let results: Vec<_> = dead.iter().map(|a| self.forget(records, a)).collect();
+                    match results.into_iter().find_map(Result::err) {
+                        None => Awaited::Nothing,
+                        Some(e) => {
+                            send(reply, Answer::Failed(not_forgotten(&e)));
+                            continue;
+                        }
+                    }
                 }
                 Request::Status => Awaited::Ready,
             };
-            waiting.push(Waiting { what, reply });
+            waiting.push(Waiting { what, reply, since: Instant::now() });
         }
         waiting
     }
@@ -157,10 +186,26 @@ impl Attachments {
         Ok(id)
     }
 
-    /// Answers what waited for the pass. Returns whether records were taken back, so that another pass is due.
-    pub(super) fn answer(&mut self, waiting: Vec<Waiting>, done: &Done, records: &mut Records) -> bool {
+    /// Answers what waited for the pass, but ADDs of pods whose object is likely to be read in the next one,
+    /// which is due after `next_look`: until then their connections would fail. Returns whether records were
+    /// taken back, so that another pass is due.
+    pub(super) fn answer(
+        &mut self,
+        waiting: Vec<Waiting>,
+        done: &Done,
+        next_look: Option<Duration>,
+        records: &mut Records,
+    ) -> bool {
         let mut took_back = false;
-        for Waiting { what, reply } in waiting {
+        for Waiting { what, reply, since } in waiting {
+            if let Awaited::Attached(id) = what
+                && next_look.is_some_and(|next| next <= SOON)
+                && since.elapsed() < PATIENCE
+                && lacks_object(id, done)
+            {
+                self.held.push(Waiting { what, reply, since });
+                continue;
+            }
             let answer = match what {
                 Awaited::Nothing => Answer::Done,
                 Awaited::Ready if done.synced && !self.pool.cidrs.is_empty() => Answer::Done,
@@ -194,7 +239,7 @@ impl Attachments {
 
     /// Answers that the pass could not be made at all.
     pub(super) fn answer_failed(&mut self, waiting: Vec<Waiting>, why: &str, records: &mut Records) {
-        for Waiting { what, reply } in waiting {
+        for Waiting { what, reply, .. } in waiting {
             if let Awaited::Attached(id) = what {
                 let _ = records.remove(id);
             }
@@ -206,13 +251,13 @@ impl Attachments {
         }
     }
 
-    fn forget(&mut self, records: &mut Records, attachment: &Attachment) {
+    /// One that is not there is forgotten.
+    fn forget(&mut self, records: &mut Records, attachment: &Attachment) -> Result<(), RecordError> {
         let id = records.endpoints().values().find(|r| attachment_of(r) == *attachment).map(|r| r.id);
-        match id.map(|id| records.remove(id)) {
-            Some(Ok(Some(record))) => self.released.add(&record),
-            Some(Err(e)) => tracing::warn!("forget {}: {e}", attachment.container_id),
-            Some(Ok(None)) | None => {}
+        if let Some(record) = id.map(|id| records.remove(id)).transpose()?.flatten() {
+            self.released.add(&record);
         }
+        Ok(())
     }
 
     fn realised(&self, id: u16, done: &Done, records: &Records) -> Result<Attached, CniError> {
@@ -252,6 +297,17 @@ impl Attachments {
                 .collect(),
         })
     }
+}
+
+/// Whether an endpoint is a pod of which no object has been read.
+fn lacks_object(id: u16, done: &Done) -> bool {
+    let endpoint = done.view.endpoints.get(&id);
+    endpoint.is_some_and(|endpoint| endpoint.pod.is_some() && endpoint.identity.0 == INIT)
+}
+
+/// The runtime asks again: till then the pod keeps what it has.
+fn not_forgotten(error: &RecordError) -> CniError {
+    CniError::new(TRY_AGAIN, "forget the pod").details(error.to_string())
 }
 
 fn send(reply: Sender<Answer>, answer: Answer) {

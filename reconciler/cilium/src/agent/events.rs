@@ -1,9 +1,10 @@
 //! The reader of the ring buffer: names every event with the view and hands it to the monitors.
 
 use super::shared::Shared;
+use super::view::Shown;
 use cilium_engine::compile::View;
 use cilium_engine::config::Config;
-use cilium_engine::state::{Cookie, IdentityId};
+use cilium_engine::state::{Cookie, IdentityId, IpcacheKey};
 use cilium_flows::Names;
 use cilium_kernel::bpf::events::Events;
 use std::collections::HashMap;
@@ -32,7 +33,7 @@ pub(super) fn start(config: &Config, shared: &Arc<Shared>) {
 }
 
 fn read(bpf_dir: &Path, shared: &Shared) {
-    let mut names = Named::new(shared.view());
+    let mut names = Named::new(shared.shown());
     loop {
         match Events::open(bpf_dir) {
             Ok(Some(mut events)) => follow(&mut events, shared, &mut names),
@@ -53,10 +54,7 @@ fn follow(events: &mut Events, shared: &Shared, names: &mut Named) {
             look = Instant::now();
         }
         std::thread::sleep(if shared.events.receiver_count() > 0 { WATCHED } else { UNWATCHED });
-        let view = shared.view();
-        if !Arc::ptr_eq(&view, &names.view) {
-            *names = Named::new(view);
-        }
+        names.follow(shared.shown());
         let boot = boot_time();
         while let Some(event) = events.next_event() {
             if shared.events.receiver_count() == 0 {
@@ -84,49 +82,73 @@ fn boot_time() -> u64 {
     u64::try_from(now.saturating_sub(up).as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// The view, indexed by address.
+/// The view, with an index of what there is little of. Everyone else is looked up in the view itself.
 struct Named {
-    view: Arc<View>,
-    by_address: HashMap<IpAddr, String>,
+    shown: Arc<Shown>,
+    endpoints: HashMap<IpAddr, String>,
+    nodes: HashMap<IpAddr, String>,
 }
 
 impl Named {
-    fn new(view: Arc<View>) -> Self {
-        let mut by_address = HashMap::new();
-        for (net, address) in &view.addresses {
-            if net.prefix_len() == net.max_prefix_len()
-                && let Some(("Pod" | "CiliumEndpoint", name)) = address.origin.object.split_once(' ')
-            {
-                by_address.insert(net.addr(), name.to_owned());
-            }
+    fn new(shown: Arc<Shown>) -> Self {
+        Self { endpoints: endpoints(&shown.view), nodes: nodes(&shown.view), shown }
+    }
+
+    /// Takes over what is shown now.
+    fn follow(&mut self, shown: Arc<Shown>) {
+        let before = std::mem::replace(&mut self.shown, shown);
+        if !before.view.endpoints.shares(&self.shown.view.endpoints) {
+            self.endpoints = endpoints(&self.shown.view);
         }
-        for endpoint in view.endpoints.values() {
-            let name =
-                endpoint.pod.as_ref().map_or_else(|| endpoint.container_id.clone(), ToString::to_string);
-            for ip in endpoint.ipv4.iter().chain(&endpoint.ipv6) {
-                by_address.insert(*ip, name.clone());
-            }
+        if !before.view.nodes.is(&self.shown.view.nodes) {
+            self.nodes = nodes(&self.shown.view);
         }
-        for node in &view.nodes {
-            for ip in node.addresses.iter().chain(&node.routers) {
-                by_address.entry(*ip).or_insert_with(|| node.name.clone());
-            }
+    }
+}
+
+fn endpoints(view: &View) -> HashMap<IpAddr, String> {
+    let mut by_address = HashMap::new();
+    for endpoint in view.endpoints.values() {
+        let name = endpoint.pod.as_ref().map_or_else(|| endpoint.container_id.clone(), ToString::to_string);
+        for ip in endpoint.ipv4.iter().chain(&endpoint.ipv6) {
+            by_address.insert(*ip, name.clone());
         }
-        Self { view, by_address }
+    }
+    by_address
+}
+
+fn nodes(view: &View) -> HashMap<IpAddr, String> {
+    let mut by_address = HashMap::new();
+    for node in view.nodes.iter() {
+        for ip in node.addresses.iter().chain(&node.routers) {
+            by_address.entry(*ip).or_insert_with(|| node.name.clone());
+        }
+    }
+    by_address
+}
+
+/// The pod elsewhere that has an address.
+fn elsewhere(view: &View, addr: IpAddr) -> Option<&str> {
+    let origin = view.addresses.entry(&IpcacheKey(addr.into()))?.why.as_ref()?;
+    match origin.object.split_once(' ')? {
+        ("Pod" | "CiliumEndpoint", name) => Some(name),
+        _ => None,
     }
 }
 
 impl Names for Named {
     fn name_of(&self, addr: IpAddr) -> Option<String> {
-        self.by_address.get(&addr).cloned()
+        let here = self.endpoints.get(&addr).map(String::as_str);
+        let name = here.or_else(|| elsewhere(&self.shown.view, addr));
+        name.or_else(|| self.nodes.get(&addr).map(String::as_str)).map(str::to_owned)
     }
 
     fn labels_of(&self, identity: u32) -> Option<String> {
-        self.view.identities.get(&IdentityId(identity)).map(|i| i.labels.to_string())
+        self.shown.view.identities.get(&IdentityId(identity)).map(|i| i.labels.to_string())
     }
 
     fn rule_of(&self, cookie: u32) -> Option<String> {
-        self.view.rules.get(&Cookie(cookie)).map(|rule| rule.origin.to_string())
+        self.shown.view.rules.get(&Cookie(cookie)).map(|rule| rule.origin.to_string())
     }
 
     fn interface_of(&self, ifindex: u32) -> Option<String> {

@@ -33,9 +33,11 @@ impl WriterLock {
             file.read_to_string(&mut holder).with_context(|| format!("read {}", path.display()))?;
             bail!("another writer holds {}: pid {}", path.display(), holder.trim());
         }
-        file.set_len(0)
-            .and_then(|()| file.rewind())
-            .and_then(|()| writeln!(file, "{}", std::process::id()))?;
+        let named = file.set_len(0).and_then(|()| file.rewind());
+        if let Err(e) = named.and_then(|()| writeln!(file, "{}", std::process::id())) {
+            // A full disk: the lock is held all the same, only a second writer is not told by whom.
+            tracing::warn!("write the pid to {}: {e}", path.display());
+        }
         Ok(Self { _file: file })
     }
 }

@@ -13,6 +13,7 @@ mod events;
 mod gc;
 pub(crate) mod history;
 mod lock;
+mod memory;
 mod metrics;
 pub(crate) mod pass;
 mod run;

@@ -13,16 +13,19 @@ use cilium_engine::driver::Scope;
 use cilium_engine::history::{Circumstances, Record};
 use cilium_engine::pace::Pace;
 use cilium_engine::plan::Plan;
-use cilium_engine::problem::Problem;
+use cilium_engine::problem::Problems;
 use cilium_engine::realise::{Outcome, Report, observe, realise};
 use cilium_engine::scope::Scopes;
-use cilium_engine::state::{DesiredState, Kind, LinkName, RowId, Source, SourceSet, State};
+use cilium_engine::state::{
+    DesiredState, Kind, LinkName, PodInterface, RowId, Source, SourceSet, State, Table,
+};
 use cilium_engine::world::World;
 use cilium_kernel::bpf::object_digest;
 use cilium_kernel::{AttachMode, Kernel, KernelPaths};
 use cilium_sources::config::Loaded;
 use cilium_sources::folder::{ManifestFolder, Now};
 use cilium_sources::records::{Records, RouterAddresses};
+use cilium_sources::world::Assembler;
 use ipnet::IpNet;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -65,7 +68,7 @@ pub(crate) struct Thought {
     /// The difference.
     pub plan: Plan,
     /// What is wrong with objects.
-    pub problems: Vec<Problem>,
+    pub problems: Problems,
     book: IdBook,
     view: View,
     rows_read: usize,
@@ -82,7 +85,7 @@ pub(crate) struct Done {
     /// Rows not as wanted, with the reason.
     pub failures: Vec<(RowId, String)>,
     /// What is wrong with objects.
-    pub problems: Vec<Problem>,
+    pub problems: Problems,
     /// Kinds that could not be read.
     pub unread: Vec<FailedRow>,
     /// What people are shown.
@@ -93,7 +96,7 @@ pub(crate) struct Done {
     pub drift: BTreeMap<Kind, (u64, u64)>,
     /// All sources have synced.
     pub synced: bool,
-    /// Nothing was left to do when the pass looked again.
+    /// Nothing was left to do when [`Reconciler::settle`] looked again; until then false.
     pub in_sync: bool,
     /// Processor time of everything but writing.
     pub looked: Duration,
@@ -101,13 +104,15 @@ pub(crate) struct Done {
     pub summary: PassSummary,
     /// Every step with its outcome.
     pub report: Report,
-    pod_mtus: BTreeMap<String, u32>,
+    pod_interfaces: Table<PodInterface>,
+    desired: DesiredState,
+    book: IdBook,
 }
 
 impl Done {
     /// MTU inside the pod behind an interface, bytes.
     pub(crate) fn pod_mtu(&self, link: &str) -> Option<u32> {
-        self.pod_mtus.get(link).copied()
+        self.pod_interfaces.find(&link.into()).map(|row| row.mtu)
     }
 }
 
@@ -123,6 +128,7 @@ pub(crate) struct Reconciler {
     boot_id: String,
     history: History,
     memo: Memo,
+    assembler: Assembler,
     compiler: Compiler,
     pace: Pace,
     pool: Pool,
@@ -178,6 +184,7 @@ impl Reconciler {
         Ok(Self {
             history: History::open(&config.paths.state_dir),
             memo: Memo::default(),
+            assembler: Assembler::default(),
             compiler: Compiler::default(),
             pace: Pace::default(),
             pool: Pool::default(),
@@ -256,14 +263,14 @@ impl Reconciler {
         let snapshot = self.folder.scan(self.now());
         self.scan_again = snapshot.again;
         self.place_pods();
-        Ok(cilium_sources::world::assemble(&snapshot, &self.records, facts, &self.loaded.config))
+        Ok(self.assembler.assemble(&snapshot, &self.records, facts, &self.loaded.config))
     }
 
     fn now(&self) -> Now {
         Now { uptime: self.began.elapsed(), wall: SystemTime::now() }
     }
 
-    /// One pass.
+    /// One pass, but for the look at what it wrote: see [`Self::settle`].
     ///
     /// # Errors
     /// The host's facts cannot be read; nothing was written.
@@ -284,7 +291,6 @@ impl Reconciler {
         micros.apply = stage.lap();
         self.pace.learn(&report, now, chance);
         self.keep_router(&thought.desired);
-        let in_sync = self.settled_after(&thought, &report);
         micros.total = u64::try_from(clock.elapsed().as_micros()).unwrap_or(u64::MAX);
         let failures = failures(&report);
         let mut drift: BTreeMap<Kind, (u64, u64)> = BTreeMap::new();
@@ -304,24 +310,17 @@ impl Reconciler {
             drift: drifted.len(),
             full,
         };
-        self.record(&thought.plan, &report, &summary);
         let unread = thought.plan.unread.iter();
-        let done = Done {
+        Ok(Done {
             done: report.done(),
             failures,
             unread: unread
                 .map(|(kind, e)| FailedRow { row: kind.to_string(), reason: e.to_string() })
                 .collect(),
-            pod_mtus: thought
-                .desired
-                .state
-                .pod_interfaces
-                .iter()
-                .map(|(link, entry)| (link.0.clone(), entry.row.mtu))
-                .collect(),
+            pod_interfaces: thought.desired.state.pod_interfaces.clone(),
             wanted: Kind::ALL.iter().map(|kind| (*kind, thought.desired.state.count(*kind))).collect(),
             synced: thought.desired.synced.contains(SourceSet::ALL),
-            in_sync,
+            in_sync: false,
             drift,
             looked: thought.cpu,
             summary,
@@ -329,14 +328,25 @@ impl Reconciler {
             plan: thought.plan,
             problems: thought.problems,
             view: thought.view,
-        };
+            desired: thought.desired,
+            book: thought.book,
+        })
+    }
+
+    /// Looks again at what a pass wrote, and whether nothing is left to do, and records it. To be called once after each pass,
+    /// which does not do it itself so that nobody who waits for what was written waits for the look, too.
+    pub(crate) fn settle(&mut self, done: &mut Done) {
+        let clock = Instant::now();
+        done.in_sync = self.settled_after(done);
+        done.summary.micros.total += u64::try_from(clock.elapsed().as_micros()).unwrap_or(u64::MAX);
+        self.record(&done.plan, &done.report, &done.summary);
         // A scoped read takes the last pass for clean: after any failure everything is read again.
         self.memo = if done.failures.is_empty() && done.unread.is_empty() {
-            Memo { wanted: Some(thought.desired.state), book: Some(thought.book), in_sync }
+            let wanted = std::mem::take(&mut done.desired.state);
+            Memo { wanted: Some(wanted), book: Some(std::mem::take(&mut done.book)), in_sync: done.in_sync }
         } else {
             Memo::default()
         };
-        Ok(done)
     }
 
     /// The router's addresses outlive a reboot.
@@ -375,16 +385,15 @@ impl Reconciler {
         thought.plan.changed_by_others(&changed).into_iter().filter(|id| !failing.contains(id)).collect()
     }
 
-    /// Looks again at what was written; whether nothing is left to do.
-    fn settled_after(&mut self, thought: &Thought, report: &Report) -> bool {
-        if thought.plan.is_empty() {
-            return thought.plan.is_settled();
+    fn settled_after(&mut self, done: &Done) -> bool {
+        if done.plan.is_empty() {
+            return done.plan.is_settled();
         }
-        if !report.is_clean() {
+        if !done.report.is_clean() {
             return false;
         }
-        let again = observe(&mut self.kernel, &thought.plan.scopes());
-        diff(&thought.desired, &again).is_empty() && thought.plan.unread.is_empty()
+        let again = observe(&mut self.kernel, &done.plan.scopes());
+        diff(&done.desired, &again).is_empty() && done.plan.unread.is_empty()
     }
 
     fn record(&mut self, plan: &Plan, report: &Report, summary: &PassSummary) {

@@ -5,7 +5,8 @@ use super::metrics::{AgentMetrics, KindLabel, SeverityLabel, StageLabel, StepLab
 use super::pass::{Done, Looking, Reconciler};
 use super::shared::{Shared, Wake};
 use super::status::{FailedRow, KindStatus, Status};
-use super::{WriterLock, api, events, gc, view, wakers};
+use super::view::Shown;
+use super::{WriterLock, api, events, gc, memory, wakers};
 use anyhow::{Context, Result};
 use cilium_engine::plan::Verb;
 use cilium_engine::problem::Severity;
@@ -107,6 +108,8 @@ struct Loop {
     /// Kinds heard of that no pass has looked at yet, and since when: a container runtime came between.
     put_off: Option<(Instant, BTreeSet<Kind>)>,
     in_sync: bool,
+    /// Passes in a row that failed or ended with work left.
+    unsettled: u32,
 }
 
 /// How long looking for what others changed may be put off while container runtimes wait: the more pods
@@ -114,8 +117,14 @@ struct Loop {
 const PUT_OFF_AT_MOST: Duration = Duration::from_millis(500);
 /// The period of full reads is at least this many times the processor time of the last.
 const FULL_READ_SHARE: u32 = 200;
-/// How soon a pass that ended with work left is followed by another.
+/// How long nothing must have happened before a pod's program is moved to where it costs packets least: a
+/// container runtime that comes meanwhile waits for it.
+const QUIET: Duration = Duration::from_millis(25);
+/// How soon a pass that failed, or ended with work left, is followed by another: twice as long each time,
+/// [`DOUBLINGS`] times at most. What happens meanwhile is looked at at once.
 const AGAIN: Duration = Duration::from_millis(50);
+/// Up to 1.6 s.
+const DOUBLINGS: u32 = 5;
 
 impl Loop {
     fn new(reconciler: Reconciler, shared: Arc<Shared>) -> Self {
@@ -128,6 +137,7 @@ impl Loop {
             next_full: Instant::now(),
             put_off: None,
             in_sync: false,
+            unsettled: 0,
             reconciler,
             shared,
         }
@@ -155,7 +165,7 @@ impl Loop {
         let mut wakes = Woken::default();
         let mut patience = self.next_full.saturating_duration_since(Instant::now());
         let mut reason = "period";
-        let retry = self.reconciler.next_look().or((!self.in_sync).then_some(AGAIN));
+        let retry = self.reconciler.next_look().or((!self.in_sync).then(|| self.again()));
         if let Some(retry) = retry.filter(|retry| *retry < patience) {
             (patience, reason) = (retry, "retry");
         }
@@ -163,13 +173,26 @@ impl Loop {
         if self.put_off.is_some() && debounce < patience {
             (patience, reason) = (debounce, "netlink");
         }
-        match woken.recv_timeout(patience) {
-            Ok(wake) => wakes.add(wake),
-            Err(RecvTimeoutError::Timeout) => {
-                wakes.by.insert(reason);
-                return Some(wakes);
+        let end = Instant::now() + patience;
+        loop {
+            let left = end.saturating_duration_since(Instant::now());
+            let quiet = if self.reconciler.kernel.bpf.has_to_move() { left.min(QUIET) } else { left };
+            match woken.recv_timeout(quiet) {
+                Ok(wake) => {
+                    wakes.add(wake);
+                    break;
+                }
+                Err(RecvTimeoutError::Timeout) if quiet < left => {
+                    if let Err(e) = self.reconciler.kernel.bpf.move_one() {
+                        tracing::warn!("{e}");
+                    }
+                }
+                Err(RecvTimeoutError::Timeout) => {
+                    wakes.by.insert(reason);
+                    return Some(wakes);
+                }
+                Err(RecvTimeoutError::Disconnected) => return None,
             }
-            Err(RecvTimeoutError::Disconnected) => return None,
         }
         let until = Instant::now() + debounce;
         while !wakes.urgent() {
@@ -184,15 +207,21 @@ impl Loop {
         Some(wakes)
     }
 
+    fn again(&self) -> Duration {
+        AGAIN * 2u32.pow(self.unsettled.saturating_sub(1).min(DOUBLINGS))
+    }
+
     fn pass(&mut self, wakes: Woken) {
         let waiting = self.attachments.change_records(wakes.cni, &mut self.reconciler.records);
         let (full, looking) = self.looking(wakes.kinds, &waiting);
         let by: Vec<String> = wakes.by.iter().map(|&by| by.to_owned()).collect();
-        let done = match self.reconciler.pass(&by, looking) {
+        let mut done = match self.reconciler.pass(&by, looking) {
             Ok(done) => done,
             Err(e) => {
                 tracing::error!("pass failed, nothing was changed: {e:#}");
                 self.in_sync = false;
+                self.unsettled = self.unsettled.saturating_add(1);
+                self.next_full = self.next_full.max(Instant::now() + self.again());
                 self.reconciler.forget();
                 self.attachments.answer_failed(waiting, &format!("{e:#}"), &mut self.reconciler.records);
                 return;
@@ -207,12 +236,18 @@ impl Loop {
             self.next_full = self.next_full.min(Instant::now() + Duration::from_secs(1));
         }
         self.passes += 1;
-        self.in_sync = done.in_sync;
         // First what is shown, so that whoever asks after its answer sees what it made.
-        self.tell(&done);
+        self.show(&done);
         self.attachments.learn(self.reconciler.pool());
-        if self.attachments.answer(waiting, &done, &mut self.reconciler.records) {
-            self.in_sync = false;
+        let next_look = self.reconciler.next_look();
+        let took_back = self.attachments.answer(waiting, &done, next_look, &mut self.reconciler.records);
+        self.reconciler.settle(&mut done);
+        self.in_sync = done.in_sync && !took_back;
+        self.unsettled = if done.in_sync { 0 } else { self.unsettled.saturating_add(1) };
+        self.tell(&done);
+        drop(done);
+        if full {
+            memory::give_back();
         }
     }
 
@@ -232,7 +267,14 @@ impl Loop {
         (false, Looking::AtChanges(kinds))
     }
 
-    /// Log, metrics, status and view of a pass.
+    /// The view of a pass.
+    fn show(&self, done: &Done) {
+        let failing: BTreeSet<String> =
+            done.failures.iter().filter_map(|(id, _)| id.key.split(' ').next().map(str::to_owned)).collect();
+        self.shared.show(Shown::new(done.view.clone(), failing));
+    }
+
+    /// Log, metrics and status of a pass.
     fn tell(&mut self, done: &Done) {
         let s = &done.summary;
         if s.steps > 0 || !done.failures.is_empty() {
@@ -287,15 +329,17 @@ impl Loop {
         for (kind, rows) in &done.wanted {
             metrics.set_rows(*kind, *rows);
         }
-        for (severity, name) in [(Severity::Warning, "warning"), (Severity::Error, "error")] {
-            let n = done.problems.iter().filter(|p| p.severity == severity).count();
-            metrics.problems.get_or_create(&SeverityLabel { severity: name }).set(n as i64);
-        }
         metrics.endpoints.set(done.view.endpoints.len() as i64);
         metrics.in_sync.set(i64::from(done.in_sync));
         let before = self.shared.status();
-        for problem in done.problems.iter().filter(|p| !before.problems.contains(p)) {
+        for problem in done.problems.since(&before.problems) {
             tracing::warn!("{problem}");
+        }
+        if done.problems != before.problems {
+            for (severity, name) in [(Severity::Warning, "warning"), (Severity::Error, "error")] {
+                let n = done.problems.iter().filter(|p| p.severity == severity).count();
+                metrics.problems.get_or_create(&SeverityLabel { severity: name }).set(n as i64);
+            }
         }
         self.publish(done);
     }
@@ -307,8 +351,6 @@ impl Loop {
             _ => false,
         };
         self.shared.metrics.config_changed.set(i64::from(changed));
-        let failing: BTreeSet<String> =
-            done.failures.iter().filter_map(|(id, _)| id.key.split(' ').next().map(str::to_owned)).collect();
         let status = Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             node: loaded.config.node.name.clone(),
@@ -335,7 +377,6 @@ impl Loop {
             unread: done.unread.clone(),
             problems: done.problems.clone(),
         };
-        let json = view::render(&done.view, &failing).to_string();
-        self.shared.publish(status, Arc::new(done.view.clone()), json);
+        self.shared.publish(status);
     }
 }

@@ -2,8 +2,8 @@
 
 use super::metrics::AgentMetrics;
 use super::status::Status;
+use super::view::Shown;
 use cilium_cni::wire::{Answer, Request};
-use cilium_engine::compile::View;
 use std::sync::mpsc::{SendError, Sender};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use tokio::sync::{broadcast, oneshot};
@@ -37,8 +37,7 @@ pub(super) type EventLine = Arc<str>;
 /// Shared between the loop and the servers. The loop writes, once a pass; the servers read.
 pub(super) struct Shared {
     status: RwLock<Arc<Status>>,
-    view: RwLock<Arc<View>>,
-    view_json: RwLock<Arc<str>>,
+    shown: RwLock<Arc<Shown>>,
     wake: Mutex<Sender<Wake>>,
     /// Metrics of loop and datapath.
     pub metrics: AgentMetrics,
@@ -54,8 +53,7 @@ impl Shared {
     pub(super) fn new(wake: Sender<Wake>, metrics: AgentMetrics) -> Self {
         Self {
             status: RwLock::default(),
-            view: RwLock::default(),
-            view_json: RwLock::new("{}".into()),
+            shown: RwLock::default(),
             wake: Mutex::new(wake),
             metrics,
             events: broadcast::channel(EVENT_BACKLOG).0,
@@ -67,21 +65,19 @@ impl Shared {
         self.status.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// The view after the last pass.
-    pub(super) fn view(&self) -> Arc<View> {
-        self.view.read().unwrap_or_else(PoisonError::into_inner).clone()
+    /// What the last pass found.
+    pub(super) fn shown(&self) -> Arc<Shown> {
+        self.shown.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// The view as JSON.
-    pub(super) fn view_json(&self) -> Arc<str> {
-        self.view_json.read().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    /// Publishes what a pass found.
-    pub(super) fn publish(&self, status: Status, view: Arc<View>, view_json: String) {
+    /// Publishes how a pass ended.
+    pub(super) fn publish(&self, status: Status) {
         *self.status.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(status);
-        *self.view.write().unwrap_or_else(PoisonError::into_inner) = view;
-        *self.view_json.write().unwrap_or_else(PoisonError::into_inner) = view_json.into();
+    }
+
+    /// Shows what a pass found.
+    pub(super) fn show(&self, shown: Shown) {
+        *self.shown.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(shown);
     }
 
     /// Wakes the loop.

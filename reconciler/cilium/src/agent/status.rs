@@ -1,6 +1,6 @@
 //! Health as it was observed: what the last pass found, never "the process is alive".
 
-use cilium_engine::problem::Problem;
+use cilium_engine::problem::Problems;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -31,7 +31,7 @@ pub(crate) struct Status {
     /// Kinds that could not be read, with the reason.
     pub unread: Vec<FailedRow>,
     /// What is wrong with objects.
-    pub problems: Vec<Problem>,
+    pub problems: Problems,
 }
 
 /// What one pass did.
@@ -143,7 +143,7 @@ impl fmt::Display for Status {
         for row in self.unread.iter().chain(&self.failed) {
             writeln!(f, "  ! {}: {}", row.row, row.reason)?;
         }
-        for problem in &self.problems {
+        for problem in self.problems.iter() {
             writeln!(f, "  {problem}")?;
         }
         Ok(())

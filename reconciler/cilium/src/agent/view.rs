@@ -1,13 +1,36 @@
-//! The view as JSON, with the field names that tools for Cilium read.
+//! The view as JSON, with the field names that tools for Cilium read. Rendered when somebody asks.
 
 use cilium_engine::compile::{EndpointView, ServiceView, View, ViewWay};
 use cilium_engine::world::Labels;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::sync::{Arc, OnceLock};
 
-/// Everything, one array per list. Endpoints with a row among `failing` (interface names) are not ready.
-pub(super) fn render(view: &View, failing: &BTreeSet<String>) -> Value {
+/// What a pass shows.
+#[derive(Debug, Default)]
+pub(super) struct Shown {
+    /// The view.
+    pub view: View,
+    /// Interfaces with rows that are not as wanted.
+    failing: BTreeSet<String>,
+    json: OnceLock<Arc<str>>,
+}
+
+impl Shown {
+    /// A view, and names of interfaces whose endpoints are not ready.
+    pub(super) fn new(view: View, failing: BTreeSet<String>) -> Self {
+        Self { view, failing, json: OnceLock::new() }
+    }
+
+    /// As JSON. The first to ask pays for it.
+    pub(super) fn json(&self) -> Arc<str> {
+        self.json.get_or_init(|| render(&self.view, &self.failing).to_string().into()).clone()
+    }
+}
+
+/// Everything, one array per list. Endpoints with a row among `failing` are not ready.
+fn render(view: &View, failing: &BTreeSet<String>) -> Value {
     json!({
         "node": view.node,
         "endpoints": view.endpoints.values().map(|e| endpoint(view, e, failing)).collect::<Vec<_>>(),
@@ -17,12 +40,12 @@ pub(super) fn render(view: &View, failing: &BTreeSet<String>) -> Value {
         })).collect::<Vec<_>>(),
         "addresses": view.addresses.iter().map(|(net, address)| json!({
             "cidr": net.to_string(),
-            "identity": address.identity.0,
-            "hostIP": address.tunnel.map(|ip| ip.to_string()).unwrap_or_default(),
-            "metadata": {"source": address.origin.to_string()},
+            "identity": address.row.identity.0,
+            "hostIP": address.row.tunnel.map(|ip| ip.to_string()).unwrap_or_default(),
+            "metadata": {"source": address.why.as_ref().map(ToString::to_string).unwrap_or_default()},
         })).collect::<Vec<_>>(),
         "nodes": view.nodes.iter().map(node).collect::<Vec<_>>(),
-        "services": view.services.iter().map(service).collect::<Vec<_>>(),
+        "services": view.services.values().map(|s| service(s)).collect::<Vec<_>>(),
     })
 }
 

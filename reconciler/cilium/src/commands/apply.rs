@@ -17,12 +17,13 @@ pub(super) fn run(loaded: Loaded) -> Result<ExitCode> {
     let mut reconciler = Reconciler::open(loaded)?;
     let mut last = None;
     for _ in 0..MOST_PASSES {
-        let pass = reconciler.pass(&["apply".to_owned()], Looking::AtEverything)?;
+        let mut pass = reconciler.pass(&["apply".to_owned()], Looking::AtEverything)?;
+        reconciler.settle(&mut pass);
         print!("{}", pass.plan);
         for (row, reason) in &pass.failures {
             println!("! {row}: {reason}");
         }
-        for problem in &pass.problems {
+        for problem in pass.problems.iter() {
             println!("{problem}");
         }
         let ended = pass.plan.is_empty() || (pass.done == 0 && !pass.failures.is_empty());

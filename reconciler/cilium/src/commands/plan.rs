@@ -6,7 +6,7 @@ use crate::cli::{ConfigSource, PlanArgs};
 use anyhow::{Result, bail};
 use cilium_engine::config::{Change, Impact, changes};
 use cilium_engine::plan::Plan;
-use cilium_engine::problem::{Problem, Severity};
+use cilium_engine::problem::{Problem, Problems, Severity};
 use cilium_engine::state::{ObservedState, State};
 use serde::Serialize;
 use std::fmt::Write;
@@ -22,14 +22,14 @@ struct Printed {
     /// The worst of them.
     impact: Option<Impact>,
     plan: Plan,
-    problems: Vec<Problem>,
+    problems: Problems,
 }
 
 /// Runs it.
 pub(super) fn run(source: &ConfigSource, args: &PlanArgs) -> Result<ExitCode> {
     let loaded = load(source)?;
     let mut printed =
-        Printed { changes: Vec::new(), impact: None, plan: Plan::default(), problems: Vec::new() };
+        Printed { changes: Vec::new(), impact: None, plan: Plan::default(), problems: Problems::default() };
     if let Some(old) = &args.against {
         let old = load(&ConfigSource { config: old.clone(), sets: Vec::new() })?;
         printed.changes = changes(&old.config, &loaded.config);
@@ -68,7 +68,7 @@ fn text(printed: &Printed) -> String {
         let _ = writeln!(text, "{change}");
     }
     text.push_str(&printed.plan.to_string());
-    for problem in &printed.problems {
+    for problem in printed.problems.iter() {
         let _ = writeln!(text, "{problem}");
     }
     text

@@ -1,46 +1,43 @@
 //! Numbers the kernel holds for us already: who has which. Read from rows seen, never remembered:
 //! dropping a book and adopting it again from the kernel changes nothing.
 
-use crate::state::{BackendId, Digest, IdentityId, ListId, PolicyId, Protocol, RevNatId, State};
-use std::collections::BTreeMap;
-use std::net::IpAddr;
+use crate::state::{
+    Backend, BackendId, Frontend, IdentityDigest, ListId, PolicyDigest, RevNat, Slot, SlotKey, State, Table,
+};
 
-/// Numbers in use and what they stand for.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// Numbers in use and what they stand for: the rows that say so.
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct IdBook {
     /// Identities this node numbered: of its own endpoints, and of prefixes.
-    pub identities: BTreeMap<IdentityId, Digest>,
+    pub identities: Table<IdentityDigest>,
     /// Policies.
-    pub policies: BTreeMap<PolicyId, Digest>,
+    pub policies: Table<PolicyDigest>,
     /// Backends, by what makes them.
-    pub backends: BTreeMap<BackendId, (IpAddr, u16, Protocol)>,
+    pub backends: Table<Backend>,
     /// Ways back, by the frontend's address and port.
-    pub rev_nats: BTreeMap<RevNatId, (IpAddr, u16)>,
+    pub rev_nats: Table<RevNat>,
+    /// Which list a frontend leads to.
+    pub frontends: Table<Frontend>,
     /// Lists of backends, by slot.
-    pub lists: BTreeMap<ListId, BTreeMap<u32, BackendId>>,
+    pub slots: Table<Slot>,
 }
 
 impl IdBook {
     /// The numbers that stand in these rows.
     pub fn adopt(state: &State) -> Self {
-        let mut lists: BTreeMap<ListId, BTreeMap<u32, BackendId>> = BTreeMap::new();
-        for (key, entry) in state.slots.iter() {
-            lists.entry(key.list).or_default().insert(key.slot, entry.row);
-        }
         Self {
-            identities: state.identity_digests.iter().map(|(id, entry)| (*id, entry.row)).collect(),
-            policies: state.policy_digests.iter().map(|(id, entry)| (*id, entry.row)).collect(),
-            backends: state
-                .backends
-                .iter()
-                .map(|(id, entry)| (*id, (entry.row.addr, entry.row.port, entry.row.proto)))
-                .collect(),
-            rev_nats: state
-                .rev_nats
-                .iter()
-                .map(|(id, entry)| (*id, (entry.row.addr, entry.row.port)))
-                .collect(),
-            lists,
+            identities: state.identity_digests.clone(),
+            policies: state.policy_digests.clone(),
+            backends: state.backends.clone(),
+            rev_nats: state.rev_nats.clone(),
+            frontends: state.frontends.clone(),
+            slots: state.slots.clone(),
         }
+    }
+
+    /// The backends of a list, by slot.
+    pub fn list(&self, list: ListId) -> impl Iterator<Item = (u32, BackendId)> + '_ {
+        let (first, last) = (SlotKey { list, slot: 0 }, SlotKey { list, slot: u32::MAX });
+        self.slots.range(first..=last).map(|(key, entry)| (key.slot, entry.row))
     }
 }

@@ -2,7 +2,7 @@
 //! the programs know of its devices.
 
 use super::number::ContentHash;
-use super::rows::{Rows, config_origin};
+use super::rows::{Rows, because, config_origin};
 use super::site::{Family, Neighbour, Site};
 use crate::config::Config;
 use crate::state::{
@@ -35,11 +35,11 @@ pub(super) fn compile(site: &Site, config: &Config, rows: &mut Rows) {
 }
 
 fn links(site: &Site, config: &Config, rows: &mut Rows) {
-    let why = rows.why(&config_origin("routing"));
+    let why = because(&config_origin("routing"));
     let mut link = |name: &str, kind: LinkKind, mac: Option<Mac>| {
         let row = LinkRow { kind, mac, mtu: site.mtu, alias: format!("{LINK_ALIAS_PREFIX}{name}") };
-        rows.put::<Link>(name.into(), row, why);
-        rows.put::<LinkUp>(name.into(), Present, why);
+        rows.put::<Link>(name.into(), row, &why);
+        rows.put::<LinkUp>(name.into(), Present, &why);
     };
     link(HOST_LINK, LinkKind::HostVeth { peer: NET_LINK.into() }, Some(mac(site, HOST_LINK)));
     link(NET_LINK, LinkKind::HostVeth { peer: HOST_LINK.into() }, Some(mac(site, NET_LINK)));
@@ -51,22 +51,22 @@ fn links(site: &Site, config: &Config, rows: &mut Rows) {
         overlay: site.tunnel.then(|| VXLAN_LINK.into()),
         host_mac: mac(site, HOST_LINK),
     };
-    rows.put::<Runtime>(Only, runtime, why);
+    rows.put::<Runtime>(Only, runtime, &why);
 }
 
 fn routes(site: &Site, config: &Config, rows: &mut Rows) {
-    let why = rows.why(&site.origin);
+    let why = because(&site.origin);
     for cidr in &site.pod_cidrs {
         // On link: whoever asks for a pod on cilium_host is answered by the program there.
         let src = site.router(Family::of(cidr.addr()));
         let row = RouteRow { link: HOST_LINK.into(), via: None, src, mtu: route_mtu(site) };
-        rows.put::<Route>(RouteKey { table: MAIN_TABLE, dst: *cidr }, row, why);
+        rows.put::<Route>(RouteKey { table: MAIN_TABLE, dst: *cidr }, row, &why);
     }
     for node in &site.neighbours {
-        let why = rows.why(&node.origin);
+        let why = because(&node.origin);
         for cidr in &node.pod_cidrs {
             if let Some(row) = route_to(site, config, node, cidr, rows) {
-                rows.put::<Route>(RouteKey { table: MAIN_TABLE, dst: *cidr }, row, why);
+                rows.put::<Route>(RouteKey { table: MAIN_TABLE, dst: *cidr }, row, &why);
             }
         }
     }
@@ -80,9 +80,9 @@ fn route_mtu(site: &Site) -> u32 {
 /// Kernel parameters. New interfaces take over `default`, ours among them; the stricter of `all` and the
 /// interface's own counts (Documentation/networking/ip-sysctl.rst, `rp_filter`).
 fn sysctls(site: &Site, rows: &mut Rows) {
-    let why = rows.why(&config_origin("ipv4"));
+    let why = because(&config_origin("ipv4"));
     let mut set =
-        |key: &str, value: &str| rows.put::<Sysctl>(SysctlKey(key.to_owned()), value.to_owned(), why);
+        |key: &str, value: &str| rows.put::<Sysctl>(SysctlKey(key.to_owned()), value.to_owned(), &why);
     if site.ipv4 {
         set("net.ipv4.ip_forward", "1");
         set("net.ipv4.conf.all.rp_filter", "0");
@@ -94,14 +94,14 @@ fn sysctls(site: &Site, rows: &mut Rows) {
 }
 
 fn addresses(site: &Site, rows: &mut Rows) {
-    let why = rows.why(&site.origin);
+    let why = because(&site.origin);
     for router in site.routers() {
         let key = AddressKey { link: HOST_LINK.into(), addr: IpNet::from(router) };
-        rows.put::<Address>(key, Present, why);
+        rows.put::<Address>(key, Present, &why);
     }
     for addr in site.own.iter().filter(|a| site.enabled(Family::of(**a))) {
         let row = EndpointRow::Host { identity: IdentityId(identity::HOST) };
-        rows.put::<Endpoint>(EndpointKey(*addr), row, why);
+        rows.put::<Endpoint>(EndpointKey(*addr), row, &why);
     }
     for cidr in site.pod_cidrs.iter().filter(|c| site.router(Family::of(c.addr())).is_none()) {
         rows.error(
@@ -120,7 +120,7 @@ fn addresses(site: &Site, rows: &mut Rows) {
 }
 
 fn devices(site: &Site, rows: &mut Rows) {
-    let why = rows.why(&config_origin("routing.devices"));
+    let why = because(&config_origin("routing.devices"));
     for device in &site.devices {
         let source = |v4: bool| {
             let mut held = device.addresses.iter().map(IpNet::addr).filter(|a| a.is_ipv4() == v4);
@@ -132,7 +132,7 @@ fn devices(site: &Site, rows: &mut Rows) {
             mac: device.mac.unwrap_or_default(),
             flags: if device.mac.is_none() { DEVICE_L3 } else { 0 },
         };
-        rows.put::<Device>(device.name.clone(), row, why);
+        rows.put::<Device>(device.name.clone(), row, &why);
     }
 }
 

@@ -1,157 +1,296 @@
 //! Address and prefix → identity and tunnel. Every exact address has one claimant; where two claim it,
 //! the nearer source wins and both are told: the host, its endpoints, the other nodes, their endpoints,
-//! pods without one.
+//! pods without one. Kept by address: an address is settled anew when one of those who claim it changes.
 
-use super::identity::Identities;
-use super::memo::{Memo, Part, recall};
-use super::rows::Rows;
-use super::shared::Shared;
+use super::Pass;
+use super::identity::{Foreign, Identities, Prefix};
+use super::rows::{Edits, because, error, warning};
 use super::site::{Family, Neighbour, Site};
-use super::view::AddressView;
-use crate::state::{IdentityId, Ipcache, IpcacheKey, IpcacheRow, Origin, OriginId};
-use crate::world::{EndpointRecord, ObjectName, Pod, RemoteEndpoint, World};
+use crate::map::Map;
+use crate::problem::Problem;
+use crate::shared::Shared;
+use crate::state::{IdentityId, Ipcache, IpcacheKey, IpcacheRow, Origin, State, Why};
+use crate::world::{EndpointRecord, Name, ObjectName, RemoteEndpoint, World};
 use cilium_abi::identity;
 use cilium_abi::ipcache::FLAG_IN_CLUSTER;
 use ipnet::IpNet;
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 
-/// Origins of this stage are numbered by themselves.
-const PART: u8 = 2;
-
-/// What the stage tells: the rows by name.
-pub(super) type Entries = Shared<BTreeMap<IpNet, AddressView>>;
-
-/// All that the rows are made of.
-#[derive(Hash)]
-struct Inputs<'a> {
-    site: &'a Site,
-    /// Local endpoints with their identities.
-    local: Vec<(&'a EndpointRecord, IdentityId)>,
-    remote: &'a BTreeMap<ObjectName, RemoteEndpoint>,
-    /// Pods elsewhere that no CiliumEndpoint speaks for.
-    pods: Vec<(&'a ObjectName, &'a Pod, IdentityId)>,
-    /// Prefixes of policies.
-    prefixes: Vec<(&'a IpNet, IdentityId, &'a Origin)>,
+/// Who claims an address; the first wins.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Claimant {
+    Host,
+    Local(u16),
+    /// A node, by its place among the neighbours.
+    Node(usize),
+    Remote(Name),
+    Pod(Name),
 }
 
-/// Who has an address.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Holder {
-    identity: IdentityId,
-    tunnel: Option<IpAddr>,
-    origin: OriginId,
+/// The other nodes by what endpoints say of theirs: places among the neighbours.
+#[derive(Debug, Default)]
+struct Neighbours {
+    by_name: HashMap<String, usize>,
+    by_addr: HashMap<IpAddr, usize>,
 }
 
-#[derive(Default)]
-struct Addresses {
-    held: BTreeMap<IpAddr, Holder>,
-    contested: Vec<(IpAddr, OriginId, OriginId)>,
-}
-
-impl Addresses {
-    fn claim(&mut self, addr: IpAddr, identity: u32, tunnel: Option<IpAddr>, origin: OriginId) {
-        match self.held.get(&addr) {
-            None => {
-                self.held.insert(addr, Holder { identity: IdentityId(identity), tunnel, origin });
-            }
-            Some(first) if first.origin == origin => {}
-            Some(first) => self.contested.push((addr, first.origin, origin)),
-        }
-    }
-}
-
-/// The other nodes by what endpoints say of theirs.
-struct Neighbours<'a> {
-    by_name: HashMap<&'a str, &'a Neighbour>,
-    by_addr: HashMap<IpAddr, &'a Neighbour>,
-}
-
-impl<'a> Neighbours<'a> {
-    fn new(site: &'a Site) -> Self {
+impl Neighbours {
+    fn new(site: &Site) -> Self {
         let mut by_addr = HashMap::new();
-        for node in &site.neighbours {
+        for (at, node) in site.neighbours.iter().enumerate() {
             for addr in &node.all {
                 // The first by name, where two claim an address.
-                by_addr.entry(*addr).or_insert(node);
+                by_addr.entry(*addr).or_insert(at);
             }
         }
-        let by_name = site.neighbours.iter().map(|node| (node.name.as_str(), node)).collect();
+        let by_name = site.neighbours.iter().enumerate().map(|(at, node)| (node.name.clone(), at)).collect();
         Self { by_name, by_addr }
     }
 
-    fn named(&self, name: Option<&String>) -> Option<&'a Neighbour> {
-        self.by_name.get(name?.as_str()).copied()
+    fn named<'s>(&self, site: &'s Site, name: Option<&String>) -> Option<&'s Neighbour> {
+        site.neighbours.get(*self.by_name.get(name?)?)
+    }
+
+    fn at<'s>(&self, site: &'s Site, addr: Option<IpAddr>) -> Option<&'s Neighbour> {
+        site.neighbours.get(*self.by_addr.get(&addr?)?)
     }
 }
 
-/// Writes the rows.
-pub(super) fn compile(
-    world: &World,
-    site: &Site,
-    identities: &Identities,
-    memo: Option<&mut Memo>,
-    rows: &mut Rows,
-) -> Entries {
-    let local = |(id, record): (&u16, _)| (record, identities.endpoints[id].0);
-    let pods = identities.pods.iter();
-    let inputs = Inputs {
-        site,
-        local: world.endpoints.iter().map(local).collect(),
-        remote: &world.remote_endpoints,
-        pods: pods.filter_map(|(name, id)| Some((name, world.pods.get(name)?, *id))).collect(),
-        prefixes: identities.prefixes.iter().map(|(net, id)| (net, *id, &identities.own[id].1)).collect(),
-    };
-    let part = recall(memo, |memo| &mut memo.addresses, &inputs, stage);
-    rows.absorb(part.rows);
-    part.told
+/// The ipcache, as it follows the world.
+#[derive(Debug, Default)]
+pub(super) struct Stage {
+    neighbours: Neighbours,
+    local: BTreeMap<u16, (Shared<EndpointRecord>, IdentityId)>,
+    remote: Map<Name, Shared<RemoteEndpoint>>,
+    pods: Map<Name, Foreign>,
+    prefixes: Shared<BTreeMap<IpNet, Prefix>>,
+    /// With the endpoint, if it is one elsewhere.
+    claims: BTreeMap<(IpAddr, Claimant), Option<Shared<RemoteEndpoint>>>,
+    /// Rows that nobody's address takes the place of.
+    fixed: BTreeMap<IpNet, (IpcacheRow, Why)>,
+    contested: BTreeMap<IpAddr, Vec<Shared<Problem>>>,
+    refused: BTreeMap<Name, Vec<Shared<Problem>>>,
 }
 
-fn stage(inputs: &Inputs<'_>) -> Part<Entries> {
-    let mut rows = Rows::of_part(PART);
-    let Inputs { site, local, .. } = inputs;
-    let neighbours = Neighbours::new(site);
-    let mut addresses = Addresses::default();
-    let why = rows.why(&site.origin);
-    for addr in &site.own {
-        addresses.claim(*addr, identity::HOST, None, why);
-    }
-    for (record, identity) in local {
-        let why = rows.why(&record.origin());
-        for addr in record.ipv4.iter().chain(&record.ipv6) {
-            addresses.claim(*addr, identity.0, None, why);
+impl Stage {
+    /// Settles the addresses that something was said of; all of them, if the place is another.
+    pub(super) fn update(&mut self, pass: &Pass<'_>, identities: &Identities, edits: &mut Edits) {
+        let Pass { world, site, moved, before, .. } = *pass;
+        let mut stale: Vec<IpNet> = Vec::new();
+        if moved {
+            self.begin(site, before, &mut stale, edits);
+        }
+        self.local(world, identities, &mut stale);
+        self.remote(world, site, &mut stale, edits);
+        let pods = std::mem::replace(&mut self.pods, identities.pods.clone());
+        for (name, was, is) in pods.differences(&identities.pods) {
+            let said = |foreign: Option<&Foreign>| foreign.map_or(Vec::new(), |f| f.pod.ips.clone());
+            self.claim(&Claimant::Pod(name.clone()), &said(was), &said(is), None, &mut stale);
+        }
+        if moved || *self.prefixes != *identities.prefixes {
+            self.prefixes = identities.prefixes.clone();
+            let fixed = fixed(site, &self.prefixes);
+            let was = std::mem::replace(&mut self.fixed, fixed);
+            stale.extend(
+                was.keys().chain(self.fixed.keys()).filter(|net| was.get(net) != self.fixed.get(net)),
+            );
+        }
+        stale.sort_unstable();
+        stale.dedup();
+        for net in stale {
+            self.settle(net, pass, identities, edits);
         }
     }
-    for node in &site.neighbours {
-        let why = rows.why(&node.origin);
-        for addr in &node.all {
-            let tunnel = node.tunnel.filter(|_| node.routers.contains(addr));
-            addresses.claim(*addr, identity::REMOTE_NODE, tunnel, why);
+
+    /// Begins anew, at this place.
+    fn begin(&mut self, site: &Site, before: &State, stale: &mut Vec<IpNet>, edits: &mut Edits) {
+        for problems in self.contested.values_mut().chain(self.refused.values_mut()) {
+            edits.tell(problems, Vec::new());
+        }
+        *self = Self { neighbours: Neighbours::new(site), ..Self::default() };
+        stale.extend(before.ipcache.keys().map(|key| key.0));
+        let own: Vec<IpAddr> = site.own.iter().copied().collect();
+        self.claim(&Claimant::Host, &[], &own, None, stale);
+        for (at, node) in site.neighbours.iter().enumerate() {
+            let all: Vec<IpAddr> = node.all.iter().copied().collect();
+            self.claim(&Claimant::Node(at), &[], &all, None, stale);
         }
     }
-    remote_endpoints(inputs, &neighbours, &mut addresses, &mut rows);
-    foreign_pods(inputs, &neighbours, &mut addresses, &mut rows);
-    for (addr, first, second) in &addresses.contested {
-        let named = |id: &OriginId| rows.origins.find(*id).expect("added by this stage").clone();
-        let (first, second) = (named(first), named(second));
-        let message = |other: &Origin| format!("address {addr} is also claimed by {other}");
-        let hint = "one address, one owner";
-        rows.error(&second, format!("{}, which keeps it", message(&first)), hint);
-        rows.warning(&first, message(&second), hint);
+
+    /// Somebody claims these addresses, and no longer those.
+    fn claim(
+        &mut self,
+        who: &Claimant,
+        was: &[IpAddr],
+        is: &[IpAddr],
+        endpoint: Option<&Shared<RemoteEndpoint>>,
+        stale: &mut Vec<IpNet>,
+    ) {
+        for addr in was.iter().filter(|addr| !is.contains(addr)) {
+            self.claims.remove(&(*addr, who.clone()));
+        }
+        for addr in is {
+            self.claims.insert((*addr, who.clone()), endpoint.cloned());
+        }
+        stale.extend(was.iter().chain(is).map(|addr| IpNet::from(*addr)));
     }
-    prefixes(inputs, &addresses, &mut rows);
-    for (addr, holder) in addresses.held {
-        if site.enabled(Family::of(addr)) {
-            let row = IpcacheRow { identity: holder.identity, tunnel: holder.tunnel, flags: FLAG_IN_CLUSTER };
-            rows.put::<Ipcache>(IpcacheKey(IpNet::from(addr)), row, holder.origin);
+
+    fn local(&mut self, world: &World, identities: &Identities, stale: &mut Vec<IpNet>) {
+        let said = |record: &EndpointRecord| -> Vec<IpAddr> {
+            record.ipv4.iter().chain(&record.ipv6).copied().collect()
+        };
+        let gone: Vec<u16> =
+            self.local.keys().filter(|id| !world.endpoints.contains_key(id)).copied().collect();
+        for id in gone {
+            if let Some((record, _)) = self.local.remove(&id) {
+                self.claim(&Claimant::Local(id), &said(&record), &[], None, stale);
+            }
+        }
+        for (id, record) in &world.endpoints {
+            let now = (record.clone(), identities.endpoints[id].0);
+            if self.local.get(id) != Some(&now) {
+                let was = self.local.insert(*id, now).map_or(Vec::new(), |(record, _)| said(&record));
+                self.claim(&Claimant::Local(*id), &was, &said(record), None, stale);
+            }
         }
     }
-    let views = rows.state.ipcache.iter().map(|(key, entry)| {
-        let origin = rows.origins.shared(entry.origin).expect("added by this stage").clone();
-        (key.0, AddressView { identity: entry.row.identity, tunnel: entry.row.tunnel, origin })
-    });
-    let told = Entries::from(views.collect::<BTreeMap<_, _>>());
-    Part { rows, told }
+
+    fn remote(&mut self, world: &World, site: &Site, stale: &mut Vec<IpNet>, edits: &mut Edits) {
+        let remote = std::mem::replace(&mut self.remote, world.remote_endpoints.clone());
+        for (name, was, is) in remote.differences(&world.remote_endpoints) {
+            let said = |endpoint: Option<&Shared<RemoteEndpoint>>| {
+                endpoint.map_or(Vec::new(), |endpoint| self.addresses(endpoint, site))
+            };
+            let (was, now) = (said(was), said(is));
+            self.claim(&Claimant::Remote(name.clone()), &was, &now, is, stale);
+            let refusal = is.filter(|endpoint| !may_be_remote(endpoint.identity.0)).map(|endpoint| {
+                let message = format!(
+                    "identity {} is none of an endpoint: it counts as not managed",
+                    endpoint.identity
+                );
+                error(&endpoint_origin(name, endpoint), message, "numbers 256 to 65535")
+            });
+            match (refusal, self.refused.remove(name)) {
+                (None, None) => {}
+                (None, Some(mut told)) => edits.tell(&mut told, Vec::new()),
+                (Some(problem), told) => {
+                    let mut told = told.unwrap_or_default();
+                    edits.tell(&mut told, vec![problem]);
+                    self.refused.insert(name.clone(), told);
+                }
+            }
+        }
+    }
+
+    /// The addresses an endpoint has for itself: on its node's own address it shares the node's network, and
+    /// the node has it.
+    fn addresses(&self, endpoint: &RemoteEndpoint, site: &Site) -> Vec<IpAddr> {
+        let node = self.neighbours.named(site, endpoint.node_name.as_ref());
+        let shared = |addr: &IpAddr| {
+            endpoint.node_ip == Some(*addr) || node.is_some_and(|node| node.all.contains(addr))
+        };
+        endpoint.ips.iter().copied().filter(|addr| !shared(addr)).collect()
+    }
+
+    /// Who has it: the row, and what is wrong.
+    fn settle(&mut self, net: IpNet, pass: &Pass<'_>, identities: &Identities, edits: &mut Edits) {
+        let Pass { world, site, .. } = *pass;
+        let addr = net.addr();
+        let host = net.prefix_len() == net.max_prefix_len();
+        let claims = self.claims.range((addr, Claimant::Host)..).take_while(|((a, _), _)| host && *a == addr);
+        let mut claimants = claims.map(|((_, claimant), endpoint)| (claimant, endpoint.as_deref()));
+        let first = claimants.next();
+        let origin = |(claimant, endpoint)| origin(claimant, endpoint, world, site);
+        let problems: Vec<Shared<Problem>> = first.map_or(Vec::new(), |first| {
+            claimants.flat_map(|second| contest(addr, &origin(first), &origin(second))).collect()
+        });
+        let row = match first {
+            Some(first) if site.enabled(Family::of(addr)) => {
+                Some((self.row(addr, first, site, identities), Some(origin(first).into())))
+            }
+            Some(_) => None,
+            None => self.fixed.get(&net).cloned(),
+        };
+        match row {
+            Some((row, why)) => edits.set::<Ipcache>(IpcacheKey(net), row, &why),
+            None => edits.unset::<Ipcache>(IpcacheKey(net)),
+        }
+        if !problems.is_empty() || self.contested.contains_key(&addr) && host {
+            let told = self.contested.entry(addr).or_default();
+            edits.tell(told, problems);
+            if told.is_empty() {
+                self.contested.remove(&addr);
+            }
+        }
+    }
+
+    fn row(
+        &self,
+        addr: IpAddr,
+        (claimant, endpoint): (&Claimant, Option<&RemoteEndpoint>),
+        site: &Site,
+        identities: &Identities,
+    ) -> IpcacheRow {
+        let (identity, tunnel) = match claimant {
+            Claimant::Host => (IdentityId(identity::HOST), None),
+            Claimant::Local(id) => (identities.endpoints[id].0, None),
+            Claimant::Node(at) => {
+                let node = &site.neighbours[*at];
+                (IdentityId(identity::REMOTE_NODE), node.tunnel.filter(|_| node.routers.contains(&addr)))
+            }
+            Claimant::Remote(_) => {
+                let endpoint = endpoint.expect("claims of endpoints elsewhere have theirs");
+                let good = may_be_remote(endpoint.identity.0);
+                let identity = if good { endpoint.identity } else { IdentityId(identity::UNMANAGED) };
+                let node = self.neighbours.named(site, endpoint.node_name.as_ref());
+                let tunnel = match node.or_else(|| self.neighbours.at(site, endpoint.node_ip)) {
+                    Some(node) => node.tunnel,
+                    None => endpoint.node_ip.filter(|_| site.tunnel),
+                };
+                (identity, tunnel)
+            }
+            Claimant::Pod(name) => {
+                let Foreign { pod, identity } = &identities.pods[&**name];
+                let node = self.neighbours.named(site, pod.node_name.as_ref());
+                // Its pod CIDR says where it is, if its object does not.
+                let home = || site.neighbours.iter().find(|o| o.pod_cidrs.iter().any(|c| c.contains(&addr)));
+                (*identity, node.or_else(home).and_then(|n| n.tunnel))
+            }
+        };
+        IpcacheRow { identity, tunnel, flags: FLAG_IN_CLUSTER }
+    }
+}
+
+fn endpoint_origin(name: &ObjectName, endpoint: &RemoteEndpoint) -> Origin {
+    Origin {
+        object: format!("CiliumEndpoint {name}"),
+        place: endpoint.place.to_string(),
+        rule: String::new(),
+    }
+}
+
+fn origin(claimant: &Claimant, endpoint: Option<&RemoteEndpoint>, world: &World, site: &Site) -> Origin {
+    match (claimant, endpoint) {
+        (Claimant::Host, _) => site.origin.clone(),
+        (Claimant::Local(id), _) => world.endpoints[id].origin(),
+        (Claimant::Node(at), _) => site.neighbours[*at].origin.clone(),
+        (Claimant::Remote(name), Some(endpoint)) => endpoint_origin(name, endpoint),
+        (Claimant::Pod(name) | Claimant::Remote(name), _) => {
+            let place = world.pods.get::<ObjectName>(name).map(|pod| pod.place.to_string());
+            Origin { object: format!("Pod {name}"), place: place.unwrap_or_default(), rule: String::new() }
+        }
+    }
+}
+
+/// Two claim one address.
+fn contest(addr: IpAddr, first: &Origin, second: &Origin) -> [Shared<Problem>; 2] {
+    let message = |other: &Origin| format!("address {addr} is also claimed by {other}");
+    let hint = "one address, one owner";
+    [
+        error(second, format!("{}, which keeps it", message(first)), hint),
+        warning(first, message(second), hint),
+    ]
 }
 
 /// Whether an endpoint elsewhere can have this identity: the host's or a prefix's would open doors here.
@@ -160,88 +299,24 @@ fn may_be_remote(number: u32) -> bool {
         || (identity::CLUSTER_MIN..=identity::CLUSTER_MAX).contains(&number)
 }
 
-fn remote_endpoints(
-    inputs: &Inputs<'_>,
-    neighbours: &Neighbours<'_>,
-    addresses: &mut Addresses,
-    rows: &mut Rows,
-) {
-    for (name, endpoint) in inputs.remote {
-        let origin = Origin {
-            object: format!("CiliumEndpoint {name}"),
-            place: endpoint.place.to_string(),
-            rule: String::new(),
-        };
-        let identity = if may_be_remote(endpoint.identity.0) {
-            endpoint.identity.0
-        } else {
-            rows.error(
-                &origin,
-                format!("identity {} is none of an endpoint: it counts as not managed", endpoint.identity),
-                "numbers 256 to 65535",
-            );
-            identity::UNMANAGED
-        };
-        let by_name = neighbours.named(endpoint.node_name.as_ref());
-        let by_addr = || neighbours.by_addr.get(&endpoint.node_ip?).copied();
-        let tunnel = match by_name.or_else(by_addr) {
-            Some(node) => node.tunnel,
-            None => endpoint.node_ip.filter(|_| inputs.site.tunnel),
-        };
-        let why = rows.why(&origin);
-        for addr in &endpoint.ips {
-            // An endpoint on its node's own address shares the node's network: the node has it.
-            let shared = endpoint.node_ip == Some(*addr) || by_name.is_some_and(|n| n.all.contains(addr));
-            if !shared {
-                addresses.claim(*addr, identity, tunnel, why);
-            }
-        }
-    }
-}
-
-fn foreign_pods(
-    inputs: &Inputs<'_>,
-    neighbours: &Neighbours<'_>,
-    addresses: &mut Addresses,
-    rows: &mut Rows,
-) {
-    let site = inputs.site;
-    for (name, pod, identity) in &inputs.pods {
-        let origin =
-            Origin { object: format!("Pod {name}"), place: pod.place.to_string(), rule: String::new() };
-        let why = rows.why(&origin);
-        let node = neighbours.named(pod.node_name.as_ref());
-        for addr in &pod.ips {
-            // Its pod CIDR says where it is, if its object does not.
-            let home = || site.neighbours.iter().find(|o| o.pod_cidrs.iter().any(|c| c.contains(addr)));
-            let tunnel = node.or_else(home).and_then(|n| n.tunnel);
-            addresses.claim(*addr, identity.0, tunnel, why);
-        }
-    }
-}
-
 /// Pod CIDRs (an address nobody has spoken for yet is an endpoint not managed, and never one of the
 /// world), and prefixes of policies.
-fn prefixes(inputs: &Inputs<'_>, addresses: &Addresses, rows: &mut Rows) {
-    let site = inputs.site;
+fn fixed(site: &Site, prefixes: &BTreeMap<IpNet, Prefix>) -> BTreeMap<IpNet, (IpcacheRow, Why)> {
+    let mut fixed = BTreeMap::new();
     let unmanaged =
         |tunnel| IpcacheRow { identity: IdentityId(identity::UNMANAGED), tunnel, flags: FLAG_IN_CLUSTER };
-    let why = rows.why(&site.origin);
+    let why = because(&site.origin);
     for cidr in site.pod_cidrs.iter().filter(|c| c.prefix_len() < c.max_prefix_len()) {
-        rows.put::<Ipcache>(IpcacheKey(*cidr), unmanaged(None), why);
+        fixed.insert(*cidr, (unmanaged(None), why.clone()));
     }
     for node in &site.neighbours {
-        let why = rows.why(&node.origin);
+        let why = because(&node.origin);
         for cidr in &node.pod_cidrs {
-            rows.put::<Ipcache>(IpcacheKey(*cidr), unmanaged(node.tunnel), why);
+            fixed.insert(*cidr, (unmanaged(node.tunnel), why.clone()));
         }
     }
-    for (net, id, origin) in &inputs.prefixes {
-        let host = net.prefix_len() == net.max_prefix_len();
-        if host && addresses.held.contains_key(&net.addr()) {
-            continue;
-        }
-        let why = rows.why(origin);
-        rows.put::<Ipcache>(IpcacheKey(**net), IpcacheRow { identity: *id, tunnel: None, flags: 0 }, why);
+    for (net, Prefix { id, why, .. }) in prefixes {
+        fixed.insert(*net, (IpcacheRow { identity: *id, tunnel: None, flags: 0 }, why.clone()));
     }
+    fixed
 }

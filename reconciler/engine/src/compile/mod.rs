@@ -1,34 +1,31 @@
-//! From what is known to what is wanted: pure, whole, and the same for the same input.
+//! From what is known to what is wanted: pure, and the same for the same input.
 //!
 //! ```text
 //! World, Config ─▶ site ─▶ identity ─▶ ipcache
-//!                    │         ├─────▶ policy ──▶ endpoints
-//!                    ├─▶ host, programs           │
-//!                    └─▶ loadbalancer             └─▶ publish
+//!                    │         ├─────▶ policy ──▶ endpoints, publish
+//!                    ├─▶ host, programs
+//!                    └─▶ loadbalancer
 //! ```
-//! Compilation never fails: what is wrong with an object becomes a [`Problem`], and the rest stands.
-//! Sources that have not synced are no concern here: rows say by what they are settled, and `diff` waits.
-//! Numbers come from content ([`IdBook`] breaks ties), so neither a
-//! restart nor another node gives other ones.
+//! Compilation never fails: what is wrong with an object becomes a [`Problem`](crate::problem::Problem), and
+//! the rest stands. Sources that have not synced are no concern here: rows say by what they are settled, and
+//! `diff` waits. Numbers come from content ([`IdBook`] breaks ties), so neither a restart nor another node
+//! gives other ones.
+//!
+//! Every stage is kept by keys. It holds what it last read, asks what is other now, and makes the rows of
+//! those keys anew, whole; it never mends rows. A compilation from nothing is the same code after nothing.
 
-mod backends;
 mod book;
 mod endpoints;
 mod host;
 mod identity;
 mod ipcache;
 mod labels;
-mod ladder;
 mod loadbalancer;
-mod memo;
 mod number;
 mod policy;
-mod portprefix;
 mod programs;
 mod publish;
 mod rows;
-mod select;
-mod shared;
 mod site;
 #[cfg(test)]
 mod tests;
@@ -36,18 +33,17 @@ mod view;
 
 pub use book::IdBook;
 pub use identity::{Identity, Sort};
-pub use shared::Shared;
 pub use site::{pod_cidrs, router_addresses};
-pub use view::{
-    AddressView, BackendView, EndpointView, NodeView, PolicyView, RuleView, ServiceView, View, ViewWay,
-};
+pub use view::{BackendView, EndpointView, NodeView, PolicyView, RuleView, ServiceView, View, ViewWay};
 
 use crate::config::Config;
-use crate::problem::Problem;
-use crate::state::{DesiredState, Direction, EndpointId, IdentityDigest, LinkName};
+use crate::map::Map;
+use crate::problem::Problems;
+use crate::shared::Shared;
+use crate::state::{DesiredState, Direction, EndpointId, FrontendKey, LinkName, SetId, State};
 use crate::world::World;
-use memo::Memo;
-use rows::Rows;
+use rows::{Edits, Rows};
+use site::Site;
 
 /// What a compilation comes to.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -55,7 +51,7 @@ pub struct Compiled {
     /// The rows wanted.
     pub desired: DesiredState,
     /// What is not in force as written.
-    pub problems: Vec<Problem>,
+    pub problems: Problems,
     /// The numbers now in use.
     pub book: IdBook,
     /// The same by name.
@@ -64,66 +60,135 @@ pub struct Compiled {
 
 /// Compiles everything. `adopted` are the numbers that the kernel holds.
 pub fn compile(world: &World, config: &Config, adopted: &IdBook) -> Compiled {
-    build(world, config, adopted, None)
+    Compiler::default().compile(world, config, adopted)
 }
 
-/// Compiles again and again: stages whose inputs are those of the last time give what they gave then.
-/// The result is always that of [`compile`]; a new compiler differs from an old one only in speed.
+/// What stages read besides each other.
+struct Pass<'a> {
+    world: &'a World,
+    config: &'a Config,
+    site: &'a Site,
+    /// The place is another than before.
+    moved: bool,
+    book: &'a IdBook,
+    /// What was wanted before.
+    before: &'a State,
+}
+
+/// Compiles again and again, at the cost of what has changed. The result is always that of [`compile`]; a
+/// new compiler differs from an old one only in speed.
 #[derive(Debug, Default)]
 pub struct Compiler {
-    memo: Memo,
+    /// Of the last time; none: there was none.
+    config: Option<Config>,
+    state: State,
+    problems: Problems,
+    /// Problems of the sources among them.
+    told: Problems,
+    site: site::Stage,
+    set: SetId,
+    node: Rows,
+    identities: identity::Stage,
+    policies: policy::Stage,
+    addresses: ipcache::Stage,
+    endpoints: endpoints::Stage,
+    services: loadbalancer::Stage,
+    claims: publish::Claims,
+    view: View,
 }
 
 impl Compiler {
-    /// As [`compile`].
+    /// As [`compile`]. What is remembered is of use only while the numbers adopted are those of the last
+    /// result, and the configuration is the same.
     pub fn compile(&mut self, world: &World, config: &Config, adopted: &IdBook) -> Compiled {
-        build(world, config, adopted, Some(&mut self.memo))
+        if self.config.as_ref() != Some(config) || *adopted != IdBook::adopt(&self.state) {
+            *self = Self { config: Some(config.clone()), ..Self::default() };
+        }
+        let mut edits = Edits::after(std::mem::take(&mut self.problems));
+        edits.follow(&self.told, &world.problems);
+        self.told = world.problems.clone();
+        let before = self.state.clone();
+        let (site, moved) = self.site.update(world, config, &mut edits);
+        if moved {
+            self.node(world, config, &site, &mut edits);
+        }
+        let pass = Pass { world, config, site: &site, moved, book: adopted, before: &before };
+        let identities = self.identities.update(&pass, &mut edits);
+        let policies = self.policies.update(&pass, identities, &mut edits);
+        self.addresses.update(&pass, identities, &mut edits);
+        self.endpoints.update(&pass, &self.set, identities, policies, &mut edits);
+        self.claims.update(&pass, identities, &mut edits);
+        let none = Map::default();
+        let services = match config.load_balancer.kube_proxy_replacement {
+            true => self.services.update(&pass, &mut edits),
+            false => &none,
+        };
+        show(&mut self.view, &pass, identities, policies, services);
+        self.problems = edits.carry_out(&mut self.state);
+        self.view.addresses = self.state.ipcache.clone();
+        Compiled {
+            desired: DesiredState { state: self.state.clone(), synced: world.synced },
+            problems: self.problems.clone(),
+            book: IdBook::adopt(&self.state),
+            view: self.view.clone(),
+        }
+    }
+
+    /// Rows of the node itself.
+    fn node(&mut self, world: &World, config: &Config, site: &Site, edits: &mut Edits) {
+        let mut rows = Rows::default();
+        let constants = programs::constants(site, config);
+        self.set = programs::set_id(world, &constants, config);
+        programs::maps(config, &mut rows);
+        programs::compile(site, &self.set, constants, &mut rows);
+        host::compile(site, config, &mut rows);
+        policy::unbuilt(config, &mut rows);
+        publish::node(config, site, &mut rows);
+        edits.replace(&mut self.node, rows);
     }
 }
 
-fn build(world: &World, config: &Config, adopted: &IdBook, mut memo: Option<&mut Memo>) -> Compiled {
-    let mut rows = Rows { problems: world.problems.clone(), ..Rows::default() };
-    let site = site::locate(world, config, &mut rows);
-    let identities = identity::assign(world, config, &site, adopted, memo.as_deref_mut(), &mut rows);
-    for (id, (digest, origin)) in &identities.own {
-        let why = rows.why(origin);
-        rows.put::<IdentityDigest>(*id, *digest, why);
+/// Brings the view up to date, but for the addresses.
+fn show(
+    view: &mut View,
+    pass: &Pass<'_>,
+    identities: &identity::Identities,
+    policies: &policy::Outcome,
+    services: &Map<FrontendKey, Shared<ServiceView>>,
+) {
+    let Pass { world, site, moved, .. } = *pass;
+    if moved {
+        let this = NodeView {
+            name: site.name.clone(),
+            addresses: site.addresses.clone(),
+            routers: site.routers().collect(),
+            pod_cidrs: site.pod_cidrs.clone(),
+        };
+        let others = site.neighbours.iter().map(|node| NodeView {
+            name: node.name.clone(),
+            addresses: node.addresses.clone(),
+            routers: node.routers.iter().copied().collect(),
+            pod_cidrs: node.pod_cidrs.clone(),
+        });
+        view.node.clone_from(&site.name);
+        view.nodes = std::iter::once(this).chain(others).collect::<Vec<_>>().into();
     }
-    let constants = programs::constants(&site, config);
-    let set = programs::set_id(world, &constants, config);
-    programs::maps(config, &mut rows);
-    programs::compile(&site, &set, constants, &mut rows);
-    host::compile(&site, config, &mut rows);
-    policy::unbuilt(config, &mut rows);
-    let outcome = policy::compile(world, config, &site, &identities, adopted, &mut rows);
-    let addresses = ipcache::compile(world, &site, &identities, memo.as_deref_mut(), &mut rows);
-    endpoints::compile(world, &site, &set, &identities, &outcome.enforced, &mut rows);
-    let services = if config.load_balancer.kube_proxy_replacement {
-        loadbalancer::compile(world, config, &site, adopted, memo, &mut rows)
-    } else {
-        loadbalancer::Served::default()
-    };
-    publish::compile(world, config, &site, &identities, &mut rows);
-    rows.problems.sort();
-    rows.problems.dedup();
-    let view = view(world, &site, identities, outcome, services, addresses);
-    let book = IdBook::adopt(&rows.state);
-    let desired = DesiredState { state: rows.state, origins: rows.origins, synced: world.synced };
-    Compiled { desired, problems: rows.problems, book, view }
-}
-
-fn view(
-    world: &World,
-    site: &site::Site,
-    identities: identity::Identities,
-    outcome: policy::Outcome,
-    services: loadbalancer::Served,
-    addresses: ipcache::Entries,
-) -> View {
-    let endpoints = world.endpoints.iter().filter_map(|(id, record)| {
-        let (identity, labels) = identities.endpoints.get(id)?;
-        let enforced = outcome.enforced.get(id)?;
-        let view = EndpointView {
+    view.endpoints.retain(|id, _| world.endpoints.contains_key(id));
+    for (id, record) in &world.endpoints {
+        let (identity, labels) = &identities.endpoints[id];
+        let enforced = &policies.enforced[id];
+        let known = view.endpoints.get(id).filter(|shown| {
+            shown.is_of(record)
+                && shown.identity == *identity
+                && shown.labels == *labels
+                && shown.policy == enforced.policy
+                && shown.ingress == enforced.way(Direction::Ingress)
+                && shown.egress == enforced.way(Direction::Egress)
+        });
+        if known.is_some() {
+            continue;
+        }
+        let shown = EndpointView {
             id: EndpointId(*id),
             pod: record.pod.clone(),
             container_id: record.container_id.clone(),
@@ -136,29 +201,11 @@ fn view(
             ingress: enforced.way(Direction::Ingress),
             egress: enforced.way(Direction::Egress),
         };
-        Some((*id, view))
-    });
-    let this = NodeView {
-        name: site.name.clone(),
-        addresses: site.addresses.clone(),
-        routers: site.routers().collect(),
-        pod_cidrs: site.pod_cidrs.clone(),
-    };
-    let others = site.neighbours.iter().map(|node| NodeView {
-        name: node.name.clone(),
-        addresses: node.addresses.clone(),
-        routers: node.routers.iter().copied().collect(),
-        pod_cidrs: node.pod_cidrs.clone(),
-    });
-    View {
-        node: site.name.clone(),
-        endpoints: endpoints.collect(),
-        addresses,
-        nodes: std::iter::once(this).chain(others).collect(),
-        services,
-        rules: outcome.rules,
-        policies: outcome.policies,
-        clashed: identities.clashed.into_iter().collect(),
-        identities: identities.known,
+        view.endpoints.insert(*id, shown);
     }
+    view.rules = policies.rules.clone();
+    view.policies = policies.policies.clone();
+    view.clashed = identities.clashed.iter().copied().collect();
+    view.identities = identities.known.clone();
+    view.services = services.clone();
 }

@@ -44,6 +44,10 @@ impl ContentHash {
     }
 }
 
+/// How many numbers there are for policies, backends and lists. Few in the tests of this crate: there they
+/// collide all the time.
+pub(super) const NUMBERS: u32 = if cfg!(test) { 127 } else { u32::MAX };
+
 /// The first number from `first` on, of `count` numbers and beginning where the hash says, that is free.
 pub(super) fn probe(hash: &ContentHash, first: u32, count: u32, free: impl Fn(u32) -> bool) -> Option<u32> {
     let start = u32::try_from(hash.place() % u64::from(count)).expect("a remainder of a u32 is a u32");

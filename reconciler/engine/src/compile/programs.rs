@@ -1,12 +1,12 @@
 //! The program set, its constants, the maps it needs, and where its programs are attached.
 
 use super::number::ContentHash;
-use super::rows::{Rows, config_origin};
+use super::rows::{Rows, because, config_origin};
 use super::site::{Family, Site};
 use crate::config::{Aggregation, Bpf, Config};
 use crate::state::{
     Attachment, AttachmentKey, AttachmentRow, BpfMap, HOST_LINK, Hook, LinkName, MapKey, MapRow, NET_LINK,
-    OriginId, Position, ProgramSet, ProgramSetRow, SetId, VXLAN_LINK,
+    Position, ProgramSet, ProgramSetRow, SetId, VXLAN_LINK, Why,
 };
 use crate::world::World;
 use cilium_abi::maps::{self, MapSpec};
@@ -36,7 +36,7 @@ impl Hooked {
 }
 
 /// Rows for an interface's programs.
-pub(super) fn attach(link: &LinkName, hooked: &Hooked, set: &SetId, why: OriginId, rows: &mut Rows) {
+pub(super) fn attach(link: &LinkName, hooked: &Hooked, set: &SetId, why: &Why, rows: &mut Rows) {
     for (hook, program) in [(Hook::Ingress, hooked.ingress), (Hook::Egress, hooked.egress)] {
         if let Some(program) = program {
             let key = AttachmentKey { link: link.clone(), hook };
@@ -48,24 +48,24 @@ pub(super) fn attach(link: &LinkName, hooked: &Hooked, set: &SetId, why: OriginI
 
 /// Programs of the node's own interfaces and devices, and their set.
 pub(super) fn compile(site: &Site, set: &SetId, constants: NodeConstants, rows: &mut Rows) {
-    let why = rows.why(&config_origin("datapath"));
-    rows.put::<ProgramSet>(set.clone(), ProgramSetRow::Constants(Box::new(constants)), why);
-    attach(&HOST_LINK.into(), &Hooked::HOST, set, why, rows);
-    attach(&NET_LINK.into(), &Hooked::NET, set, why, rows);
+    let why = because(&config_origin("datapath"));
+    rows.put::<ProgramSet>(set.clone(), ProgramSetRow::Constants(Box::new(constants)), &why);
+    attach(&HOST_LINK.into(), &Hooked::HOST, set, &why, rows);
+    attach(&NET_LINK.into(), &Hooked::NET, set, &why, rows);
     if site.tunnel {
-        attach(&VXLAN_LINK.into(), &Hooked::OVERLAY, set, why, rows);
+        attach(&VXLAN_LINK.into(), &Hooked::OVERLAY, set, &why, rows);
     }
-    let why = rows.why(&config_origin("routing.devices"));
+    let why = because(&config_origin("routing.devices"));
     for device in &site.devices {
-        attach(&device.name, &Hooked::DEVICE, set, why, rows);
+        attach(&device.name, &Hooked::DEVICE, set, &why, rows);
     }
 }
 
 /// Every pinned map.
 pub(super) fn maps(config: &Config, rows: &mut Rows) {
-    let why = rows.why(&config_origin("bpf"));
+    let why = because(&config_origin("bpf"));
     for spec in all_maps() {
-        rows.put::<BpfMap>(map_key(spec), map_row(spec, &config.bpf), why);
+        rows.put::<BpfMap>(map_key(spec), map_row(spec, &config.bpf), &why);
     }
 }
 

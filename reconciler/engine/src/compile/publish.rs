@@ -1,52 +1,103 @@
 //! Files this agent writes for others: its own objects, if it publishes, and the CNI configuration.
 //! The text depends on nothing but the values, so that an unchanged object is an unchanged file.
 
-use super::identity::{Identities, Sort};
-use super::rows::{Rows, config_origin};
+use super::Pass;
+use super::identity::Identities;
+use super::rows::{Edits, Rows, because, config_origin};
 use super::site::Site;
 use crate::config::Config;
-use crate::state::{File, FileKey, FileRow, IdentityId};
-use crate::world::{EndpointRecord, Labels, World};
+use crate::shared::Shared;
+use crate::state::{File, FileKey, FileRow, IdentityId, Why};
+use crate::world::{EndpointRecord, Labels, Pod, World};
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::path::Path;
 
 /// Name of the CNI configuration: before those of most others, which runtimes take in order.
 const CNI_FILE: &str = "05-cilium.conflist";
 
-/// Writes the rows.
-pub(super) fn compile(world: &World, config: &Config, site: &Site, identities: &Identities, rows: &mut Rows) {
+/// The files of the node itself.
+pub(super) fn node(config: &Config, site: &Site, rows: &mut Rows) {
     if let Some(dir) = &config.paths.cni_conf_dir {
-        let why = rows.why(&config_origin("paths.cni_conf_dir"));
-        put(dir.join(CNI_FILE).as_path(), cni(&config.paths.run_dir), why, rows);
+        let why = because(&config_origin("paths.cni_conf_dir"));
+        put(dir.join(CNI_FILE).as_path(), cni(&config.paths.run_dir), &why, rows);
     }
     let Some(dir) = &config.source.manifests.publish else { return };
-    let why = rows.why(&site.origin);
-    put(&dir.join(format!("{}.ciliumnode.yaml", file_part(&site.name))), node(site), why, rows);
-    for record in world.endpoints.values() {
-        let (identity, labels) = &identities.endpoints[&record.id];
-        let why = rows.why(&record.origin());
+    let why = because(&site.origin);
+    put(&dir.join(format!("{}.ciliumnode.yaml", file_part(&site.name))), node_text(site), &why, rows);
+}
+
+/// The file of an endpoint.
+pub(super) fn endpoint(
+    config: &Config,
+    site: &Site,
+    record: &EndpointRecord,
+    pod: Option<&Pod>,
+    (identity, labels): (IdentityId, &Labels),
+    rows: &mut Rows,
+) {
+    let Some(dir) = &config.source.manifests.publish else { return };
+    let why = because(&record.origin());
+    let (namespace, name) = object_name(record);
+    let file = format!(
+        "{}.ciliumendpoint.{}.{}.yaml",
+        file_part(&site.name),
+        file_part(&namespace),
+        file_part(&name)
+    );
+    put(&dir.join(file), endpoint_text(site, record, pod, identity, labels), &why, rows);
+}
+
+/// Of endpoints that are published under one name (attachments of one pod to several networks), the last.
+pub(super) fn last_of_each_name(world: &World) -> BTreeSet<u16> {
+    let named = world.endpoints.values().map(|record| {
         let (namespace, name) = object_name(record);
-        let file = format!(
-            "{}.ciliumendpoint.{}.{}.yaml",
-            file_part(&site.name),
-            file_part(&namespace),
-            file_part(&name)
-        );
-        put(&dir.join(file), endpoint(world, site, record, *identity, labels), why, rows);
-    }
-    for (id, (_, origin)) in &identities.own {
-        let known = identities.known.get(id).filter(|i| i.sort == Sort::Endpoints).map(|i| &i.labels);
-        let own = || identities.endpoints.values().find(|(n, _)| n == id).map(|(_, labels)| labels);
-        // Only what is claimed for endpoints of this node; a number in dispute is claimed all the same.
-        if let Some(labels) = own().or(known).filter(|_| own().is_some()) {
-            let why = rows.why(origin);
+        (format!("{}.{}", file_part(&namespace), file_part(&name)), record.id)
+    });
+    named.collect::<BTreeMap<_, _>>().into_values().collect()
+}
+
+/// The files of identities: what is claimed for endpoints of this node. A number in dispute is claimed all
+/// the same.
+#[derive(Debug, Default)]
+pub(super) struct Claims {
+    rows: BTreeMap<IdentityId, (Shared<Labels>, Why, Rows)>,
+}
+
+impl Claims {
+    /// Writes those that are others than before; all of them, if the place is.
+    pub(super) fn update(&mut self, pass: &Pass<'_>, identities: &Identities, edits: &mut Edits) {
+        let Pass { config, site, moved, .. } = *pass;
+        let Some(dir) = &config.source.manifests.publish else { return };
+        let mut used: BTreeMap<IdentityId, &Shared<Labels>> = BTreeMap::new();
+        for (id, labels) in identities.endpoints.values() {
+            used.entry(*id).or_insert(labels);
+        }
+        used.retain(|id, _| identities.own.contains_key(id));
+        for (id, (.., rows)) in &mut self.rows {
+            if !used.contains_key(id) {
+                edits.replace(rows, Rows::default());
+            }
+        }
+        self.rows.retain(|id, _| used.contains_key(id));
+        for (id, labels) in used {
+            let why = &identities.own[&id].1;
+            let same = |(l, w, _): &(Shared<Labels>, Why, Rows)| l == labels && w == why;
+            if !moved && self.rows.get(&id).is_some_and(same) {
+                continue;
+            }
+            let mut rows = Rows::default();
             let file = format!("{}.ciliumidentity.{id}.yaml", file_part(&site.name));
-            put(&dir.join(file), claim(site, *id, labels), why, rows);
+            put(&dir.join(file), claim_text(site, id, labels), why, &mut rows);
+            let before = self.rows.remove(&id).map(|(.., rows)| rows);
+            let mut kept = before.unwrap_or_default();
+            edits.replace(&mut kept, rows);
+            self.rows.insert(id, (labels.clone(), why.clone(), kept));
         }
     }
 }
 
-fn put(path: &Path, content: String, why: crate::state::OriginId, rows: &mut Rows) {
+fn put(path: &Path, content: String, why: &Why, rows: &mut Rows) {
     rows.put::<File>(FileKey(path.to_owned()), FileRow { content, mode: 0o644 }, why);
 }
 
@@ -73,7 +124,7 @@ fn line(text: &mut String, args: std::fmt::Arguments<'_>) {
     writeln!(text, "{args}").expect("writing to a String cannot fail");
 }
 
-fn node(site: &Site) -> String {
+fn node_text(site: &Site) -> String {
     let mut text = head("CiliumNode", &site.name, None, site);
     let addresses = site.addresses.iter().map(|a| ("InternalIP", *a));
     let routers = site.routers().map(|a| ("CiliumInternalIP", a));
@@ -96,10 +147,10 @@ fn object_name(record: &EndpointRecord) -> (String, String) {
     }
 }
 
-fn endpoint(
-    world: &World,
+fn endpoint_text(
     site: &Site,
     record: &EndpointRecord,
+    pod: Option<&Pod>,
     identity: IdentityId,
     labels: &Labels,
 ) -> String {
@@ -123,7 +174,6 @@ fn endpoint(
             lead = "      ";
         }
     }
-    let pod = record.pod.as_ref().and_then(|name| world.pods.get(name));
     if let Some(pod) = pod.filter(|pod| !pod.ports.is_empty()) {
         text.push_str("  named-ports:\n");
         for port in &pod.ports {
@@ -134,7 +184,7 @@ fn endpoint(
     text
 }
 
-fn claim(site: &Site, id: IdentityId, labels: &Labels) -> String {
+fn claim_text(site: &Site, id: IdentityId, labels: &Labels) -> String {
     let mut text = head("CiliumIdentity", &id.to_string(), None, site);
     text.push_str("security-labels:\n");
     for (label, value) in &labels.0 {

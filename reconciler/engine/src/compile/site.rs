@@ -1,10 +1,12 @@
 //! What this node is, and where the others are: addresses, pod CIDRs, router, devices, MTU. Everything
 //! later stages need to know of the place they compile for, decided once.
 
-use super::rows::{Rows, config_origin};
+use super::rows::{Edits, Rows, config_origin};
 use crate::config::{Config, RoutingMode};
+use crate::map::Map;
+use crate::shared::Shared;
 use crate::state::{IdentityId, Origin};
-use crate::world::{HostDevice, Node, NodeAddressKind, World};
+use crate::world::{HostDevice, HostFacts, Node, NodeAddressKind, World};
 use cilium_abi::identity;
 use ipnet::IpNet;
 use std::collections::{BTreeMap, BTreeSet};
@@ -32,7 +34,7 @@ impl Family {
 }
 
 /// Another node.
-#[derive(Clone, Debug, Hash)]
+#[derive(Clone, Debug, PartialEq)]
 pub(super) struct Neighbour {
     /// Its name.
     pub(super) name: String,
@@ -51,7 +53,7 @@ pub(super) struct Neighbour {
 }
 
 /// This node, and what it knows of the others.
-#[derive(Clone, Debug, Hash)]
+#[derive(Clone, Debug, PartialEq)]
 pub(super) struct Site {
     /// Its name.
     pub(super) name: String,
@@ -123,6 +125,41 @@ impl Site {
     }
 }
 
+/// Where we are, as long as nodes and host stay as they are.
+#[derive(Debug, Default)]
+pub(super) struct Stage {
+    nodes: Map<String, Shared<Node>>,
+    host: HostFacts,
+    problems: Rows,
+    site: Option<Shared<Site>>,
+}
+
+impl Stage {
+    /// The place, and whether it is another than before.
+    pub(super) fn update(
+        &mut self,
+        world: &World,
+        config: &Config,
+        edits: &mut Edits,
+    ) -> (Shared<Site>, bool) {
+        let same_host = self.host == world.host;
+        if let Some(site) = self.site.as_ref().filter(|_| same_host && self.nodes == world.nodes) {
+            return (site.clone(), false);
+        }
+        let mut problems = Rows::default();
+        let now = locate(world, config, &mut problems);
+        edits.replace(&mut self.problems, problems);
+        (self.nodes, self.host) = (world.nodes.clone(), world.host.clone());
+        // Labels of a node, and what else nobody here asks for.
+        if let Some(site) = self.site.as_ref().filter(|before| same_host && ***before == now) {
+            return (site.clone(), false);
+        }
+        let site = Shared::from(now);
+        self.site = Some(site.clone());
+        (site, true)
+    }
+}
+
 /// How rows explain themselves by a node.
 pub(super) fn node_origin(name: &str, node: &Node) -> Origin {
     Origin { object: format!("CiliumNode {name}"), place: node.place.to_string(), rule: String::new() }
@@ -181,7 +218,7 @@ fn first_address(net: &IpNet) -> Option<IpAddr> {
 /// Finds out where we are.
 pub(super) fn locate(world: &World, config: &Config, rows: &mut Rows) -> Site {
     let name = config.node.name.clone();
-    let this = world.nodes.get(&name);
+    let this = world.nodes.get(&name).map(|node| &**node);
     let origin = this.map_or_else(|| config_origin("node"), |node| node_origin(&name, node));
     let internal = underlay_addresses(world, config, this);
     let devices = devices(world, config, &internal, rows);

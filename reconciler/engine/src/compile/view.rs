@@ -3,38 +3,37 @@
 
 use super::identity::Identity;
 use super::policy::clause_origin;
-use super::shared::Shared;
+use crate::map::Map;
+use crate::shared::Shared;
 use crate::state::{
-    BackendId, Cookie, Digest, Direction, EndpointId, IdentityId, LinkName, ListId, Origin, PolicyId,
-    Protocol, RevNatId,
+    BackendId, Cookie, Digest, Direction, EndpointId, FrontendKey, IdentityId, Ipcache, LinkName, ListId,
+    Origin, PolicyId, Protocol, RevNatId, Table,
 };
-use crate::world::{Clause, Labels, ObjectName, PolicyRule, RuleVerdict};
+use crate::world::{Clause, EndpointRecord, Labels, Name, ObjectName, PolicyRule, RuleVerdict};
 use ipnet::IpNet;
-use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::sync::Arc;
 
-/// Everything named.
+/// Everything named. A clone costs nothing.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct View {
     /// Name of this node.
     pub node: String,
     /// Endpoints of this node, by number.
-    pub endpoints: BTreeMap<u16, EndpointView>,
+    pub endpoints: Map<u16, Shared<EndpointView>>,
     /// Identities that selectors see.
-    pub identities: BTreeMap<IdentityId, Identity>,
+    pub identities: Map<IdentityId, Identity>,
     /// Numbers claimed for two label sets, which select nothing.
     pub clashed: Vec<IdentityId>,
-    /// Addresses and prefixes with their identities, as in the ipcache.
-    pub addresses: Shared<BTreeMap<IpNet, AddressView>>,
+    /// Addresses and prefixes with their identities.
+    pub addresses: Table<Ipcache>,
     /// Nodes, this one first.
-    pub nodes: Vec<NodeView>,
+    pub nodes: Shared<Vec<NodeView>>,
     /// Frontends.
-    pub services: Shared<Vec<ServiceView>>,
+    pub services: Map<FrontendKey, Shared<ServiceView>>,
     /// Rules by the number their rows carry.
-    pub rules: BTreeMap<Cookie, RuleView>,
+    pub rules: Map<Cookie, Shared<RuleView>>,
     /// Policies in use.
-    pub policies: BTreeMap<PolicyId, PolicyView>,
+    pub policies: Map<PolicyId, Shared<PolicyView>>,
 }
 
 /// An endpoint.
@@ -49,7 +48,7 @@ pub struct EndpointView {
     /// Its identity's number.
     pub identity: IdentityId,
     /// Its identity's labels.
-    pub labels: Arc<Labels>,
+    pub labels: Shared<Labels>,
     /// Host-side interface.
     pub link: LinkName,
     /// IPv4 address.
@@ -64,6 +63,16 @@ pub struct EndpointView {
     pub egress: ViewWay,
 }
 
+impl EndpointView {
+    /// Whether it shows this attachment.
+    pub(super) fn is_of(&self, record: &EndpointRecord) -> bool {
+        self.pod == record.pod
+            && self.container_id == record.container_id
+            && self.link.0 == record.link
+            && (self.ipv4, self.ipv6) == (record.ipv4, record.ipv6)
+    }
+}
+
 /// How a direction is subject to policy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ViewWay {
@@ -73,17 +82,6 @@ pub enum ViewWay {
     DenyRulesOnly,
     /// What no rule allows is denied.
     DefaultDeny,
-}
-
-/// An address or prefix.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct AddressView {
-    /// Its identity.
-    pub identity: IdentityId,
-    /// Node to encapsulate to.
-    pub tunnel: Option<IpAddr>,
-    /// Whose it is.
-    pub origin: Arc<Origin>,
 }
 
 /// A node.
@@ -103,7 +101,7 @@ pub struct NodeView {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServiceView {
     /// The Service.
-    pub service: ObjectName,
+    pub service: Name,
     /// Name of its port, empty if it has none.
     pub port_name: String,
     /// Address.

@@ -3,17 +3,15 @@
 //! Neither side is ever remembered as "what we wrote last": [`ObservedState`] holds only rows read in
 //! this pass, and says for every kind how far the reading went.
 
-use super::{Origins, Resource, SourceSet, State};
+use super::{Resource, SourceSet, State};
 use crate::driver::{DriverError, Scope};
 use std::collections::BTreeSet;
 
-/// All rows wanted, why, and which sources have spoken.
+/// All rows wanted, and which sources have spoken.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct DesiredState {
-    /// The rows.
+    /// The rows, and why each is wanted.
     pub state: State,
-    /// Why they are wanted; entries of `state` point here.
-    pub origins: Origins,
     /// Sources that have synced: only rows whose every source is in here may be removed.
     pub synced: SourceSet,
 }

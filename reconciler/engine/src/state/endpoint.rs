@@ -170,6 +170,10 @@ impl fmt::Display for EndpointConfigRow {
         if self.flags & cilium_abi::endpoint::CONFIG_OPEN_EGRESS != 0 {
             f.write_str(" open-egress")?;
         }
+        let open = cilium_abi::endpoint::CONFIG_OPEN_INGRESS | cilium_abi::endpoint::CONFIG_OPEN_EGRESS;
+        if self.flags & !open != 0 {
+            write!(f, " flags {:#x}", self.flags & !open)?;
+        }
         for addr in self.ipv4.iter().chain(&self.ipv6) {
             write!(f, " {addr}")?;
         }

@@ -397,7 +397,7 @@ impl Resource for File {
 mod tests {
     use super::*;
     use crate::diff::diff;
-    use crate::state::{DesiredState, ObservedState, OriginId, State};
+    use crate::state::{DesiredState, ObservedState, State};
 
     #[test]
     fn a_stranger_under_a_name_of_ours_is_in_no_plan_to_remove_it() {
@@ -408,8 +408,8 @@ mod tests {
             mtu: 1500,
             alias: alias.into(),
         };
-        seen.links.insert(VXLAN_LINK.into(), row(""), OriginId::default());
-        seen.links.insert(HOST_LINK.into(), row("cilium:cilium_host"), OriginId::default());
+        seen.links.insert(VXLAN_LINK.into(), row(""), None);
+        seen.links.insert(HOST_LINK.into(), row("cilium:cilium_host"), None);
         let nothing = DesiredState { synced: SourceSet::ALL, ..DesiredState::default() };
         let plan = diff(&nothing, &ObservedState::whole(seen));
         let rows: Vec<String> = plan.lines().iter().map(|line| line.id().to_string()).collect();

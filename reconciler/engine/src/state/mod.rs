@@ -22,7 +22,7 @@ pub use lb::*;
 pub use number::*;
 pub use policy::*;
 pub use program::*;
-pub use table::{Entry, Origin, OriginId, Origins, Source, SourceSet, Table};
+pub use table::{Edit, Entry, Origin, Source, SourceSet, Table, Why};
 
 use std::fmt::{Debug, Display};
 
@@ -129,10 +129,6 @@ macro_rules! state {
             /// Number of rows of a kind.
             pub fn count(&self, kind: Kind) -> usize {
                 match kind { $(Kind::$resource => self.$field.len(),)* }
-            }
-            /// Adds all rows of another state, sharing whole tables where this one has none.
-            pub fn absorb(&mut self, other: Self) {
-                $(self.$field.extend(other.$field);)*
             }
             /// Number of rows of all kinds.
             pub fn len(&self) -> usize { 0 $(+ self.$field.len())* }

@@ -55,7 +55,7 @@ impl Resource for BpfMap {
 pub struct ProgramSet;
 
 /// Digest as hex (32 characters): directory under `progs/`.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SetId(pub String);
 
 impl fmt::Display for SetId {

@@ -1,13 +1,10 @@
 //! A table of rows with their origins, and the sources rows come from.
 
 use super::Resource;
+use crate::map::{self, Map};
+use crate::shared::Shared;
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
-
-/// Index into [`Origins`]; 0 is "none", as for rows that were read.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct OriginId(pub u32);
+use std::collections::BTreeSet;
 
 /// Why a row is wanted.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -33,128 +30,58 @@ impl std::fmt::Display for Origin {
     }
 }
 
-/// Bits of an [`OriginId`] that count within one part.
-const PART_BITS: u32 = 28;
-
-/// Origins in the order they were added; the number of each counts from 1.
-#[derive(Clone, Debug, Default)]
-struct Section {
-    list: Vec<Arc<Origin>>,
-    index: HashMap<Arc<Origin>, OriginId>,
-}
-
-impl PartialEq for Section {
-    /// The index follows from the list.
-    fn eq(&self, other: &Self) -> bool {
-        self.list == other.list
-    }
-}
-
-/// All origins of one compiled state, in parts: a part is numbered by itself, so that rows of one part
-/// keep their numbers whatever the others hold. An origin in two parts has two numbers.
-///
-/// ```text
-/// OriginId: part (4 bits) | place in the part, from 1 (28 bits)
-/// ```
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Origins {
-    part: u32,
-    own: Arc<Section>,
-    others: BTreeMap<u32, Arc<Section>>,
-}
-
-impl Origins {
-    /// Origins of this part, below 16; that of everything else is 0.
-    pub fn of_part(part: u8) -> Self {
-        Self { part: u32::from(part & 0xf), ..Self::default() }
-    }
-
-    /// The number of this origin, new or known.
-    pub fn add(&mut self, origin: Origin) -> OriginId {
-        match self.own.index.get(&origin) {
-            Some(id) => *id,
-            None => self.push(origin),
-        }
-    }
-
-    /// The same without giving the origin away.
-    pub fn add_ref(&mut self, origin: &Origin) -> OriginId {
-        match self.own.index.get(origin) {
-            Some(id) => *id,
-            None => self.push(origin.clone()),
-        }
-    }
-
-    fn push(&mut self, origin: Origin) -> OriginId {
-        let section = Arc::make_mut(&mut self.own);
-        let origin = Arc::new(origin);
-        section.list.push(origin.clone());
-        let place = u32::try_from(section.list.len()).ok().filter(|n| n >> PART_BITS == 0);
-        let id = OriginId(self.part << PART_BITS | place.expect("fewer than 2^28 objects fit in memory"));
-        section.index.insert(origin, id);
-        id
-    }
-
-    /// Takes over another part, shared with whoever holds it.
-    pub fn absorb(&mut self, other: &Self) {
-        self.others.insert(other.part, other.own.clone());
-    }
-
-    /// The origin with this number.
-    pub fn find(&self, id: OriginId) -> Option<&Origin> {
-        self.shared(id).map(Arc::as_ref)
-    }
-
-    /// The same, to be kept.
-    pub fn shared(&self, id: OriginId) -> Option<&Arc<Origin>> {
-        let part = id.0 >> PART_BITS;
-        let section = if part == self.part { Some(&self.own) } else { self.others.get(&part) };
-        section?.list.get(((id.0 & !(u32::MAX << PART_BITS)) as usize).checked_sub(1)?)
-    }
-}
+/// Why a row is wanted; none for rows that were read.
+pub type Why = Option<Shared<Origin>>;
 
 /// A row and why it is there.
 #[derive(Clone, Debug)]
 pub struct Entry<R: Resource> {
     /// The row.
     pub row: R::Row,
-    /// Why it is wanted; none for rows that were read.
-    pub origin: OriginId,
+    /// Why it is wanted.
+    pub why: Why,
 }
 
-/// Rows of one kind by key. A clone shares the rows until one of the two is changed.
+impl<R: Resource> PartialEq for Entry<R> {
+    /// Equality of rows: why they are there does not count.
+    fn eq(&self, other: &Self) -> bool {
+        self.row == other.row
+    }
+}
+
+/// Rows of one kind by key. A clone shares the rows; so does what is changed since, all but the change.
 #[derive(Clone, Debug)]
 pub struct Table<R: Resource> {
-    rows: Arc<BTreeMap<R::Key, Entry<R>>>,
+    rows: Map<R::Key, Entry<R>>,
 }
+
+/// A row to be set, or removed.
+pub type Edit<R> = (<R as Resource>::Key, Option<Entry<R>>);
 
 impl<R: Resource> Default for Table<R> {
     fn default() -> Self {
-        Self { rows: Arc::default() }
+        Self { rows: Map::default() }
     }
 }
 
 impl<R: Resource> PartialEq for Table<R> {
-    /// Equality of keys and rows; origins do not count.
     fn eq(&self, other: &Self) -> bool {
-        self.shares(other)
-            || self.rows.len() == other.rows.len()
-                && self.rows.iter().zip(other.rows.iter()).all(|((k, a), (l, b))| k == l && a.row == b.row)
+        self.rows == other.rows
     }
 }
 
 impl<R: Resource> Table<R> {
     /// Sets a row; the old one is returned.
-    pub fn insert(&mut self, key: R::Key, row: R::Row, origin: OriginId) -> Option<R::Row> {
-        Arc::make_mut(&mut self.rows).insert(key, Entry { row, origin }).map(|e| e.row)
+    pub fn insert(&mut self, key: R::Key, row: R::Row, why: Why) -> Option<R::Row> {
+        self.rows.insert(key, Entry { row, why }).map(|e| e.row)
     }
     /// Removes a row.
     pub fn remove(&mut self, key: &R::Key) -> Option<Entry<R>> {
-        Arc::make_mut(&mut self.rows).remove(key)
+        self.rows.remove(key)
     }
     /// Whether both are the same rows in memory: equal without looking.
     pub fn shares(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.rows, &other.rows)
+        self.rows.shares(&other.rows)
     }
     /// A row by key.
     pub fn find(&self, key: &R::Key) -> Option<&R::Row> {
@@ -165,14 +92,11 @@ impl<R: Resource> Table<R> {
         self.rows.get(key)
     }
     /// All rows in the order of their keys.
-    pub fn iter(&self) -> impl DoubleEndedIterator<Item = (&R::Key, &Entry<R>)> + Clone {
+    pub fn iter(&self) -> map::Iter<'_, R::Key, Entry<R>> {
         self.rows.iter()
     }
     /// Rows whose keys are within the range.
-    pub fn range(
-        &self,
-        range: impl std::ops::RangeBounds<R::Key>,
-    ) -> impl Iterator<Item = (&R::Key, &Entry<R>)> {
+    pub fn range(&self, range: impl std::ops::RangeBounds<R::Key>) -> map::Iter<'_, R::Key, Entry<R>> {
         self.rows.range(range)
     }
     /// All keys in order.
@@ -187,20 +111,42 @@ impl<R: Resource> Table<R> {
     pub fn is_empty(&self) -> bool {
         self.rows.is_empty()
     }
-    /// Adds all rows of another table; where both have a key, the other's row counts.
-    pub fn extend(&mut self, other: Self) {
-        if self.rows.is_empty() {
-            *self = other;
-        } else if !other.rows.is_empty() {
-            Arc::make_mut(&mut self.rows).extend(Arc::unwrap_or_clone(other.rows));
-        }
+    /// The keys whose rows differ, at the cost of what is not shared.
+    pub fn changed(&self, now: &Self) -> BTreeSet<R::Key> {
+        self.rows.differences(&now.rows).into_iter().map(|(key, ..)| key.clone()).collect()
+    }
+    /// Carries out edits; of several for one key, the last that sets it counts. What is as it should be,
+    /// goes on being shared.
+    pub fn edit(&mut self, mut edits: Vec<Edit<R>>) {
+        edits.sort_by(|(a, x), (b, y)| a.cmp(b).then(x.is_some().cmp(&y.is_some())));
+        // The last of a run of equal keys is kept, in place of the first.
+        edits.dedup_by(|later, first| {
+            later.0 == first.0 && {
+                std::mem::swap(later, first);
+                true
+            }
+        });
+        edits.retain(|(key, entry)| match (self.rows.get(key), entry) {
+            (None, None) => false,
+            (Some(now), Some(entry)) => now.row != entry.row || now.why != entry.why,
+            (Some(_), None) | (None, Some(_)) => true,
+        });
+        self.rows.edit(edits);
+    }
+}
+
+impl<'a, R: Resource> IntoIterator for &'a Table<R> {
+    type Item = (&'a R::Key, &'a Entry<R>);
+    type IntoIter = map::Iter<'a, R::Key, Entry<R>>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.iter()
     }
 }
 
 impl<R: Resource> FromIterator<(R::Key, R::Row)> for Table<R> {
     fn from_iter<T: IntoIterator<Item = (R::Key, R::Row)>>(iter: T) -> Self {
-        let entries = iter.into_iter().map(|(key, row)| (key, Entry { row, origin: OriginId::default() }));
-        Self { rows: Arc::new(entries.collect()) }
+        Self { rows: iter.into_iter().map(|(key, row)| (key, Entry { row, why: None })).collect() }
     }
 }
 

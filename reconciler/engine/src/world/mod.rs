@@ -24,34 +24,40 @@ pub use service::{
 };
 pub use slice::{BackendAddress, EndpointSlice, Hints, SlicePort};
 
+use crate::map::{Map, Set};
+use crate::problem::Problems;
+use crate::shared::Shared;
 use crate::state::SourceSet;
-use std::collections::BTreeMap;
 
-/// Everything a pass knows, as values.
+/// An object's name as maps hold it.
+pub type Name = Shared<ObjectName>;
+
+/// Everything a pass knows, as values. A clone costs nothing, and two versions are compared at the cost of
+/// what differs between them.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct World {
     /// Sources that have delivered a whole picture since start.
     pub synced: SourceSet,
     /// Namespaces by name.
-    pub namespaces: BTreeMap<String, Namespace>,
+    pub namespaces: Map<String, Shared<Namespace>>,
     /// Nodes by name, this one included if described.
-    pub nodes: BTreeMap<String, Node>,
+    pub nodes: Map<String, Shared<Node>>,
     /// Pods of the whole cluster as far as known.
-    pub pods: BTreeMap<ObjectName, Pod>,
+    pub pods: Map<Name, Shared<Pod>>,
     /// Services.
-    pub services: BTreeMap<ObjectName, Service>,
+    pub services: Map<Name, Shared<Service>>,
     /// EndpointSlices.
-    pub slices: BTreeMap<ObjectName, EndpointSlice>,
-    /// Rules of all policies, in the order of (kind, namespace, name, index).
-    pub rules: Vec<PolicyRule>,
+    pub slices: Map<Name, Shared<EndpointSlice>>,
+    /// Rules of all policies.
+    pub rules: Set<Shared<PolicyRule>>,
     /// Published claims of identity numbers, others' only.
-    pub claims: Vec<IdentityClaim>,
+    pub claims: Set<Shared<IdentityClaim>>,
     /// Endpoints of other nodes.
-    pub remote_endpoints: BTreeMap<ObjectName, RemoteEndpoint>,
+    pub remote_endpoints: Map<Name, Shared<RemoteEndpoint>>,
     /// This node's CNI attachments, by endpoint number.
-    pub endpoints: BTreeMap<u16, EndpointRecord>,
+    pub endpoints: Map<u16, Shared<EndpointRecord>>,
     /// This host's devices and kernel.
     pub host: HostFacts,
     /// What lowering and the sources found wrong.
-    pub problems: Vec<crate::problem::Problem>,
+    pub problems: Problems,
 }

@@ -1,6 +1,7 @@
 //! Objects of the cluster and records of this node.
 
 use super::Labels;
+use crate::shared::Shared;
 use crate::state::{IdentityId, Mac, Origin, Protocol};
 use ipnet::IpNet;
 use std::collections::BTreeMap;
@@ -153,7 +154,7 @@ pub struct IdentityClaim {
     /// The number.
     pub number: IdentityId,
     /// The labels.
-    pub labels: Labels,
+    pub labels: Shared<Labels>,
     /// Node that published it, if any.
     pub published_by: Option<String>,
     /// Where it is written.
@@ -168,7 +169,7 @@ pub struct RemoteEndpoint {
     /// Its identity's number.
     pub identity: IdentityId,
     /// Labels of that identity as the publisher wrote them (may be empty: see the claim).
-    pub labels: Labels,
+    pub labels: Shared<Labels>,
     /// Address of its node (`status.networking.node`), to encapsulate to.
     pub node_ip: Option<IpAddr>,
     /// Name of the node that published it.

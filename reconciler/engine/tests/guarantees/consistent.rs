@@ -85,12 +85,11 @@ fn digest_of(number: u32) -> Digest {
 
 /// Completes any rows to a state that could be wanted.
 pub(crate) fn close(mut state: State, catalog: &Catalog) -> State {
-    let none = OriginId::default();
     services(&mut state);
     let mut links: BTreeSet<LinkName> = state.links.keys().cloned().collect();
     for (_, entry) in state.routes.clone().iter().filter(|(_, entry)| entry.row.link.0.starts_with("cilium_"))
     {
-        state.link_ups.insert(entry.row.link.clone(), Present, none);
+        state.link_ups.insert(entry.row.link.clone(), Present, None);
     }
     let ups: Vec<LinkName> =
         state.link_ups.keys().filter(|l| l.0.starts_with(POD_LINK_PREFIX)).cloned().collect();
@@ -100,18 +99,18 @@ pub(crate) fn close(mut state: State, catalog: &Catalog) -> State {
         let key = AttachmentKey { link: link.clone(), hook: Hook::Ingress };
         let row = AttachmentRow { program: String::new(), set: set.clone(), first: Position::First };
         if state.attachments.find(&key).is_none() {
-            state.attachments.insert(key, row, none);
+            state.attachments.insert(key, row, None);
         }
     }
     for (key, entry) in state.attachments.clone().iter() {
         let program = if key.hook == Hook::Ingress { "cil_from_container" } else { "cil_from_host" };
         let row = AttachmentRow { program: program.to_owned(), first: Position::First, ..entry.row.clone() };
         links.insert(key.link.clone());
-        state.program_sets.insert(row.set.clone(), ProgramSetRow::Complete, none);
-        state.attachments.insert(key.clone(), row, none);
+        state.program_sets.insert(row.set.clone(), ProgramSetRow::Complete, None);
+        state.attachments.insert(key.clone(), row, None);
     }
     for key in state.program_sets.keys().cloned().collect::<Vec<_>>() {
-        state.program_sets.insert(key, ProgramSetRow::Complete, none);
+        state.program_sets.insert(key, ProgramSetRow::Complete, None);
     }
     links.extend(state.link_ups.keys().cloned());
     links.extend(state.pod_interfaces.keys().cloned());
@@ -128,14 +127,13 @@ pub(crate) fn close(mut state: State, catalog: &Catalog) -> State {
     for link in links {
         let mtu = state.links.find(&link).map_or(1400, |row| row.mtu);
         let row = LinkRow { kind: LinkKind::PodVeth, mac: None, mtu, alias: format!("{LINK_ALIAS_PREFIX}x") };
-        state.links.insert(link, row, none);
+        state.links.insert(link, row, None);
     }
     policies(&mut state, catalog);
     state
 }
 
 fn services(state: &mut State) {
-    let none = OriginId::default();
     let mut lists: BTreeSet<ListId> = state.slots.keys().map(|key| key.list).collect();
     for (key, entry) in state.frontends.clone().iter() {
         let mut row = entry.row.clone();
@@ -144,34 +142,33 @@ fn services(state: &mut State) {
         state.rev_nats.insert(
             row.rev_nat,
             RevNatRow { addr: [10, 96, 0, 1].into(), port: row.rev_nat.0 },
-            none,
+            None,
         );
-        state.frontends.insert(key.clone(), row, none);
+        state.frontends.insert(key.clone(), row, None);
     }
     state.slots = Table::default();
     for list in lists {
         for slot in 0..u32::from(length_of(list)) {
             let backend = BackendId((2 * list.0 + slot) % 5 + 1);
-            state.slots.insert(SlotKey { list, slot }, backend, none);
+            state.slots.insert(SlotKey { list, slot }, backend, None);
             state.backends.insert(
                 backend,
                 BackendRow { addr: [10, 1, 0, 1].into(), port: 0, proto: Protocol::TCP, flags: 0 },
-                none,
+                None,
             );
         }
     }
     for id in state.backends.keys().copied().collect::<Vec<_>>() {
         let port = u16::try_from(id.0).expect("small");
         let row = BackendRow { addr: [10, 1, 0, 1].into(), port, proto: Protocol::TCP, flags: 0 };
-        state.backends.insert(id, row, none);
+        state.backends.insert(id, row, None);
     }
     for id in state.rev_nats.keys().copied().collect::<Vec<_>>() {
-        state.rev_nats.insert(id, RevNatRow { addr: [10, 96, 0, 1].into(), port: id.0 }, none);
+        state.rev_nats.insert(id, RevNatRow { addr: [10, 96, 0, 1].into(), port: id.0 }, None);
     }
 }
 
 fn policies(state: &mut State, catalog: &Catalog) {
-    let none = OriginId::default();
     let mut known: BTreeSet<IdentityId> = state.ipcache.iter().map(|(_, entry)| entry.row.identity).collect();
     known.extend([IdentityId(0), IdentityId(2)]);
     let mut used: BTreeSet<PolicyId> = state.policy_digests.keys().copied().collect();
@@ -180,13 +177,13 @@ fn policies(state: &mut State, catalog: &Catalog) {
     );
     state.policies = Table::default();
     for policy in used {
-        state.policy_digests.insert(policy, digest_of(policy.0), none);
+        state.policy_digests.insert(policy, digest_of(policy.0), None);
         for (key, row) in catalog.rows(policy, &known) {
-            state.policies.insert(key, row, none);
+            state.policies.insert(key, row, None);
         }
     }
     for id in state.identity_digests.keys().copied().collect::<Vec<_>>() {
-        state.identity_digests.insert(id, digest_of(id.0), none);
+        state.identity_digests.insert(id, digest_of(id.0), None);
     }
 }
 
@@ -218,7 +215,7 @@ impl Case {
 
     /// With only these sources synced.
     pub(crate) fn desired_with(&self, synced: SourceSet) -> DesiredState {
-        DesiredState { state: self.wanted.clone(), origins: Origins::default(), synced }
+        DesiredState { state: self.wanted.clone(), synced }
     }
 }
 

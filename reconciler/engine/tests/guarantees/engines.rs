@@ -90,8 +90,8 @@ impl Engine for SortsPolicies {
                 }
             }
             steps.sort_by_key(|step| *step.key());
-            let origins = vec![OriginId::default(); steps.len()];
-            plan.phases[first].steps = Steps::Policy(StepList { steps, origins });
+            let whys = vec![None; steps.len()];
+            plan.phases[first].steps = Steps::Policy(StepList { steps, whys });
             let mut index = 0;
             plan.phases.retain(|phase| {
                 index += 1;
@@ -122,7 +122,7 @@ impl Engine for Remembers {
         macro_rules! fill {
             ($(($field:ident, $resource:ident)),* $(,)?) => {
                 $(for (key, entry) in observed.state.$field.iter() {
-                    state.$field.insert(key.clone(), entry.row.clone(), entry.origin);
+                    state.$field.insert(key.clone(), entry.row.clone(), entry.why.clone());
                 })*
             };
         }

@@ -192,7 +192,7 @@ macro_rules! any_state {
         pub(crate) fn seen_of(state: &State, coverage: &Coverage) -> ObservedState {
             let mut seen = State::default();
             $(for (key, entry) in state.$field.iter().filter(|(key, _)| coverage.$field.knows(key)) {
-                seen.$field.insert(key.clone(), entry.row.clone(), OriginId::default());
+                seen.$field.insert(key.clone(), entry.row.clone(), None);
             })*
             ObservedState { state: seen, coverage: coverage.clone() }
         }

@@ -198,7 +198,7 @@ pub(crate) fn g6<E: Engine + Default>(case: &Case, theirs: &[prop::sample::Index
         ($(($field:ident, $resource:ident)),* $(,)?) => {
             $(for (key, entry) in case.before.$field.iter().filter(|(key, _)| taken.contains(&$resource::id(key))) {
                 kernel.ours.$field.remove(key);
-                kernel.others.$field.insert(key.clone(), entry.row.clone(), entry.origin);
+                kernel.others.$field.insert(key.clone(), entry.row.clone(), entry.why.clone());
             })*
         };
     }

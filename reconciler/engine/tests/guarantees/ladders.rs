@@ -16,7 +16,7 @@ fn state(rows: impl IntoIterator<Item = (PolicyKey, PolicyRow)>, in_force: Optio
     let policies = rows.into_iter().filter(|(key, _)| key.policy == POLICY).collect();
     let mut state = State { policies, ..State::default() };
     if let Some(digest) = in_force {
-        state.policy_digests.insert(POLICY, Digest([digest; 16]), OriginId::default());
+        state.policy_digests.insert(POLICY, Digest([digest; 16]), None);
     }
     state
 }
@@ -25,7 +25,7 @@ fn state(rows: impl IntoIterator<Item = (PolicyKey, PolicyRow)>, in_force: Optio
 fn breach(before: State, after: &State) -> Option<(RowId, Probe)> {
     let found = RefCell::new(None);
     let watch = Watch::between(&before, after).only(|probe| matches!(probe, Probe::Lookup { .. }));
-    let desired = DesiredState { state: after.clone(), origins: Origins::default(), synced: SourceSet::ALL };
+    let desired = DesiredState { state: after.clone(), synced: SourceSet::ALL };
     let mut kernel = FakeKernel::with(before);
     kernel.witness = Some(Box::new(|state, id| {
         let mut found = found.borrow_mut();
@@ -81,7 +81,7 @@ proptest! {
     #[test]
     fn a_policy_is_clean_before_its_digest_stands(catalog in catalog(), peers in peers(), stale in any_rows()) {
         let wanted = state(catalog.rows(POLICY, &peers), Some(1));
-        let desired = DesiredState { state: wanted.clone(), origins: Origins::default(), synced: SourceSet::ALL };
+        let desired = DesiredState { state: wanted.clone(), synced: SourceSet::ALL };
         let dirty = RefCell::new(None);
         let mut kernel = FakeKernel::with(state(stale, None));
         kernel.witness = Some(Box::new(|state, id| {

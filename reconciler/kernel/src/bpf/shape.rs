@@ -29,15 +29,15 @@ pub(super) enum PinState {
 pub(super) fn state_of(pins: &Pins, spec: &MapSpec) -> Result<PinState, DriverError> {
     Ok(match pins::open_map(&pins.map(spec))? {
         None => PinState::Missing,
-        Some(map) => {
-            let Shape { kind, key_size, value_size, .. } = map.shape();
-            if (kind, key_size, value_size) == (spec.kind as u32, spec.key_size, spec.value_size) {
-                PinState::Usable
-            } else {
-                PinState::Misshapen
-            }
-        }
+        Some(map) if fits(&map, spec) => PinState::Usable,
+        Some(_) => PinState::Misshapen,
     })
+}
+
+/// Whether a map has keys and rows of this build.
+pub(super) fn fits(map: &MapFd, spec: &MapSpec) -> bool {
+    let Shape { kind, key_size, value_size, .. } = map.shape();
+    (kind, key_size, value_size) == (spec.kind as u32, spec.key_size, spec.value_size)
 }
 
 impl Driver<BpfMap> for Bpf {

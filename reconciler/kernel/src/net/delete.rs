@@ -12,11 +12,14 @@ use super::message::{SeenLink, change_link};
 use super::socket::Netlink;
 use cilium_engine::driver::DriverError;
 use netlink_packet_route::RouteNetlinkMessage;
+use std::sync::Arc;
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::Duration;
 
 /// How soon to look whether it is gone. The look itself waits for the kernel's lock.
 const LOOK_AFTER: Duration = Duration::from_millis(1);
+/// Threads that wait at once: beyond them, deleting takes its whole time.
+const AT_ONCE: usize = 16;
 
 impl Net {
     /// Deletes a link that was found to be ours. Gone already is success.
@@ -26,11 +29,16 @@ impl Net {
             unless(result, &[libc::ENODEV])
                 .map_err(|error| error.during(format_args!("delete interface {}", seen.name)))
         };
+        if Arc::strong_count(&self.deleting) > AT_ONCE {
+            return done(request(&mut self.netlink, index));
+        }
+        let counted = self.deleting.clone();
         let (answer, answered) = channel();
         // In the network namespace of this thread, where its own begins.
         let deleting = std::thread::Builder::new().name("delete".into()).spawn(move || {
             // Nobody listens any more when the interface was seen to be gone.
             let _ = answer.send(Netlink::open().and_then(|mut netlink| request(&mut netlink, index)));
+            drop(counted);
         });
         if deleting.is_err() {
             return done(request(&mut self.netlink, index));

@@ -2,10 +2,12 @@
 
 #![forbid(unsafe_code)]
 
-use super::Net;
-use super::message::{MAIN_TABLE, RouteFilter, address, ask_address, ask_route, route_outputs};
+use super::message::{
+    MAIN_TABLE, RouteFilter, SeenLink, address, ask_address, ask_link, ask_route, link, route_outputs,
+};
 use super::ownership::is_ours;
 use super::socket::ENTRIES;
+use super::{FEW, Net};
 use cilium_engine::driver::DriverError;
 use cilium_engine::state::Mac;
 use cilium_engine::world::{HostDevice, HostFacts};
@@ -39,7 +41,7 @@ impl Net {
         }
         let defaults = self.default_outputs()?;
         let mut devices = Vec::new();
-        for link in self.all_links()? {
+        for link in self.links_numbered(addresses.keys().copied().collect())? {
             let ours = link.name.0.starts_with(OUR_PREFIX) || is_ours(&link);
             let Some(addresses) = addresses.remove(&link.index) else { continue };
             if ours || link.flags.contains(LinkFlags::Loopback) {
@@ -58,6 +60,25 @@ impl Net {
             DriverError::new(format!("read {BOOT_ID}: {error}")).hint("is /proc mounted?")
         })?;
         Ok(HostFacts { devices, object_digest: String::new(), boot_id: boot_id.trim().to_owned() })
+    }
+
+    /// The interfaces with these numbers, and perhaps others: point reads for a few, since on a node with many
+    /// pods most interfaces are theirs.
+    fn links_numbered(&mut self, numbers: Vec<u32>) -> Result<Vec<SeenLink>, DriverError> {
+        if numbers.len() > FEW {
+            return self.all_links();
+        }
+        let mut links = Vec::with_capacity(numbers.len());
+        for index in numbers {
+            let mut question = ask_link(Vec::new());
+            question.header.index = index;
+            let found = self
+                .netlink
+                .read(RouteNetlinkMessage::GetLink(question))
+                .map_err(|error| error.during(format_args!("read interface {index}")))?;
+            links.extend(found.and_then(link));
+        }
+        Ok(links)
     }
 
     /// Numbers of the interfaces through which default routes of the main table leave.

@@ -40,12 +40,15 @@ use netns::Places;
 use socket::{ENTRIES, Netlink};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 /// Reads and writes the network state of the namespace it was opened in.
 pub struct Net {
     netlink: Netlink,
     places: Places,
     sysctls: sysctl::Watched,
+    /// Held by every thread that deletes an interface.
+    deleting: Arc<()>,
 }
 
 impl Net {
@@ -55,7 +58,12 @@ impl Net {
     /// The socket could not be opened.
     pub fn open() -> Result<Self, DriverError> {
         let netlink = Netlink::open().map_err(|error| error.during("open a netlink socket"))?;
-        Ok(Self { netlink, places: Places::default(), sysctls: sysctl::Watched::default() })
+        Ok(Self {
+            netlink,
+            places: Places::default(),
+            sysctls: sysctl::Watched::default(),
+            deleting: Arc::default(),
+        })
     }
 
     /// Says where pods' network namespaces are, by the name of their link on the host. Only a hint where to
@@ -93,8 +101,6 @@ impl Net {
     where
         F: Fn(&K) -> &LinkName,
     {
-        /// A dump costs about as much as this many point reads.
-        const FEW: usize = 8;
         match scope {
             Scope::Keys(keys) if keys.len() <= FEW => {
                 let mut links: Vec<SeenLink> = Vec::with_capacity(keys.len());
@@ -116,6 +122,9 @@ impl Net {
         }
     }
 }
+
+/// A dump costs about as much as this many point reads.
+const FEW: usize = 8;
 
 /// Whether a key is within a scope.
 fn within<K: Ord>(scope: &Scope<K>, key: &K) -> bool {

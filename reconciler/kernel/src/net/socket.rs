@@ -29,8 +29,10 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const DEADLINE: Duration = Duration::from_secs(30);
 /// The kernel sends dumps in at most 32 KiB; a single link with many functions may be larger.
 const DATAGRAM: usize = 1 << 17;
-/// How often an interrupted dump is repeated.
-const REPEATS: u32 = 8;
+/// How long an interrupted dump is repeated.
+const RESTLESS: Duration = Duration::from_secs(3);
+/// Where something changes all the time, a dump begun a moment later may have better luck.
+const REPEAT_AFTER: Duration = Duration::from_micros(300);
 /// Requests sent at once: their acknowledgements fit the receive buffer.
 const SLICE: usize = 64;
 /// Entries of one dump.
@@ -155,25 +157,32 @@ impl Netlink {
         message: &RouteNetlinkMessage,
         limit: usize,
     ) -> Result<Vec<RouteNetlinkMessage>, NetlinkError> {
-        let mut last = NetlinkError::Restless(REPEATS);
-        for _ in 0..REPEATS {
-            match self.dump_once(message.clone(), limit) {
+        let began = Instant::now();
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            let last = match self.dump_once(message.clone(), limit) {
                 Ok(Some(entries)) => return Ok(entries),
-                Ok(None) => last = NetlinkError::Restless(REPEATS),
+                Ok(None) => {
+                    std::thread::sleep(REPEAT_AFTER);
+                    NetlinkError::Restless(tries)
+                }
                 // A routing table that nobody has used yet.
                 Err(error) if error.errno() == Some(libc::ENOENT) => return Ok(Vec::new()),
                 Err(NetlinkError::Overrun) => {
                     self.abandon()?;
-                    last = NetlinkError::Overrun;
+                    NetlinkError::Overrun
                 }
                 Err(error @ NetlinkError::Refused { .. }) => return Err(error),
                 Err(error) => {
                     self.abandon()?;
                     return Err(error);
                 }
+            };
+            if began.elapsed() > RESTLESS {
+                return Err(last);
             }
         }
-        Err(last)
     }
 
     /// `None`: interrupted.

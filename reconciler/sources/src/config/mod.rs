@@ -13,6 +13,8 @@ mod text;
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod wrong;
 
 pub use entry::{Origin, Position};
 pub use error::{ConfigError, ConfigErrors};

@@ -1,7 +1,6 @@
 //! The loader as operators meet it: a file, some variables, some `--set`.
 
 use super::*;
-use cilium_engine::config::keys::{Form, Key};
 use cilium_engine::config::{Aggregation, RoutingMode, Span};
 use proptest::prelude::*;
 use std::path::PathBuf;
@@ -124,76 +123,19 @@ fn the_message_shows_the_line_and_marks_the_value() {
     assert!(shown.contains("  3 | mtu = 70000\n    |       ^^^^^\n"), "{shown}");
 }
 
-/// A value of the wrong type for this form, as TOML.
-fn wrong_type(form: &Form) -> &'static str {
-    match form {
-        Form::Flag => "\"true\"",
-        Form::Number { .. } => "\"1\"",
-        Form::Choice(_) | Form::Duration { .. } | Form::Text(_) => "7",
-        Form::List(_) => "\"one\"",
-    }
-}
-
-/// Values of the right type that this key must refuse, as TOML.
-fn out_of_range(key: &Key) -> Vec<String> {
-    match &key.form {
-        Form::Flag => vec![],
-        Form::Number { min, max } => {
-            [min.checked_sub(1), max.checked_add(1)].into_iter().flatten().map(|n| n.to_string()).collect()
-        }
-        Form::Choice(_) => vec!["\"no-such-word\"".into(), "\"\"".into()],
-        Form::Duration { max, step, .. } => {
-            let mut wrong = vec!["\"5\"".to_owned(), "\"1 fortnight\"".into(), format!("\"{max}1ms\"")];
-            wrong.extend(step.map(|_| "\"1s1ms\"".to_owned()));
-            wrong
-        }
-        Form::Text(sort) => match sort.as_str() {
-            "path" => vec!["\"relative/path\"".into(), "\"/a/../b\"".into()],
-            "IPv4 prefix" => vec!["\"10.0.0.0/33\"".into(), "\"fd00::/64\"".into(), "\"10.0.0.1/8\"".into()],
-            "IPv6 prefix" => vec!["\"fd00::/129\"".into(), "\"10.0.0.0/8\"".into(), "\"fd00::1/64\"".into()],
-            "address:port" => vec!["\"127.0.0.1\"".into(), "\":9962\"".into()],
-            "text" => vec!["\"Not A Name\"".into(), "\"-\"".into()],
-            other => panic!("no wrong value known for {other}: add one"),
-        },
-        Form::List(of) => match &**of {
-            Form::Choice(_) => vec!["[\"no-such-word\"]".into(), "[7]".into()],
-            Form::Text(sort) => match sort.as_str() {
-                "address" => vec!["[\"10.0.0\"]".into(), "[\"0.0.0.0\"]".into(), "[1]".into()],
-                "prefix" => vec!["[\"10.0.0.0/40\"]".into(), "[\"10.0.0.7/24\"]".into()],
-                "device" => vec!["[\"a/b\"]".into(), "[\"sixteen-or-longer\"]".into(), "[\"\"]".into()],
-                other => panic!("no wrong value known for a list of {other}: add one"),
-            },
-            Form::Flag | Form::Number { .. } | Form::Duration { .. } | Form::List(_) => {
-                panic!("no wrong value known for {}: add one", key.path)
-            }
-        },
-    }
-}
-
-fn document_with(key: &Key, value: &str) -> String {
-    match key.table() {
-        "" => format!("{} = {value}\n", key.name()),
-        table => format!("version = 1\n[{table}]\n{} = {value}\n", key.name()),
-    }
-}
-
 #[test]
 fn every_key_is_refused_in_each_wrong_way_by_one_message_that_names_it() {
     let mut tried = 0;
     for key in keys::all() {
-        let table_instead = "{ a = 1 }".to_owned();
-        let date_instead = "2026-01-01".to_owned();
-        let wrong = [wrong_type(&key.form).to_owned(), table_instead, date_instead];
-        let with_range = wrong.into_iter().chain(out_of_range(key));
-        for value in with_range {
-            // Without the family its prefix would be refused for a second reason.
-            let sets: &[&str] = if key.path.contains("ipv6_") { &["ipv6.enabled=true"] } else { &[] };
-            let (error, position) = only_error_with(&document_with(key, &value), sets);
+        for value in wrong::types(&key.form).into_iter().chain(wrong::out_of_range(key)) {
+            let mut settings = vec![(key.path.as_str(), value.as_str())];
+            settings.extend(wrong::needed_by(key));
+            let (error, position) = only_error(&wrong::document(&settings));
             assert!(error.message.contains(&key.path), "{}: {}", key.path, error.message);
             assert!(error.keys.contains(&key.path), "{error:?}");
-            let (line, column) = (if key.table().is_empty() { 1 } else { 3 }, key.name().len() + 4);
+            let (line, column) = wrong::place(&settings, &key.path);
             assert!(error.origin.to_string().ends_with(&format!("cilium.toml:{line}:{column}")), "{error:?}");
-            assert_eq!(position.line, line, "{} = {value}", key.path);
+            assert_eq!(position, Position { line, column }, "{} = {value}", key.path);
             tried += 1;
         }
     }
@@ -201,11 +143,27 @@ fn every_key_is_refused_in_each_wrong_way_by_one_message_that_names_it() {
 }
 
 #[test]
+fn every_key_is_refused_from_each_layer_above_the_file() {
+    for key in keys::all() {
+        let text = wrong::text(key);
+        let errors = load_text("version = 1\n", &[], &[&format!("{}={text}", key.path)]).unwrap_err();
+        assert_eq!(errors.errors.len(), 1, "{errors}");
+        assert!(errors.errors[0].message.contains(&key.path), "{errors}");
+        if !key.table().is_empty() {
+            let errors =
+                load_text("version = 1\n", &[(&document::variable(&key.path), &text)], &[]).unwrap_err();
+            assert_eq!(errors.errors.len(), 1, "{errors}");
+            assert!(errors.errors[0].message.contains(&key.path), "{errors}");
+        }
+    }
+}
+
+#[test]
 fn every_key_misspelt_is_unknown_and_the_right_one_is_proposed() {
     for key in keys::all().iter().filter(|key| !key.table().is_empty()) {
-        let misspelt = format!("{}q", key.name());
-        let (error, position) = only_error(&format!("version = 1\n[{}]\n{misspelt} = 1\n", key.table()));
-        assert_eq!(error.message, format!("unknown key {}.{misspelt}", key.table()));
+        let misspelt = wrong::misspelt(key);
+        let (error, position) = only_error(&wrong::document(&[(&misspelt, "1")]));
+        assert_eq!(error.message, format!("unknown key {misspelt}"));
         assert_eq!(error.hint, Some(format!("did you mean {}?", key.path)));
         assert_eq!(position, Position { line: 3, column: 1 });
     }
@@ -213,34 +171,9 @@ fn every_key_misspelt_is_unknown_and_the_right_one_is_proposed() {
 
 #[test]
 fn contradictions_name_every_key_that_takes_part() {
-    for (text, keys) in [
-        ("[ipv4]\nenabled = false\n", &["ipv4.enabled", "ipv6.enabled"][..]),
-        ("[routing]\nmode = \"native\"\n", &["routing.mode", "routing.ipv4_native_cidr", "masquerade.ipv4"]),
-        ("[routing]\nauto_direct_node_routes = true\n", &["routing.auto_direct_node_routes", "routing.mode"]),
-        ("[routing]\nipv6_native_cidr = \"fd00::/64\"\n", &["routing.ipv6_native_cidr", "ipv6.enabled"]),
-        ("[node]\npod_cidrs = [\"fd00::/64\"]\n", &["node.pod_cidrs", "ipv6.enabled"]),
-        ("[node]\npod_cidrs = [\"10.0.0.0/16\", \"10.0.1.0/24\"]\n", &["node.pod_cidrs"]),
-        (
-            "[node]\naddresses = [\"10.0.0.1\"]\npod_cidrs = [\"10.0.0.0/16\"]\n",
-            &["node.addresses", "node.pod_cidrs"],
-        ),
-        ("[routing]\nmtu = 600\n", &["routing.mtu", "routing.mode", "ipv6.enabled"]),
-        ("[ipv6]\nenabled = true\n[routing]\nmtu = 1300\n", &["routing.mtu", "routing.mode", "ipv6.enabled"]),
-        ("[routing]\ndevices = [\"cilium_host\"]\n", &["routing.devices"]),
-        ("[routing]\ndevices = [\"eth0\", \"eth0\"]\n", &["routing.devices"]),
-        ("[paths]\nrun_dir = \"/x\"\nbpf_dir = \"/x\"\n", &["paths.bpf_dir", "paths.run_dir"]),
-        (
-            "[paths]\nstate_dir = \"/m/state\"\n[source.manifests]\npath = \"/m\"\n",
-            &["source.manifests.path", "paths.state_dir"],
-        ),
-        (
-            "[policy]\nenforcement = \"never\"\nallow_localhost = \"policy\"\n",
-            &["policy.allow_localhost", "policy.enforcement"],
-        ),
-        ("[bpf]\nevents_bytes = 100000\n", &["bpf.events_bytes"]),
-    ] {
-        let (error, _) = only_error(&format!("version = 1\n{text}"));
-        assert_eq!(error.keys, keys, "{text}");
+    for (settings, keys) in wrong::CONTRADICTIONS {
+        let (error, _) = only_error(&wrong::document(settings));
+        assert_eq!(error.keys, *keys, "{settings:?}");
         let shown = error.to_string();
         assert!(keys.iter().all(|key| shown.contains(key)), "{shown}");
         assert!(error.hint.is_some(), "{shown}");

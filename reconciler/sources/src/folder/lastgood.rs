@@ -1,9 +1,13 @@
 //! Last good versions of objects, one file each, so that a restart changes nothing.
 //!
-//! A file is written whole beside its place and renamed. It is not synced to disk: after a power failure an
-//! object that is broken at that very moment may have lost its last good version, and fails closed.
+//! A file is written whole beside its place and renamed, so that the agent's death costs nothing; a thread of
+//! its own then brings it to the disk, so that a pass never waits for one. A power cut within that time may
+//! cost the version just written, and its object, if it is broken by then, fails closed. What could not be
+//! written or removed is tried again with every scan.
 
+use super::sync::Syncer;
 use super::{Identity, problem};
+use crate::kept::{self, Lasting};
 use cilium_crds::object::{Object, Reading, read};
 use cilium_crds::yaml::parse_one;
 use cilium_engine::problem::Problem;
@@ -60,8 +64,18 @@ pub(super) struct LastGood {
     kept: BTreeMap<Identity, Kept>,
     /// What went wrong while loading.
     loading: Vec<Problem>,
-    /// What went wrong while writing, by file of the store.
-    writing: BTreeMap<String, Problem>,
+    /// What could not be done yet, by file of the store.
+    undone: BTreeMap<String, (Undone, Problem)>,
+    syncer: Syncer,
+}
+
+/// Something to be done to the store.
+#[derive(Debug)]
+enum Undone {
+    /// A file is to hold this.
+    Write(Vec<u8>),
+    /// Forgotten, once its file is gone: else it would come back after a restart.
+    Remove(Identity),
 }
 
 impl LastGood {
@@ -72,7 +86,8 @@ impl LastGood {
             mode: Mode::Look,
             kept: BTreeMap::new(),
             loading: Vec::new(),
-            writing: BTreeMap::new(),
+            undone: BTreeMap::new(),
+            syncer: Syncer::default(),
         }
     }
 
@@ -82,6 +97,12 @@ impl LastGood {
         let entries = match fs::read_dir(dir) {
             Ok(entries) => entries,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return out,
+            Err(error) if error.kind() == io::ErrorKind::NotADirectory && mode == Mode::Keep => {
+                let hint = if kept::put_aside(dir) { "it was renamed to end in .bad" } else { "remove it" };
+                let message = "no last good versions: no folder".to_owned();
+                out.loading.push(problem(&dir.display().to_string(), message, hint));
+                return out;
+            }
             Err(error) => {
                 let hint = "check its permissions; objects that are broken now fail closed";
                 out.loading.push(problem(
@@ -94,16 +115,21 @@ impl LastGood {
         };
         for entry in entries.flatten() {
             let path = entry.path();
-            if path.extension().is_none_or(|e| e != "json") {
-                continue;
+            match path.extension().and_then(|e| e.to_str()) {
+                Some("json") => {}
+                // Left by a crash within a write.
+                Some("tmp") if mode == Mode::Keep => {
+                    let _stays = fs::remove_file(&path);
+                    continue;
+                }
+                Some(_) | None => continue,
             }
             match load_one(&path) {
                 Ok((identity, kept)) => {
                     out.kept.insert(identity, kept);
                 }
                 Err(why) => {
-                    let aside = path.with_extension("bad");
-                    let moved = mode == Mode::Keep && fs::rename(&path, &aside).is_ok();
+                    let moved = mode == Mode::Keep && kept::put_aside(&path);
                     let hint = if moved { "it was renamed to end in .bad" } else { "remove it" };
                     out.loading.push(problem(
                         &path.display().to_string(),
@@ -117,7 +143,7 @@ impl LastGood {
     }
 
     pub(super) fn problems(&self) -> Vec<Problem> {
-        self.loading.iter().chain(self.writing.values()).cloned().collect()
+        self.loading.iter().chain(self.undone.values().map(|(_, problem)| problem)).cloned().collect()
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -146,35 +172,76 @@ impl LastGood {
         document: Option<&str>,
     ) {
         let place = &object.header.place;
-        let name = file_name(identity);
+        if !self.undone.is_empty()
+            && let Some((Undone::Remove(_), _)) = self.undone.get(&file_name(identity))
+        {
+            // It is back before its file was removed.
+            self.undone.remove(&file_name(identity));
+        }
         let same = self.kept.get(identity).is_some_and(|k| k.digest == digest && k.file == place.file);
         if !same
             && self.mode == Mode::Keep
             && let Some(document) = document
         {
-            match self.write(&name, &place.file, place.line, document) {
-                Ok(()) => {
-                    self.writing.remove(&name);
-                }
-                Err(error) => {
-                    let hint = "free space under `state_dir`, or mend its permissions";
-                    let message =
-                        format!("the last good version of {} was not kept: {error}", object.header.title());
-                    self.writing.insert(name, problem(&self.dir.display().to_string(), message, hint));
-                }
+            match stored(&place.file, place.line, document) {
+                Ok(bytes) => self.attempt(file_name(identity), Undone::Write(bytes), &object.header.title()),
+                Err(error) => tracing::warn!("the last good version of {}: {error}", object.header.title()),
             }
         }
         self.kept
             .insert(identity.clone(), Kept { object: Arc::clone(object), file: place.file.clone(), digest });
     }
 
-    fn write(&self, name: &str, file: &str, line: u32, document: &str) -> io::Result<()> {
-        let document = serde_json::from_str(document)?;
-        let text = serde_json::to_vec(&Stored { version: VERSION, file: file.to_owned(), line, document })?;
-        fs::create_dir_all(&self.dir)?;
-        let temporary = self.dir.join(format!(".{name}.tmp"));
-        fs::write(&temporary, text)?;
-        fs::rename(&temporary, self.dir.join(name))
+    /// Does it, or keeps it to be tried again.
+    fn attempt(&mut self, name: String, what: Undone, title: &str) {
+        match self.carry_out(&name, &what) {
+            Ok(()) => {
+                self.undone.remove(&name);
+            }
+            Err(error) => {
+                let done = match &what {
+                    Undone::Write(_) => "kept",
+                    Undone::Remove(_) => "removed",
+                };
+                let message = format!("the last good version of {title} was not {done}: {error}");
+                let hint =
+                    "free space under `state_dir`, or mend its permissions; it is tried again by itself";
+                let problem = problem(&self.dir.display().to_string(), message, hint);
+                self.undone.insert(name, (what, problem));
+            }
+        }
+    }
+
+    fn carry_out(&mut self, name: &str, what: &Undone) -> io::Result<()> {
+        let path = self.dir.join(name);
+        match what {
+            Undone::Write(bytes) => {
+                kept::write(&path, bytes, Lasting::ThisBoot).map_err(|(_, error)| error)?;
+                self.syncer.sync(path);
+            }
+            Undone::Remove(identity) => {
+                match fs::remove_file(&path) {
+                    Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                    Ok(()) | Err(_) => {}
+                }
+                self.kept.remove(identity);
+                self.syncer.sync(self.dir.clone());
+            }
+        }
+        Ok(())
+    }
+
+    /// Tries again what could not be done, up to the first that still cannot. Whether anything was done.
+    pub(super) fn retry(&mut self) -> bool {
+        let mut any = false;
+        while let Some((name, (what, problem))) = self.undone.pop_first() {
+            if self.carry_out(&name, &what).is_err() {
+                self.undone.insert(name, (what, problem));
+                break;
+            }
+            any = true;
+        }
+        any
     }
 
     /// Forgets all but these.
@@ -185,21 +252,17 @@ impl LastGood {
                 self.kept.remove(&identity);
                 continue;
             }
-            let name = file_name(&identity);
-            match fs::remove_file(self.dir.join(&name)) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                    // Kept in memory, to be tried again: else it would come back after a restart.
-                    let message = format!("a last good version was not removed: {error}");
-                    let hint = "mend the permissions of `state_dir`";
-                    self.writing.insert(name, problem(&self.dir.display().to_string(), message, hint));
-                }
-                Ok(()) | Err(_) => {
-                    self.writing.remove(&name);
-                    self.kept.remove(&identity);
-                }
-            }
+            let (kind, name) = &identity.header;
+            let title = format!("{kind} {name}");
+            self.attempt(file_name(&identity), Undone::Remove(identity), &title);
         }
     }
+}
+
+/// What a file of the store holds.
+fn stored(file: &str, line: u32, document: &str) -> serde_json::Result<Vec<u8>> {
+    let document = serde_json::from_str(document)?;
+    serde_json::to_vec(&Stored { version: VERSION, file: file.to_owned(), line, document })
 }
 
 fn load_one(path: &Path) -> Result<(Identity, Kept), String> {

@@ -9,13 +9,14 @@
 
 mod lastgood;
 mod settle;
+mod sync;
 mod walk;
 mod watch;
 
 pub use walk::is_ignored;
 pub use watch::{Watch, WatchError};
 
-use cilium_crds::lower::Header;
+use cilium_crds::lower::{Header, LabelPool};
 use cilium_crds::object::{Object, Reading};
 use cilium_engine::problem::{Problem, Severity};
 use cilium_engine::state::Origin;
@@ -48,7 +49,7 @@ pub struct Now {
 #[derive(Clone, Debug, Default)]
 pub struct Snapshot {
     /// Objects that count, at most one of each identity, in the order of kind, namespace, name.
-    pub objects: Vec<Arc<Object>>,
+    pub objects: Arc<[Arc<Object>]>,
     /// What is wrong with files. Problems of objects are theirs.
     pub problems: Vec<Problem>,
     /// The folder was there and whole: what is missing may be removed.
@@ -114,6 +115,7 @@ pub struct ManifestFolder {
     node_name: String,
     store: LastGood,
     files: BTreeMap<String, CachedFile>,
+    labels: LabelPool,
     empty_since: Option<Duration>,
     /// Files that are being written, and since when.
     writing: BTreeMap<String, Duration>,
@@ -145,6 +147,7 @@ impl ManifestFolder {
             node_name: node_name.to_owned(),
             store,
             files: BTreeMap::new(),
+            labels: LabelPool::default(),
             empty_since: None,
             writing: BTreeMap::new(),
             last: None,
@@ -158,6 +161,7 @@ impl ManifestFolder {
 
     /// Looks at the folder. Files that have not changed are not read again.
     pub fn scan(&mut self, now: Now) -> Snapshot {
+        let mended = self.store.retry();
         let mut out = Snapshot { problems: self.store.problems(), ..Snapshot::default() };
         let found = match walk::walk(&self.root) {
             Ok(found) => found,
@@ -170,7 +174,7 @@ impl ManifestFolder {
                 return out;
             }
         };
-        let changed = self.read_changed(&found, now, &mut out);
+        let changed = self.read_changed(&found, now, &mut out) || mended;
         out.problems.extend(found.problems.iter().cloned());
         let read: usize = self.files.values().map(|f| f.members.len()).sum();
         let nothing = read == 0 && found.complete && !self.files.values().any(|f| f.unsure);
@@ -208,8 +212,8 @@ impl ManifestFolder {
     }
 
     /// Objects while the folder says nothing: those of the last look, after a restart their last good versions.
-    fn as_it_was(&self) -> Vec<Arc<Object>> {
-        self.last.as_ref().map_or_else(|| self.store.objects(), |last| last.objects.clone())
+    fn as_it_was(&self) -> Arc<[Arc<Object>]> {
+        self.last.as_ref().map_or_else(|| self.store.objects().into(), |last| last.objects.clone())
     }
 
     /// Reads files that changed, and forgets those that are gone. Whether there were any.
@@ -266,7 +270,7 @@ impl ManifestFolder {
         changed
     }
 
-    fn read_file(&self, name: &str, stamp: Stamp) -> CachedFile {
+    fn read_file(&mut self, name: &str, stamp: Stamp) -> CachedFile {
         let mut out = CachedFile { stamp, ..CachedFile::default() };
         let bytes = match walk::read(&self.root.join(name)) {
             Ok(bytes) => bytes,
@@ -290,7 +294,8 @@ impl ManifestFolder {
                 // What this node wrote itself tells it nothing.
                 Reading::Object(object, _)
                     if object.header.published_by.as_deref() == Some(&self.node_name) => {}
-                Reading::Object(object, document) => {
+                Reading::Object(mut object, document) => {
+                    self.labels.share(&mut object.facts);
                     let text = document.json().to_string();
                     out.members.push(Member {
                         identity: Identity::of(&object.header),

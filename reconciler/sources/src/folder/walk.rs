@@ -5,9 +5,9 @@ use super::problem;
 use cilium_crds::yaml::MAX_BYTES;
 use cilium_engine::problem::Problem;
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{File, Metadata, OpenOptions};
+use std::fs::Metadata;
 use std::io::{self, Read};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::SystemTime;
 
@@ -153,15 +153,9 @@ pub fn is_ignored(name: &str) -> bool {
 
 /// The file's content; of one that is too large, one byte more than is read.
 pub(super) fn read(path: &Path) -> io::Result<Vec<u8>> {
-    // Not blocking: a pipe put in the place of the file since it was listed would wait for a writer.
-    let file: File = OpenOptions::new().read(true).custom_flags(O_NONBLOCK).open(path)?;
-    if !file.metadata()?.is_file() {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "no regular file"));
-    }
+    // A pipe may have been put in the place of the file since it was listed.
+    let file = crate::kept::open(path)?;
     let mut bytes = Vec::new();
     file.take(MAX_BYTES as u64 + 1).read_to_end(&mut bytes)?;
     Ok(bytes)
 }
-
-/// `O_NONBLOCK` of Linux on the architectures we build for (x86-64, arm64).
-const O_NONBLOCK: i32 = 0o4000;

@@ -66,8 +66,7 @@ impl StoredRecord {
 
     /// Of everything but `check`.
     fn digest(&self) -> Result<String, serde_json::Error> {
-        let bare = serde_json::to_vec(&Self { check: None, ..self.clone() })?;
-        Ok(Sha256::digest(bare).iter().map(|byte| format!("{byte:02x}")).collect())
+        digest(&Self { check: None, ..self.clone() })
     }
 
     /// The record, if it makes sense.
@@ -131,16 +130,38 @@ pub(super) struct StoredRouter {
     version: u32,
     pub(super) ipv4: Option<IpAddr>,
     pub(super) ipv6: Option<IpAddr>,
+    /// As a record's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    check: Option<String>,
 }
 
 impl StoredRouter {
-    pub(super) fn new(ipv4: Option<IpAddr>, ipv6: Option<IpAddr>) -> Self {
-        Self { version: VERSION, ipv4, ipv6 }
+    pub(super) fn new(ipv4: Option<IpAddr>, ipv6: Option<IpAddr>) -> Result<Self, serde_json::Error> {
+        let mut stored = Self { version: VERSION, ipv4, ipv6, check: None };
+        stored.check = Some(digest(&stored)?);
+        Ok(stored)
     }
 
-    pub(super) fn good(&self) -> bool {
-        self.version == VERSION
-            && self.ipv4.is_none_or(|ip| ip.is_ipv4())
-            && self.ipv6.is_none_or(|ip| ip.is_ipv6())
+    /// Itself, if it makes sense.
+    pub(super) fn checked(self) -> Result<Self, String> {
+        let bare = Self { check: None, ..self.clone() };
+        if let Some(check) = &self.check
+            && *check != digest(&bare).map_err(|e| e.to_string())?
+        {
+            return Err("its content does not match its digest".into());
+        }
+        if self.version != VERSION {
+            return Err(format!("version {} is not known", self.version));
+        }
+        if self.ipv4.is_some_and(|ip| !ip.is_ipv4()) || self.ipv6.is_some_and(|ip| !ip.is_ipv6()) {
+            return Err("an address of the wrong family".into());
+        }
+        Ok(self)
     }
+}
+
+/// SHA-256 of what is written without its digest (hexadecimal).
+fn digest(bare: &impl Serialize) -> Result<String, serde_json::Error> {
+    let bytes = serde_json::to_vec(bare)?;
+    Ok(Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect())
 }

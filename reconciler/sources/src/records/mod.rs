@@ -6,13 +6,14 @@
 
 mod format;
 
+use crate::kept::{self, Lasting};
 use cilium_engine::problem::{Problem, Severity};
 use cilium_engine::state::Origin;
 use cilium_engine::world::EndpointRecord;
 use format::{StoredRecord, StoredRouter};
-use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::io::{self, Read, Write};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
@@ -97,9 +98,10 @@ impl Records {
             mending,
         };
         out.load_router();
-        let entries = match fs::read_dir(&out.dir) {
-            Ok(entries) => entries,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return out,
+        match fs::read_dir(&out.dir) {
+            Ok(entries) => out.load_all(entries),
+            // Never written, or lost: its copies stand in.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => {
                 // Pods whose records are not seen must not be taken for gone.
                 out.readable = false;
@@ -107,36 +109,44 @@ impl Records {
                 out.tell(&out.dir.clone(), format!("cannot be read: {error}"), hint);
                 return out;
             }
-        };
-        for entry in entries {
-            let Ok(entry) = entry else {
-                out.readable = false;
-                continue;
-            };
-            let path = entry.path();
-            match path.extension().and_then(|e| e.to_str()) {
-                Some("json") => out.load_one(&path),
-                // Left by a crash within a write: the attachment was never told to be done.
-                Some("tmp") => out.discard(&path),
-                Some(_) | None => {}
-            }
         }
         out.load_copies();
         out
     }
 
-    /// Copies stand in for records that are lost or damaged.
+    fn load_all(&mut self, entries: fs::ReadDir) {
+        for entry in entries {
+            let Ok(entry) = entry else {
+                self.readable = false;
+                continue;
+            };
+            let path = entry.path();
+            match path.extension().and_then(|e| e.to_str()) {
+                Some("json") => self.load_one(&path),
+                // Left by a crash within a write: the attachment was never told to be done.
+                Some("tmp") => self.discard(&path),
+                Some(_) | None => {}
+            }
+        }
+    }
+
+    /// Copies stand in for records that are lost or damaged, and are made anew where they are.
     fn load_copies(&mut self) {
-        let Ok(entries) = fs::read_dir(&self.copies) else { return };
-        for path in entries.flatten().map(|entry| entry.path()) {
+        let mut good = BTreeSet::new();
+        if self.mending == Mending::Yes && self.copies.symlink_metadata().is_ok_and(|meta| !meta.is_dir()) {
+            let _stays = kept::put_aside(&self.copies);
+        }
+        for path in fs::read_dir(&self.copies).into_iter().flatten().flatten().map(|entry| entry.path()) {
             match read_one(&path) {
                 Ok((boot_id, record)) if boot_id == self.boot_id && is_named(&path, record.id) => {
                     let id = record.id;
-                    if self.endpoints.contains_key(&id) {
+                    if let Some(own) = self.endpoints.get(&id) {
+                        good.extend((*own == record).then_some(id));
                         continue;
                     }
                     let mended = self.mending == Mending::No || self.put(record.clone()).is_ok();
                     self.endpoints.insert(id, record);
+                    good.insert(id);
                     let hint = if mended { "nothing to do: it was written anew" } else { "check the disk" };
                     self.tell_as(
                         Severity::Warning,
@@ -147,6 +157,12 @@ impl Records {
                 }
                 // A copy that is bad, or of another boot, says nothing.
                 Ok(_) | Err(_) => self.discard(&path),
+            }
+        }
+        if self.mending == Mending::Yes {
+            for record in self.endpoints.values().filter(|record| !good.contains(&record.id)) {
+                // Not told if it fails: the record itself is there, and the next start tries again.
+                let _copied = self.text(record).and_then(|text| self.copy(record.id, &text));
             }
         }
     }
@@ -166,28 +182,30 @@ impl Records {
 
     fn load_router(&mut self) {
         let path = self.router_file.clone();
-        match read_bounded(&path) {
+        match kept::read(&path, MAX_RECORD) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => self.tell(&path, format!("cannot be read: {error}"), "check its permissions"),
-            Ok(bytes) => match serde_json::from_slice::<StoredRouter>(&bytes).map_err(|e| e.to_string()) {
-                Ok(stored) if stored.good() => {
-                    self.router = RouterAddresses { ipv4: stored.ipv4, ipv6: stored.ipv6 };
+            Err(error) => self.quarantine(&path, format!("cannot be read: {error}")),
+            Ok(bytes) => {
+                let stored = serde_json::from_slice::<StoredRouter>(&bytes).map_err(|e| e.to_string());
+                match stored.and_then(StoredRouter::checked) {
+                    Ok(stored) => {
+                        self.router = RouterAddresses { ipv4: stored.ipv4, ipv6: stored.ipv6 };
+                    }
+                    Err(why) => self.quarantine(&path, format!("is no record of the router: {why}")),
                 }
-                Ok(_) => self.quarantine(&path, "holds an address of the wrong family".into()),
-                Err(why) => self.quarantine(&path, format!("is no record of the router: {why}")),
-            },
+            }
         }
     }
 
     /// Removes what nobody needs any more. That it stays is no harm: it is tried again at the next start.
     fn discard(&self, path: &Path) {
         if self.mending == Mending::Yes {
-            let _stays = fs::remove_file(path);
+            let _stays = fs::remove_file(path).or_else(|_| fs::remove_dir_all(path));
         }
     }
 
     fn quarantine(&mut self, path: &Path, why: String) {
-        let moved = self.mending == Mending::Yes && fs::rename(path, path.with_extension("bad")).is_ok();
+        let moved = self.mending == Mending::Yes && kept::put_aside(path);
         let hint = if moved {
             "it was renamed to end in .bad; if no copy stands in, attach its pod anew"
         } else {
@@ -232,14 +250,22 @@ impl Records {
     /// Writes a record. When this returns, it outlives the agent.
     pub fn put(&mut self, record: EndpointRecord) -> Result<(), RecordError> {
         let id = record.id;
-        let text = StoredRecord::new(&record, &self.boot_id)
-            .and_then(|stored| serde_json::to_vec_pretty(&stored))
-            .map_err(|source| RecordError::Format { id, source })?;
+        let text = self.text(&record)?;
         write(&self.path(id), &text, Lasting::ThisBoot)?;
         // Not told if it fails: the record itself is written.
-        let _copied = write(&self.copies.join(format!("{id}.json")), &text, Lasting::ThisBoot);
+        let _copied = self.copy(id, &text);
         self.endpoints.insert(id, record);
         Ok(())
+    }
+
+    fn text(&self, record: &EndpointRecord) -> Result<Vec<u8>, RecordError> {
+        StoredRecord::new(record, &self.boot_id)
+            .and_then(|stored| serde_json::to_vec_pretty(&stored))
+            .map_err(|source| RecordError::Format { id: record.id, source })
+    }
+
+    fn copy(&self, id: u16, text: &[u8]) -> Result<(), RecordError> {
+        write(&self.copies.join(format!("{id}.json")), text, Lasting::ThisBoot)
     }
 
     /// Removes a record. One that is gone already is a success.
@@ -265,9 +291,9 @@ impl Records {
         if router == self.router && self.router_file.exists() {
             return Ok(());
         }
-        let stored = StoredRouter::new(router.ipv4, router.ipv6);
-        let text =
-            serde_json::to_vec_pretty(&stored).map_err(|source| RecordError::Format { id: 0, source })?;
+        let text = StoredRouter::new(router.ipv4, router.ipv6)
+            .and_then(|stored| serde_json::to_vec_pretty(&stored))
+            .map_err(|source| RecordError::Format { id: 0, source })?;
         write(&self.router_file, &text, Lasting::Forever)?;
         self.router = router;
         Ok(())
@@ -280,7 +306,7 @@ impl Records {
 
 /// A record with the boot it was made in.
 fn read_one(path: &Path) -> Result<(String, EndpointRecord), String> {
-    let bytes = read_bounded(path).map_err(|error| error.to_string())?;
+    let bytes = kept::read(path, MAX_RECORD).map_err(|error| error.to_string())?;
     let stored: StoredRecord = serde_json::from_slice(&bytes).map_err(|error| error.to_string())?;
     Ok((stored.boot_id.clone(), stored.record()?))
 }
@@ -289,44 +315,7 @@ fn is_named(path: &Path, id: u16) -> bool {
     path.file_name().and_then(|name| name.to_str()) == Some(format!("{id}.json").as_str())
 }
 
-fn read_bounded(path: &Path) -> io::Result<Vec<u8>> {
-    let file = File::open(path)?;
-    if !file.metadata()?.is_file() {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "no regular file"));
-    }
-    let mut bytes = Vec::new();
-    file.take(MAX_RECORD + 1).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > MAX_RECORD {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, format!("more than {MAX_RECORD} bytes")));
-    }
-    Ok(bytes)
-}
-
-/// What a file must outlive.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Lasting {
-    /// The agent's death.
-    ThisBoot,
-    /// A power cut.
-    Forever,
-}
-
-/// Beside its place, then into its place, so that a reader finds it whole.
 fn write(path: &Path, text: &[u8], lasting: Lasting) -> Result<(), RecordError> {
-    let fail = |operation| move |source| RecordError::Io { operation, path: path.to_owned(), source };
-    let dir = path.parent().unwrap_or(Path::new("."));
-    fs::create_dir_all(dir).map_err(fail("create the folder of"))?;
-    let temporary = path.with_extension("tmp");
-    let written = File::create(&temporary).and_then(|mut file| {
-        file.write_all(text)?;
-        if lasting == Lasting::Forever { file.sync_all() } else { Ok(()) }
-    });
-    written.map_err(fail("write"))?;
-    fs::rename(&temporary, path).map_err(fail("rename into"))?;
-    match lasting {
-        Lasting::Forever => {
-            File::open(dir).and_then(|dir| dir.sync_all()).map_err(fail("sync the folder of"))
-        }
-        Lasting::ThisBoot => Ok(()),
-    }
+    let failed = |(operation, source)| RecordError::Io { operation, path: path.to_owned(), source };
+    kept::write(path, text, lasting).map_err(failed)
 }

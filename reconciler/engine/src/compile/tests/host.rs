@@ -100,7 +100,7 @@ fn native_routes_go_through_the_nodes() {
     config.routing.mode = RoutingMode::Native;
     config.routing.auto_direct_node_routes = true;
     let mut world = world();
-    world.nodes.insert("n3".into(), node(&["172.16.0.3"], &["10.3.0.0/24"]));
+    world.nodes.insert("n3", node(&["172.16.0.3"], &["10.3.0.0/24"]));
     add_remote(&mut world, "db", 4000, "10.2.0.5", &[]);
     let compiled = whole(&world, &config);
     let there = route(&compiled, "10.2.0.0/24");
@@ -118,9 +118,9 @@ fn native_routes_go_through_the_nodes() {
 fn an_ipv6_underlay_costs_more() {
     let mut world = world();
     world.host.devices[0].addresses.remove(0);
-    for node in world.nodes.values_mut() {
+    each(&mut world.nodes, |node| {
         node.addresses.remove(0);
-    }
+    });
     let compiled = whole(&world, &config());
     let row = compiled.desired.state.ipcache.find(&IpcacheKey(net("10.2.0.0/24"))).unwrap();
     assert_eq!(row.tunnel, Some(ip("fd11::2")));
@@ -145,7 +145,7 @@ fn pod_cidrs_that_lead_astray_are_not_routed() {
         ("0.0.0.0/0", "overlaps"),
     ] {
         let mut world = world();
-        world.nodes.insert("n3".into(), node(&["192.168.0.3"], &[cidr]));
+        world.nodes.insert("n3", node(&["192.168.0.3"], &[cidr]));
         let compiled = whole(&world, &config());
         let errors = errors(&compiled);
         assert!(errors.len() == 1 && errors[0].contains(why), "{errors:?}");
@@ -167,7 +167,7 @@ fn an_address_claimed_twice_keeps_its_first_owner() {
 
     let mut other = record(8, None);
     other.ipv4 = Some(ip("10.1.0.7"));
-    world.endpoints.insert(8, other);
+    world.endpoints.insert(8u16, other);
     let compiled = whole(&world, &config());
     assert!(errors(&compiled).iter().any(|e| e.contains("already belongs to Pod shop/web")));
     match compiled.desired.state.endpoints.find(&EndpointKey(ip("10.1.0.7"))).unwrap() {
@@ -181,7 +181,7 @@ fn an_endpoint_elsewhere_cannot_be_the_host() {
     for number in [1, 2, 6, 100, 1 << 24] {
         let mut world = world();
         add_remote(&mut world, "db", 4000, "10.2.0.5", &[]);
-        world.remote_endpoints.values_mut().for_each(|e| e.identity.0 = number);
+        each(&mut world.remote_endpoints, |e| e.identity.0 = number);
         let compiled = compile(&world, &config(), &IdBook::default());
         let row = compiled.desired.state.ipcache.find(&IpcacheKey(net("10.2.0.5/32"))).unwrap();
         assert_eq!(row.identity.0, 3, "{number}");
@@ -195,7 +195,7 @@ fn what_is_published_is_yaml_and_names_its_node() {
     config.source.manifests.publish = Some("/shared/n1".parse().unwrap());
     let mut world = world();
     add_local(&mut world, 7, "web", &[("app", "web"), ("odd", "a\"b: c\nd")]);
-    world.endpoints.insert(8, record(8, None));
+    world.endpoints.insert(8u16, record(8, None));
     let compiled = whole(&world, &config);
     let files = &compiled.desired.state.files;
     let read = |name: &str| &files.find(&FileKey(format!("/shared/n1/{name}").into())).expect(name).content;

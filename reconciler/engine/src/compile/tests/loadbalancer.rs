@@ -1,7 +1,7 @@
 //! Services: backends, lists, numbers, conflicts.
 
 use super::*;
-use crate::state::{FrontendKey, Protocol, SlotKey};
+use crate::state::{BackendId, BackendRow, FrontendKey, Protocol, RevNatRow, SlotKey};
 use crate::world::{BackendAddress, EndpointSlice, PodPort, Service, ServicePort, SlicePort, TargetPort};
 use cilium_abi::lb::{BACKEND_TERMINATING, SCOPE_EXTERNAL};
 
@@ -71,7 +71,7 @@ fn without_slices_the_selected_pods_are_the_backends() {
     let compiled = whole(&world, &config());
     assert_eq!(list(&compiled, "10.96.0.10"), [("10.1.0.7:8080".into(), 0), ("10.2.0.5:9090".into(), 0)]);
     assert!(compiled.problems.iter().any(|p| p.message.contains("Pod shop/b")), "{:?}", compiled.problems);
-    assert_eq!(compiled.view.services[0].backends.len(), 2);
+    assert_eq!(compiled.view.services[&key("10.96.0.10")].backends.len(), 2);
 }
 
 #[test]
@@ -120,19 +120,19 @@ fn numbers_others_hold_are_not_taken() {
     add_slice(&mut world, "web", &[("10.2.0.1", true, false)]);
     let first = whole(&world, &config());
     let mut book = first.book.clone();
-    for held in book.backends.values_mut() {
-        held.1 = 1;
+    for (id, entry) in &first.book.backends {
+        book.backends.insert(*id, BackendRow { port: 1, ..entry.row.clone() }, None);
     }
-    for held in book.rev_nats.values_mut() {
-        held.1 = 1;
+    for (id, entry) in &first.book.rev_nats {
+        book.rev_nats.insert(*id, RevNatRow { port: 1, ..entry.row.clone() }, None);
     }
-    for held in book.lists.values_mut() {
-        held.get_mut(&0).expect("a list has a first slot").0 += 1;
+    for (key, entry) in &first.book.slots {
+        book.slots.insert(*key, BackendId(entry.row.0 + 7), None);
     }
     let second = compile(&world, &config(), &book);
-    assert!(second.book.backends.keys().all(|id| !book.backends.contains_key(id)));
-    assert!(second.book.rev_nats.keys().all(|id| !book.rev_nats.contains_key(id)));
-    assert!(second.book.lists.keys().all(|id| !book.lists.contains_key(id)));
+    assert!(second.book.backends.keys().all(|id| book.backends.find(id).is_none()));
+    assert!(second.book.rev_nats.keys().all(|id| book.rev_nats.find(id).is_none()));
+    assert!(second.book.slots.keys().all(|key| book.slots.find(key).is_none()));
 }
 
 #[test]

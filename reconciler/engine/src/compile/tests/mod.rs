@@ -8,10 +8,13 @@ mod oracle;
 mod policy;
 mod scale;
 mod stable;
+mod stepwise;
 
 use super::{Compiled, IdBook, compile};
 use crate::config::Config;
+use crate::map::Map;
 use crate::problem::Severity;
+use crate::shared::Shared;
 use crate::state::{LinkName, Mac, Origin, SourceSet};
 use crate::world::{
     EndpointRecord, HostDevice, IdentityClaim, Label, Labels, Namespace, Node, NodeAddress, NodeAddressKind,
@@ -55,11 +58,9 @@ pub(super) fn world() -> World {
         addresses: vec![net("192.168.0.1/24"), net("fd11::1/64")],
         default_route: true,
     });
-    world.nodes.insert("n1".into(), node(&["192.168.0.1", "fd11::1"], &["10.1.0.0/24", "fd00:1::/64"]));
-    world.nodes.insert("n2".into(), node(&["192.168.0.2", "fd11::2"], &["10.2.0.0/24", "fd00:2::/64"]));
-    world
-        .namespaces
-        .insert("shop".into(), Namespace { labels: strings(&[("team", "a")]), ..Namespace::default() });
+    world.nodes.insert("n1", node(&["192.168.0.1", "fd11::1"], &["10.1.0.0/24", "fd00:1::/64"]));
+    world.nodes.insert("n2", node(&["192.168.0.2", "fd11::2"], &["10.2.0.0/24", "fd00:2::/64"]));
+    world.namespaces.insert("shop", Namespace { labels: strings(&[("team", "a")]), ..Namespace::default() });
     world
 }
 
@@ -110,9 +111,9 @@ pub(super) fn pod_labels(labels: &[(&str, &str)]) -> Labels {
 
 /// A pod of node `n2`, with the claim for its identity.
 pub(super) fn add_remote(world: &mut World, name: &str, identity: u32, addr: &str, labels: &[(&str, &str)]) {
-    let labels = pod_labels(labels);
+    let labels = Shared::from(pod_labels(labels));
     let identity = crate::state::IdentityId(identity);
-    world.claims.push(claim(identity.0, &labels, Some("n2")));
+    world.claims.add(claim(identity.0, &labels, Some("n2")));
     let endpoint = RemoteEndpoint {
         ips: vec![ip(addr)],
         identity,
@@ -128,9 +129,16 @@ pub(super) fn add_remote(world: &mut World, name: &str, identity: u32, addr: &st
 pub(super) fn claim(number: u32, labels: &Labels, by: Option<&str>) -> IdentityClaim {
     IdentityClaim {
         number: crate::state::IdentityId(number),
-        labels: labels.clone(),
+        labels: labels.clone().into(),
         published_by: by.map(str::to_owned),
         place: Default::default(),
+    }
+}
+
+/// Changes every object of a map.
+pub(super) fn each<K: Ord + Clone, V: Clone>(map: &mut Map<K, Shared<V>>, change: impl Fn(&mut V)) {
+    for key in map.keys().cloned().collect::<Vec<K>>() {
+        change(map.get_mut(&key).unwrap());
     }
 }
 

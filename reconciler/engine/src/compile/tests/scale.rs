@@ -24,7 +24,7 @@ fn large(identities: u32, policies: u32, endpoints: u16) -> World {
     for n in 0..policies {
         let app = format!("app{n}");
         let clause = ingress(RuleVerdict::Allow, vec![Peer::Endpoints(having("app", &app))], Some(80));
-        world.rules.push(rule(&format!("policy {n}"), having("app", &app), vec![clause]));
+        world.rules.add(rule(&format!("policy {n}"), having("app", &app), vec![clause]));
     }
     world
 }

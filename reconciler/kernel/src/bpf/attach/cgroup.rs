@@ -93,8 +93,12 @@ impl<'a> Cgroup<'a> {
 
     /// Takes off programs of ours but that of one link, however they are held.
     fn clear(&self, known: &Known, hook: u32, kept: Option<&CgroupLinkInfo>) -> Result<(), DriverError> {
-        let mut others: Vec<u32> = self.running(hook)?;
-        others.retain(|prog_id| known.is_ours(*prog_id));
+        let mut others = Vec::new();
+        for prog_id in self.running(hook)? {
+            if known.is_ours(prog_id)? {
+                others.push(prog_id);
+            }
+        }
         if let Some(kept) = kept
             && let Some(at) = others.iter().position(|prog_id| *prog_id == kept.prog_id)
         {
@@ -109,7 +113,7 @@ impl<'a> Cgroup<'a> {
             let Ok(link) = Linked::by_id(id) else { continue };
             let Ok(info) = CgroupLinkInfo::read(&link.0) else { continue };
             if self.has(&info, hook)
-                && known.is_ours(info.prog_id)
+                && known.is_ours(info.prog_id)?
                 && kept.is_none_or(|kept| kept.id != info.id)
             {
                 link.detach().map_err(|e| fault(&e, doing()))?;
@@ -164,7 +168,7 @@ impl Bpf {
     /// # Errors
     /// The path is not on a cgroup2 mount, or the kernel or a pin could not be read.
     pub fn observe_cgroup(&self, root: &Path) -> Result<Vec<CgroupAttachment>, DriverError> {
-        let known = Known::read(&self.pins)?;
+        let known = Known::of(&self.pins);
         let cgroup = Cgroup::open(root)?;
         let mut out = Vec::new();
         for (program, hook) in HOOKS {
@@ -173,12 +177,15 @@ impl Bpf {
                 Some(cgroup) => cgroup.running(hook)?,
                 None => Vec::new(),
             };
-            let ours = running.iter().filter(|prog_id| known.is_ours(**prog_id)).count();
+            let mut ours = 0;
+            for prog_id in &running {
+                ours += usize::from(known.is_ours(*prog_id)?);
+            }
             let live = pinned
                 .as_ref()
                 .filter(|pinned| cgroup.as_ref().is_some_and(|cgroup| cgroup.has(&pinned.info, hook)));
             let set = match live {
-                Some(live) => match known.describe(live.info.prog_id) {
+                Some(live) => match known.describe(live.info.prog_id)? {
                     (set, name) if name == program && ours <= 1 => set,
                     _ => SetId(String::new()),
                 },
@@ -213,7 +220,7 @@ impl Bpf {
                 shown
             }
         };
-        let known = Known::read(&self.pins)?;
+        let known = Known::of(&self.pins);
         let prog = open_program(&self.pins, set, program)?;
         let wanted = prog.info().map_err(refused)?.id;
         let pinned = open_link(&self.pins, program)?;
@@ -253,7 +260,7 @@ impl Bpf {
             take_off(&pinned.link).map_err(|e| named(format!("detach {program}"), e))?;
         }
         match cgroup {
-            Some(cgroup) => cgroup.clear(&Known::read(&self.pins)?, hook, None),
+            Some(cgroup) => cgroup.clear(&Known::of(&self.pins), hook, None),
             None => Ok(()),
         }
     }

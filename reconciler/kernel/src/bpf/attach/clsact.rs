@@ -300,13 +300,13 @@ fn info() -> u32 {
 }
 
 /// The row of our filter.
-pub(super) fn look(known: &Known, filters: &[Filter]) -> Option<AttachmentRow> {
-    let place = filters.iter().position(Filter::is_ours)?;
-    let ours = filters.get(place)?;
+pub(super) fn look(known: &Known, filters: &[Filter]) -> Result<Option<AttachmentRow>, DriverError> {
+    let found = filters.iter().enumerate().find(|(_, filter)| filter.is_ours());
+    let Some((place, ours)) = found else { return Ok(None) };
     let several = filters.iter().filter(|filter| filter.is_ours()).count() > 1;
-    let (set, _) = known.describe(ours.prog_id);
+    let (set, _) = known.describe(ours.prog_id)?;
     let first = if place == 0 && !several { Position::First } else { Position::Behind };
-    Some(AttachmentRow { program: ours.name.clone(), set, first })
+    Ok(Some(AttachmentRow { program: ours.name.clone(), set, first }))
 }
 
 /// The program of our filter at the hook, by its number.

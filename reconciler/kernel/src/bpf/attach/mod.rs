@@ -15,41 +15,59 @@ use super::Bpf;
 use super::fault::fault;
 use super::object::whole_name;
 use super::pins::{self, Pins};
-use super::set::{open_program, read_sets};
-use super::sys::{self, AttachType, LinkInfo, Linked, ObjectKind, ProgFd};
+use super::set::{SeenSet, open_program, read_sets};
+use super::sys::{self, AttachType, Attached, LinkInfo, Linked, ObjectKind, ProgFd};
 use crate::AttachMode;
 use cilium_engine::driver::{Driver, DriverError, Scope, Step};
 use cilium_engine::state::{Attachment, AttachmentKey, AttachmentRow, Hook, LinkName, Position, SetId};
 use clsact::Tc;
+use std::cell::OnceCell;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 pub(super) use young::Young;
 
-/// Programs of the pinned sets by their number.
-struct Known(BTreeMap<u32, (SetId, String)>);
+/// Programs of the pinned sets by their number, read when first asked: on a new link nobody is.
+struct Known {
+    pins: Pins,
+    programs: OnceCell<BTreeMap<u32, (SetId, String)>>,
+}
 
 impl Known {
-    fn read(pins: &Pins) -> Result<Self, DriverError> {
-        let sets = read_sets(pins)?;
-        Ok(Self(
-            sets.into_iter()
-                .flat_map(|set| {
-                    set.programs.into_iter().map(move |(name, info)| (info.id, (set.id.clone(), name)))
-                })
-                .collect(),
-        ))
+    fn of(pins: &Pins) -> Self {
+        Self { pins: pins.clone(), programs: OnceCell::new() }
     }
 
-    fn is_ours(&self, prog_id: u32) -> bool {
-        self.0.contains_key(&prog_id)
+    fn programs(&self) -> Result<&BTreeMap<u32, (SetId, String)>, DriverError> {
+        if let Some(programs) = self.programs.get() {
+            return Ok(programs);
+        }
+        let of_set = |set: SeenSet| {
+            set.programs.into_iter().map(move |(name, info)| (info.id, (set.id.clone(), name)))
+        };
+        let programs = read_sets(&self.pins)?.into_iter().flat_map(of_set).collect();
+        Ok(self.programs.get_or_init(|| programs))
+    }
+
+    fn is_ours(&self, prog_id: u32) -> Result<bool, DriverError> {
+        Ok(self.programs()?.contains_key(&prog_id))
     }
 
     /// Set and name of a program; of one that is of no pinned set the name the kernel keeps.
-    fn describe(&self, prog_id: u32) -> (SetId, String) {
-        self.0.get(&prog_id).cloned().unwrap_or_else(|| {
+    fn describe(&self, prog_id: u32) -> Result<(SetId, String), DriverError> {
+        Ok(self.programs()?.get(&prog_id).cloned().unwrap_or_else(|| {
             let kept = ProgFd::by_id(prog_id).and_then(|prog| prog.info()).map(|info| info.name);
             (SetId(String::new()), kept.map(|name| whole_name(&name)).unwrap_or_default())
-        })
+        }))
+    }
+
+    /// The first program of ours in a chain, but for that of one link.
+    fn find_in(&self, chain: &[Attached], but: u32) -> Result<Option<Attached>, DriverError> {
+        for attached in chain.iter().filter(|attached| attached.link_id != but) {
+            if self.is_ours(attached.prog_id)? {
+                return Ok(Some(*attached));
+            }
+        }
+        Ok(None)
     }
 }
 
@@ -117,7 +135,7 @@ impl Driver<Attachment> for Bpf {
         &mut self,
         scope: &Scope<AttachmentKey>,
     ) -> Result<Vec<(AttachmentKey, AttachmentRow)>, DriverError> {
-        let known = Known::read(&self.pins)?;
+        let known = Known::of(&self.pins);
         let (keys, mut tc): (BTreeMap<AttachmentKey, Option<u32>>, Tc) = match scope {
             Scope::Keys(keys) => {
                 let numbered = keys.iter().map(|key| (key.clone(), sys::index_of(&key.link.0)));
@@ -135,9 +153,9 @@ impl Driver<Attachment> for Bpf {
     }
 
     fn apply(&mut self, steps: &[Step<Attachment>]) -> Vec<Result<(), DriverError>> {
-        let opened = Known::read(&self.pins).and_then(|known| Ok((known, Tc::open()?)));
-        let (known, mut tc) = match opened {
-            Ok(opened) => opened,
+        let known = Known::of(&self.pins);
+        let mut tc = match Tc::open() {
+            Ok(tc) => tc,
             Err(e) => return steps.iter().map(|_| Err(e.clone())).collect(),
         };
         steps
@@ -153,8 +171,9 @@ impl Driver<Attachment> for Bpf {
 }
 
 /// A row that no wanted row equals, so that what was found is put right or removed.
-fn wrong(known: &Known, prog_id: u32) -> AttachmentRow {
-    AttachmentRow { program: known.describe(prog_id).1, set: SetId(String::new()), first: Position::Behind }
+fn wrong(known: &Known, prog_id: u32) -> Result<AttachmentRow, DriverError> {
+    let (_, program) = known.describe(prog_id)?;
+    Ok(AttachmentRow { program, set: SetId(String::new()), first: Position::Behind })
 }
 
 impl Bpf {
@@ -186,22 +205,22 @@ impl Bpf {
     ) -> Result<Option<AttachmentRow>, DriverError> {
         let pinned = open_link(&self.pins, key)?;
         let Some(ifindex) = ifindex else {
-            return Ok(pinned.map(|pinned| wrong(known, pinned.info.prog_id)));
+            return pinned.map(|pinned| wrong(known, pinned.info.prog_id)).transpose();
         };
         let Some(hook) = tcx_hook(key.hook) else {
-            return Ok(pinned.map(|pinned| xdp::look(known, &pinned, ifindex)));
+            return pinned.map(|pinned| xdp::look(known, &pinned, ifindex)).transpose();
         };
         let chain = self.tcx_chain(hook, ifindex)?;
         let filters = tc.filters(ifindex, key.hook)?;
-        let by_link = tcx::look(known, pinned.as_ref(), hook, ifindex, &chain);
-        let by_filter = clsact::look(known, &filters);
+        let by_link = tcx::look(known, pinned.as_ref(), hook, ifindex, &chain)?;
+        let by_filter = clsact::look(known, &filters)?;
         let stray_link = pinned.as_ref().filter(|_| by_link.is_none());
-        let unpinned = |live: u32| chain.iter().find(|a| a.link_id != live && known.is_ours(a.prog_id));
         let live = pinned.as_ref().filter(|_| by_link.is_some()).map_or(0, |pinned| pinned.info.id);
+        let unpinned = known.find_in(&chain, live)?;
         let by_tcx = self.by_tcx().unwrap_or(false);
         Ok(match (by_tcx, by_link, by_filter) {
-            (true, Some(row), None) if unpinned(live).is_none() => Some(row),
-            (false, None, Some(row)) if stray_link.is_none() && unpinned(0).is_none() => Some(row),
+            (true, Some(row), None) if unpinned.is_none() => Some(row),
+            (false, None, Some(row)) if stray_link.is_none() && unpinned.is_none() => Some(row),
             (true, None, Some(row)) if self.may_be_filter(key, pinned.as_ref(), &chain) => {
                 self.young.add(key);
                 Some(row)
@@ -210,10 +229,11 @@ impl Bpf {
             (_, Some(row), _) | (_, None, Some(row)) => {
                 Some(AttachmentRow { set: SetId(String::new()), first: Position::Behind, ..row })
             }
-            (_, None, None) => unpinned(0)
+            (_, None, None) => unpinned
                 .map(|attached| attached.prog_id)
                 .or(stray_link.map(|pinned| pinned.info.prog_id))
-                .map(|prog_id| wrong(known, prog_id)),
+                .map(|prog_id| wrong(known, prog_id))
+                .transpose()?,
         })
     }
 
@@ -287,7 +307,7 @@ impl Bpf {
     /// Takes programs of ours off a TCX hook, however they are held.
     fn detach_links(&self, known: &Known, hook: AttachType, ifindex: u32) -> Result<(), DriverError> {
         for attached in self.tcx_chain(hook, ifindex)? {
-            if known.is_ours(attached.prog_id) {
+            if known.is_ours(attached.prog_id)? {
                 tcx::take_off(hook, ifindex, attached).map_err(|e| named("detach a program".into(), e))?;
             }
         }

@@ -3,6 +3,7 @@
 use super::{Known, PinnedLink};
 use crate::bpf::pins;
 use crate::bpf::sys::{self, AttachType, Attached, LinkInfo, Linked, ProgFd};
+use cilium_engine::driver::DriverError;
 use cilium_engine::state::{AttachmentRow, Position};
 use std::io;
 use std::path::Path;
@@ -14,11 +15,13 @@ pub(super) fn look(
     hook: AttachType,
     ifindex: u32,
     chain: &[Attached],
-) -> Option<AttachmentRow> {
-    let info = live(pinned, hook, ifindex)?.info;
-    let place = chain.iter().position(|attached| attached.link_id == info.id)?;
-    let (set, program) = known.describe(info.prog_id);
-    Some(AttachmentRow { program, set, first: if place == 0 { Position::First } else { Position::Behind } })
+) -> Result<Option<AttachmentRow>, DriverError> {
+    let Some(PinnedLink { info, .. }) = live(pinned, hook, ifindex) else { return Ok(None) };
+    let place = chain.iter().position(|attached| attached.link_id == info.id);
+    let Some(place) = place else { return Ok(None) };
+    let (set, program) = known.describe(info.prog_id)?;
+    let first = if place == 0 { Position::First } else { Position::Behind };
+    Ok(Some(AttachmentRow { program, set, first }))
 }
 
 /// The pinned link, if it is at this hook of this interface.
@@ -77,8 +80,9 @@ pub(super) fn ensure(
             None => return Err(io::Error::other("the program was taken off again at once")),
         },
     };
-    for other in hook.attached(ifindex)? {
-        if other.link_id != kept && known.is_ours(other.prog_id) {
+    let chain = hook.attached(ifindex)?;
+    for other in chain.into_iter().filter(|other| other.link_id != kept) {
+        if known.is_ours(other.prog_id).map_err(|e| io::Error::other(e.message))? {
             take_off(hook, ifindex, other)?;
         }
     }

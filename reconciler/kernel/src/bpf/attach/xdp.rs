@@ -3,6 +3,7 @@
 use super::tcx::pin_link;
 use super::{Known, PinnedLink, wrong};
 use crate::bpf::sys::{LinkInfo, Linked, ProgFd};
+use cilium_engine::driver::DriverError;
 use cilium_engine::state::{AttachmentRow, Position};
 use std::io;
 use std::path::Path;
@@ -13,12 +14,12 @@ const GENERIC: u32 = 1 << 1;
 const NATIVE: u32 = 1 << 2;
 
 /// The row of the pinned link.
-pub(super) fn look(known: &Known, pinned: &PinnedLink, ifindex: u32) -> AttachmentRow {
+pub(super) fn look(known: &Known, pinned: &PinnedLink, ifindex: u32) -> Result<AttachmentRow, DriverError> {
     if !live(pinned, ifindex) {
         return wrong(known, pinned.info.prog_id);
     }
-    let (set, program) = known.describe(pinned.info.prog_id);
-    AttachmentRow { program, set, first: Position::First }
+    let (set, program) = known.describe(pinned.info.prog_id)?;
+    Ok(AttachmentRow { program, set, first: Position::First })
 }
 
 fn live(PinnedLink { info, .. }: &PinnedLink, ifindex: u32) -> bool {

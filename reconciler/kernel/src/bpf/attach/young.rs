@@ -67,7 +67,7 @@ impl Bpf {
         let Some(prog_id) = clsact::running(&mut tc, ifindex, key.hook)? else { return Ok(()) };
         let doing = || format!("move {key} from a filter to TCX");
         let prog = ProgFd::by_id(prog_id).map_err(|e| fault(&e, doing()))?;
-        let known = Known::read(&self.pins)?;
+        let known = Known::of(&self.pins);
         let pinned = open_link(&self.pins, &key)?;
         tcx::ensure(&known, &prog, hook, ifindex, pinned, &pin_path(&self.pins, &key))
             .map_err(|e| named(doing(), e))?;

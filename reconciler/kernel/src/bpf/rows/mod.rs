@@ -14,6 +14,8 @@ pub(super) use ipcache::prefix_in;
 
 use super::Bpf;
 use super::ifname::Names;
+use super::pins::{open_map, pin_name};
+use super::shape::fits;
 use super::table::{Plain, Table};
 use cilium_abi::maps::MapSpec;
 use cilium_engine::driver::{DriverError, Scope, Step};
@@ -73,10 +75,8 @@ pub(super) fn observe<R: Mapped>(bpf: &Bpf, scope: &Scope<R::Key>) -> Result<Vec
 
 /// Opens a map for reading; a pin of another shape has no rows that mean anything to us.
 fn open_readable<K: Plain, V: Plain>(bpf: &Bpf, spec: &MapSpec) -> Result<Option<Table<K, V>>, DriverError> {
-    match super::shape::state_of(&bpf.pins, spec)? {
-        super::shape::PinState::Usable => Table::open(&bpf.pins, spec),
-        super::shape::PinState::Missing | super::shape::PinState::Misshapen => Ok(None),
-    }
+    let map = open_map(&bpf.pins.map(spec))?.filter(|map| fits(map, spec));
+    map.map(|map| Table::over(map, pin_name(spec))).transpose()
 }
 
 /// Opens a map for writing.

@@ -1,5 +1,7 @@
 //! The manifest folder on a real file system, with the time as an argument.
 
+mod store;
+
 use cilium_crds::kind::ObjectKind;
 use cilium_crds::lower::Facts;
 use cilium_crds::object::Object;
@@ -408,37 +410,6 @@ fn what_is_no_file_is_never_waited_for() {
 }
 
 #[test]
-fn a_store_that_is_damaged_is_put_aside_and_told() {
-    let mut bench = Bench::new();
-    bench.write("a.yaml", GOOD);
-    bench.write("b.yaml", &pod("b"));
-    bench.scan();
-    let store = bench.state.join("last-good");
-    let stored: Vec<PathBuf> = fs::read_dir(&store).unwrap().map(|e| e.unwrap().path()).collect();
-    assert_eq!(stored.len(), 2);
-    fs::write(&stored[0], "{").unwrap();
-    fs::write(store.join("x.json"), r#"{"version":1,"file":"a","line":1,"document":{"kind":"Pod"}}"#)
-        .unwrap();
-    bench.restart();
-    let snapshot = bench.scan();
-    assert_eq!(snapshot.objects.len(), 2);
-    assert_eq!(told(&snapshot).iter().filter(|t| t.contains("no last good version")).count(), 2);
-    bench.restart();
-    assert_eq!(told(&bench.scan()), [""; 0]);
-}
-
-#[test]
-fn a_store_that_cannot_be_written_is_told_and_objects_count_all_the_same() {
-    let mut bench = Bench::new();
-    fs::write(&bench.state, "a file where a folder should be").unwrap();
-    bench.restart();
-    bench.write("a.yaml", &pod("a"));
-    let snapshot = bench.scan();
-    assert_eq!(names(&snapshot), ["Pod default/a"]);
-    assert!(told(&snapshot).iter().any(|t| t.contains("was not kept")), "{:?}", told(&snapshot));
-}
-
-#[test]
 fn an_unreadable_file_keeps_its_objects() {
     let mut bench = Bench::new();
     bench.write("a.yaml", &pod("a"));
@@ -467,7 +438,7 @@ fn a_scan_without_a_change_reads_and_writes_nothing_and_says_the_same() {
     assert_eq!(told(&first), told(&second));
     assert_eq!(before, stamp(&bench.state));
     assert_eq!(first.objects.len(), 201);
-    for (a, b) in first.objects.iter().zip(&second.objects) {
+    for (a, b) in first.objects.iter().zip(second.objects.iter()) {
         assert!(std::sync::Arc::ptr_eq(a, b), "{} was read again", a.header.title());
     }
     assert!(first.objects.iter().flat_map(|o| &o.problems).any(|p| p.severity == Severity::Error));
@@ -479,27 +450,6 @@ fn content(dir: &Path) -> Vec<(PathBuf, Vec<u8>)> {
     let mut all: Vec<_> = entries.map(|p| (p.clone(), fs::read(&p).unwrap())).collect();
     all.sort();
     all
-}
-
-#[test]
-fn commands_that_only_look_know_last_good_versions_and_write_none() {
-    let mut bench = Bench::new();
-    bench.write("p.yaml", GOOD);
-    bench.write("a.yaml", &pod("a"));
-    bench.scan();
-    let store = bench.state.join("last-good");
-    fs::write(store.join("damaged.json"), "{").unwrap();
-    let before = content(&store);
-    bench.write("p.yaml", BROKEN);
-    bench.remove("a.yaml");
-    bench.write("b.yaml", &pod("b"));
-    let now = Now { uptime: Duration::ZERO, wall: SystemTime::now() + Duration::from_secs(60) };
-    let snapshot = ManifestFolder::to_look(&bench.root, "n1", Some(&bench.state)).scan(now);
-    assert_eq!(names(&snapshot), ["Pod default/b", "CiliumNetworkPolicy shop/web"]);
-    assert_eq!(allows(find(&snapshot, ObjectKind::CiliumNetworkPolicy, "web")), 1);
-    let snapshot = ManifestFolder::to_look(&bench.root, "n1", None).scan(now);
-    assert_eq!(allows(find(&snapshot, ObjectKind::CiliumNetworkPolicy, "web")), 0);
-    assert_eq!(before, content(&store));
 }
 
 #[test]

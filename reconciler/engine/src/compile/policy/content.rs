@@ -1,0 +1,145 @@
+//! What the rules that select an endpoint make of it: equal for all endpoints they select together.
+
+use super::rules::Numbered;
+use super::select::some;
+use crate::compile::number::ContentHash;
+use crate::compile::view::ViewWay;
+use crate::config::{Config, Enforcement};
+use crate::state::{Direction, IdentityId, PolicyId};
+use crate::world::{Clause, Labels, PolicyRule, RuleVerdict, Subject};
+use cilium_abi::endpoint::{
+    CONFIG_EGRESS_NO_ANY, CONFIG_EGRESS_NO_PEERS, CONFIG_INGRESS_NO_ANY, CONFIG_INGRESS_NO_PEERS,
+    CONFIG_OPEN_EGRESS, CONFIG_OPEN_INGRESS,
+};
+use cilium_abi::identity as number;
+use std::sync::Arc;
+
+/// How one direction of an endpoint is subject to policy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Way {
+    /// Not at all.
+    Open,
+    /// What no rule denies is allowed.
+    Denied,
+    /// What no rule allows is denied.
+    Closed,
+}
+
+/// What is in force for an endpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::compile) struct Enforced {
+    /// Whose rows apply; `None`: none, closed where not open.
+    pub(in crate::compile) policy: Option<PolicyId>,
+    pub(super) ingress: Way,
+    pub(super) egress: Way,
+    /// `CONFIG_` flags of ladders that the policy never has.
+    pub(super) hints: u16,
+}
+
+impl Enforced {
+    /// The `CONFIG_` flags that say it.
+    pub(in crate::compile) fn flags(&self) -> u16 {
+        let open = |way, flag| if way == Way::Open { flag } else { 0 };
+        open(self.ingress, CONFIG_OPEN_INGRESS) | open(self.egress, CONFIG_OPEN_EGRESS) | self.hints
+    }
+
+    /// For display.
+    pub(in crate::compile) fn way(&self, direction: Direction) -> ViewWay {
+        let way = match direction {
+            Direction::Ingress => self.ingress,
+            Direction::Egress => self.egress,
+        };
+        match way {
+            Way::Open => ViewWay::Open,
+            Way::Denied => ViewWay::DenyRulesOnly,
+            Way::Closed => ViewWay::DefaultDeny,
+        }
+    }
+}
+
+/// Rules that select an endpoint, and what they make of it.
+#[derive(Debug)]
+pub(super) struct Content {
+    pub(super) ingress: Way,
+    pub(super) egress: Way,
+    pub(super) rules: Vec<Arc<Numbered>>,
+    /// Of ways and rules; never of who they mean.
+    pub(super) hash: ContentHash,
+}
+
+impl Content {
+    /// Of an endpoint with these labels.
+    pub(super) fn of(
+        rules: &[Arc<Numbered>],
+        identity: IdentityId,
+        labels: &Labels,
+        config: &Config,
+    ) -> Self {
+        if config.policy.enforcement == Enforcement::Never {
+            return Self::new(Way::Open, Way::Open, Vec::new());
+        }
+        let selects = |numbered: &&Arc<Numbered>| match &numbered.rule.subject {
+            Subject::Endpoints(selector) => selector.matches(labels),
+            Subject::Unreadable => false,
+        };
+        let rules: Vec<Arc<Numbered>> = rules.iter().filter(selects).cloned().collect();
+        // As upstream: an endpoint whose labels are not known yet is closed.
+        let always = config.policy.enforcement == Enforcement::Always || identity.0 == number::INIT;
+        let way = |direction: Direction| {
+            let selecting = || rules.iter().map(|numbered| &*numbered.rule);
+            let denies = |rule: &PolicyRule| match direction {
+                Direction::Ingress => rule.default_deny.ingress,
+                Direction::Egress => rule.default_deny.egress,
+            };
+            if always || selecting().any(denies) {
+                return Way::Closed;
+            }
+            let deny = |c: &Clause| c.direction == direction && c.verdict == RuleVerdict::Deny;
+            if selecting().flat_map(|rule| &rule.clauses).any(deny) { Way::Denied } else { Way::Open }
+        };
+        let (ingress, egress) = (way(Direction::Ingress), way(Direction::Egress));
+        Self::new(ingress, egress, rules)
+    }
+
+    fn new(ingress: Way, egress: Way, rules: Vec<Arc<Numbered>>) -> Self {
+        let ways = format!("{ingress:?} {egress:?}");
+        let hashes = rules.iter().map(|numbered| numbered.hash.digest().to_string());
+        let hash = ContentHash::of(std::iter::once(ways).chain(hashes));
+        Self { ingress, egress, rules, hash }
+    }
+
+    /// The `CONFIG_` flags of ladders that it never has, whoever there is: no packet need ask for them.
+    pub(super) fn hints(&self) -> u16 {
+        let mut hints = 0;
+        for (direction, way) in self.ways() {
+            let clauses = || self.rules.iter().flat_map(|numbered| &numbered.rule.clauses);
+            let about = |of_some: bool| {
+                clauses().any(|c| c.direction == direction && some(&c.peers).is_some() == of_some)
+            };
+            let (no_peers, no_any) = match direction {
+                Direction::Ingress => (CONFIG_INGRESS_NO_PEERS, CONFIG_INGRESS_NO_ANY),
+                Direction::Egress => (CONFIG_EGRESS_NO_PEERS, CONFIG_EGRESS_NO_ANY),
+            };
+            if !about(true) {
+                hints |= no_peers;
+            }
+            if way == Way::Closed && !about(false) {
+                hints |= no_any;
+            }
+        }
+        hints
+    }
+
+    /// The directions in which there is something to enforce.
+    pub(super) fn ways(&self) -> impl Iterator<Item = (Direction, Way)> {
+        let ways = [(Direction::Ingress, self.ingress), (Direction::Egress, self.egress)];
+        ways.into_iter().filter(|(_, way)| *way != Way::Open)
+    }
+
+    /// Whether both are of the very same rules, also in what the hash leaves out.
+    pub(super) fn is(&self, other: &Self) -> bool {
+        self.hash == other.hash
+            && self.rules.len() == other.rules.len()
+            && self.rules.iter().zip(&other.rules).all(|(a, b)| Arc::ptr_eq(a, b))
+    }
+}

@@ -1,0 +1,216 @@
+//! Which identities a peer means: all of them at once, or one of them asked by itself. Both must agree.
+
+use crate::compile::identity::{Identity, Sort};
+use crate::compile::site::{Family, Site};
+use crate::map::Map;
+use crate::state::IdentityId;
+use crate::world::{Entity, Operator, Peer, PeerSet, Requirement, Selector};
+use cilium_abi::identity as number;
+use ipnet::IpNet;
+use std::collections::{BTreeMap, HashMap};
+use std::rc::Rc;
+
+/// Peers of a clause, as numbers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Peers {
+    /// Everyone: the ladder of identity 0.
+    Any,
+    /// These, sorted.
+    Of(Rc<Vec<IdentityId>>),
+}
+
+/// The identities there are, found by their labels.
+#[derive(Debug, Default)]
+pub(super) struct Catalogue {
+    known: Map<IdentityId, Identity>,
+    /// Label key → value → who has it, whatever the source.
+    index: HashMap<String, HashMap<String, Vec<IdentityId>>>,
+}
+
+impl Catalogue {
+    /// Takes over the identities there are now; those that are others than before.
+    pub(super) fn learn(&mut self, known: &Map<IdentityId, Identity>) -> Vec<IdentityId> {
+        let before = std::mem::replace(&mut self.known, known.clone());
+        let mut stale = Vec::new();
+        for (id, was, is) in before.differences(known) {
+            stale.push(*id);
+            for (label, value) in was.iter().flat_map(|identity| &identity.labels.0) {
+                self.forget(&label.key, value, *id);
+            }
+            for (label, value) in is.iter().flat_map(|identity| &identity.labels.0) {
+                self.note(&label.key, value, *id);
+            }
+        }
+        stale
+    }
+
+    fn note(&mut self, key: &str, value: &str, id: IdentityId) {
+        if !self.index.contains_key(key) {
+            self.index.insert(key.to_owned(), HashMap::new());
+        }
+        let Some(values) = self.index.get_mut(key) else { return };
+        match values.get_mut(value) {
+            Some(holders) => {
+                if let Err(at) = holders.binary_search(&id) {
+                    holders.insert(at, id);
+                }
+            }
+            None => drop(values.insert(value.to_owned(), vec![id])),
+        }
+    }
+
+    fn forget(&mut self, key: &str, value: &str, id: IdentityId) {
+        let Some(values) = self.index.get_mut(key) else { return };
+        if let Some(holders) = values.get_mut(value) {
+            holders.retain(|holder| *holder != id);
+            if holders.is_empty() {
+                values.remove(value);
+            }
+        }
+    }
+}
+
+/// Answers for the identities of one compilation. Each distinct selector is asked once.
+pub(super) struct Chooser<'a> {
+    catalogue: &'a Catalogue,
+    site: &'a Site,
+    asked: BTreeMap<&'a Selector, Rc<Vec<IdentityId>>>,
+}
+
+impl<'a> Chooser<'a> {
+    pub(super) fn new(catalogue: &'a Catalogue, site: &'a Site) -> Self {
+        Self { catalogue, site, asked: BTreeMap::new() }
+    }
+
+    /// The peers of a clause.
+    pub(super) fn peers(&mut self, set: &'a PeerSet) -> Peers {
+        let Some(peers) = some(set) else { return Peers::Any };
+        if let [Peer::Endpoints(selector)] = peers {
+            return Peers::Of(self.selector(selector));
+        }
+        let known = &self.catalogue.known;
+        let mut ids = Vec::new();
+        for peer in peers {
+            match peer {
+                Peer::Entity(entity) => {
+                    ids.extend(known.iter().filter(|(id, i)| self.is(*entity, **id, i)).map(|(id, _)| *id));
+                }
+                Peer::Endpoints(selector) => ids.extend(self.selector(selector).iter()),
+                Peer::Cidr { net, except } => {
+                    let local = known.range(&IdentityId(number::LOCAL_SCOPE)..);
+                    let within = local.filter(|(_, i)| is_within(i, net, except)).map(|(id, _)| *id);
+                    ids.extend(self.rest(net, except).into_iter().chain(within));
+                }
+            }
+        }
+        ids.sort_unstable();
+        ids.dedup();
+        Peers::Of(Rc::new(ids))
+    }
+
+    /// Whether a clause that is not about everyone is about this one.
+    pub(super) fn is_about(&self, peers: &[Peer], id: IdentityId) -> bool {
+        let Some(identity) = self.catalogue.known.get(&id) else { return false };
+        peers.iter().any(|peer| match peer {
+            Peer::Entity(entity) => self.is(*entity, id, identity),
+            Peer::Endpoints(selector) => selects(selector, identity),
+            Peer::Cidr { net, except } => {
+                self.rest(net, except) == Some(id) || is_within(identity, net, except)
+            }
+        })
+    }
+
+    fn selector(&mut self, selector: &'a Selector) -> Rc<Vec<IdentityId>> {
+        if let Some(ids) = self.asked.get(selector) {
+            return ids.clone();
+        }
+        let known = &self.catalogue.known;
+        let mut ids: Vec<IdentityId> = match self.candidates(selector) {
+            Some(candidates) => candidates.into_iter().filter(|id| selects(selector, &known[id])).collect(),
+            None => known.iter().filter(|(_, i)| selects(selector, i)).map(|(id, _)| *id).collect(),
+        };
+        ids.sort_unstable();
+        ids.dedup();
+        let ids = Rc::new(ids);
+        self.asked.insert(selector, ids.clone());
+        ids
+    }
+
+    /// The fewest who can be selected, if some requirement names a label's values.
+    fn candidates(&self, selector: &Selector) -> Option<Vec<IdentityId>> {
+        let index = &self.catalogue.index;
+        let named = |r: &Requirement| match &r.operator {
+            Operator::In(values) => {
+                let holders = index.get(&r.label.key);
+                let lists = values.iter().filter_map(|v| holders?.get(v.as_str()));
+                Some(lists.flatten().copied().collect::<Vec<_>>())
+            }
+            Operator::Exists => {
+                let holders = index.get(&r.label.key);
+                Some(holders.into_iter().flat_map(HashMap::values).flatten().copied().collect())
+            }
+            Operator::NotIn(_) | Operator::DoesNotExist => None,
+        };
+        selector.requirements.iter().filter_map(named).min_by_key(Vec::len)
+    }
+
+    fn is(&self, entity: Entity, id: IdentityId, identity: &Identity) -> bool {
+        let world = |family: Family| {
+            self.site.enabled(family) && id == self.site.world(family)
+                || matches!(identity.sort, Sort::Prefix(net) if Family::of(net.addr()) == family)
+        };
+        let reserved = identity.sort == Sort::Reserved;
+        match entity {
+            Entity::All => true,
+            Entity::World => world(Family::V4) || world(Family::V6),
+            Entity::WorldIpv4 => world(Family::V4),
+            Entity::WorldIpv6 => world(Family::V6),
+            Entity::Cluster => {
+                identity.sort == Sort::Endpoints || reserved && !world(Family::V4) && !world(Family::V6)
+            }
+            Entity::Host => id.0 == number::HOST,
+            Entity::RemoteNode => id.0 == number::REMOTE_NODE,
+            Entity::Init => id.0 == number::INIT,
+            Entity::Ingress => id.0 == number::INGRESS,
+            Entity::Unmanaged => id.0 == number::UNMANAGED,
+            Entity::Health => id.0 == number::HEALTH,
+            Entity::KubeApiserver => id.0 == number::KUBE_APISERVER,
+            Entity::None => false,
+        }
+    }
+
+    /// The rest of the world, if `net` is all of it.
+    fn rest(&self, net: &IpNet, except: &[IpNet]) -> Option<IdentityId> {
+        let family = Family::of(net.addr());
+        let whole = net.prefix_len() == 0 && self.site.enabled(family);
+        (whole && !except.iter().any(|e| e.prefix_len() == 0)).then(|| self.site.world(family))
+    }
+}
+
+/// The peers, if the set is not everyone.
+pub(super) fn some(set: &PeerSet) -> Option<&[Peer]> {
+    match set {
+        PeerSet::Any => None,
+        PeerSet::Of(peers) if peers.contains(&Peer::Entity(Entity::All)) => None,
+        PeerSet::Of(peers) => Some(peers),
+    }
+}
+
+/// Who is not an endpoint is selected only by a label of its own.
+fn selects(selector: &Selector, identity: &Identity) -> bool {
+    let named = || selector.requirements.iter().any(positive);
+    (identity.sort == Sort::Endpoints || named()) && selector.matches(&identity.labels)
+}
+
+/// A prefix within `net` and not within an exception.
+fn is_within(identity: &Identity, net: &IpNet, except: &[IpNet]) -> bool {
+    matches!(&identity.sort, Sort::Prefix(prefix)
+        if net.contains(prefix) && !except.iter().any(|e| e.contains(prefix)))
+}
+
+fn positive(requirement: &Requirement) -> bool {
+    match requirement.operator {
+        Operator::In(_) | Operator::Exists => true,
+        Operator::NotIn(_) | Operator::DoesNotExist => false,
+    }
+}
