@@ -430,7 +430,7 @@ proptest! {
         prop_assert!(kept.valid);
         match (&alone.facts, &kept.facts) {
             (Facts::Service(alone), Facts::Service(kept)) => {
-                prop_assert_eq!(Service { place: kept.place.clone(), ..alone.clone() }, kept.clone());
+                prop_assert_eq!(Service { place: kept.place.clone(), ..Service::clone(alone) }, Service::clone(kept));
             }
             _ => prop_assert!(false, "no Service"),
         }

@@ -60,8 +60,8 @@ fn missing<R: Resource>(table: &Table<R>, names: &HashSet<RowId>, out: &mut Vec<
 
 /// Whether a name is that of a group, which may have no members.
 fn is_group(id: &RowId) -> bool {
-    // The only kind with groups; a policy row's own name is never required.
-    id.kind == Kind::Policy
+    // The only kinds with groups; their rows' own names are never required.
+    matches!(id.kind, Kind::Policy | Kind::SourceRange)
 }
 
 /// What a pod's link must carry before it is up.

@@ -276,7 +276,7 @@ fn a_pass_costs_what_has_changed() {
     let slice = passes.after(&mut world, |world, n| {
         change(&mut world.slices, middle, |slice| {
             let ip = addr(10, (3 << 16) + 60_000 + n);
-            slice.endpoints[1] = BackendAddress { ip, ready: true, serving: true, terminating: false };
+            slice.endpoints[1] = BackendAddress::ready(ip);
         });
     });
     let pod = passes.after(&mut world, |world, n| {

@@ -43,7 +43,7 @@ fn object(kind: ObjectKind, namespace: &str, name: String, facts: Facts) -> Arc<
 }
 
 fn slice(n: u32, last: u32) -> Arc<Object> {
-    let ready = |ip| BackendAddress { ip, ready: true, serving: true, terminating: false };
+    let ready = |ip| BackendAddress::ready(ip);
     let slice = EndpointSlice {
         service: format!("s{n:05}"),
         ports: vec![SlicePort { name: String::new(), port: 8080, proto: Protocol::TCP }],
@@ -71,7 +71,7 @@ fn objects() -> Vec<Arc<Object>> {
         let (proto, target) = (Protocol::TCP, TargetPort::Number(80));
         let service = Service {
             cluster_ips: vec![addr(172, n)],
-            ports: vec![ServicePort { name: String::new(), port: 80, proto, target }],
+            ports: vec![ServicePort { name: String::new(), port: 80, proto, target, node_port: None }],
             ..Service::default()
         };
         objects.push(object(ObjectKind::Service, "shop", format!("s{n:05}"), Facts::Service(service.into())));

@@ -99,13 +99,10 @@ fn kind(at: &Cursor<'_>, spec: &api::ServiceSpec, notes: &mut Notes) -> ServiceK
             notes.invalid(&at.at("type"), "a Service of this type cannot be headless", hint);
             kind
         }
-        ServiceKind::NodePort | ServiceKind::LoadBalancer => {
-            let name = spec.kind.as_deref().unwrap_or_default();
-            let message = format!("of a Service of type {name} only the ClusterIP is in force yet");
-            notes.unsupported(&at.at("type"), message, "");
-            kind
-        }
-        ServiceKind::ClusterIp | ServiceKind::Headless => kind,
+        ServiceKind::ClusterIp
+        | ServiceKind::Headless
+        | ServiceKind::NodePort
+        | ServiceKind::LoadBalancer => kind,
     }
 }
 

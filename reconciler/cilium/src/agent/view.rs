@@ -1,5 +1,6 @@
 //! The view as JSON, with the field names that tools for Cilium read. Rendered when somebody asks.
 
+use cilium_abi::lb;
 use cilium_engine::compile::{EndpointView, ServiceView, View, ViewWay};
 use cilium_engine::world::Labels;
 use serde_json::{Value, json};
@@ -119,6 +120,17 @@ fn node(node: &cilium_engine::compile::NodeView) -> Value {
     })
 }
 
+/// The sort of a frontend, as tools for Cilium call it.
+fn kind(flags: u32) -> &'static str {
+    let kinds = [
+        (lb::FRONTEND_NODE_PORT, "NodePort"),
+        (lb::FRONTEND_LOAD_BALANCER, "LoadBalancer"),
+        (lb::FRONTEND_EXTERNAL_IP, "ExternalIPs"),
+        (lb::FRONTEND_HOST_PORT, "HostPort"),
+    ];
+    kinds.into_iter().find(|(flag, _)| flags & flag != 0).map_or("ClusterIP", |(_, name)| name)
+}
+
 fn service(s: &ServiceView) -> Value {
     let backends: Vec<Value> = s
         .backends
@@ -134,9 +146,9 @@ fn service(s: &ServiceView) -> Value {
         .collect();
     let spec = json!({
         "id": s.rev_nat.0,
-        "flags": {"name": s.service.name, "namespace": s.service.namespace, "type": "ClusterIP"},
+        "flags": {"name": s.service.name, "namespace": s.service.namespace, "type": kind(s.flags)},
         "frontend-address": {
-            "ip": s.addr.to_string(), "port": s.port, "protocol": s.proto.to_string(), "scope": "external",
+            "ip": s.addr.to_string(), "port": s.port, "protocol": s.proto.to_string(), "scope": if s.scope == lb::SCOPE_INTERNAL { "internal" } else { "external" },
         },
         "backend-addresses": backends,
     });

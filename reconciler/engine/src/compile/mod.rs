@@ -34,13 +34,13 @@ mod view;
 pub use book::IdBook;
 pub use identity::{Identity, Sort};
 pub use site::{pod_cidrs, router_addresses};
-pub use view::{BackendView, EndpointView, NodeView, PolicyView, RuleView, ServiceView, View, ViewWay};
+pub use view::{
+    BackendView, EndpointView, HealthCheckView, NodeView, PolicyView, RuleView, ServiceView, View, ViewWay,
+};
 
 use crate::config::Config;
-use crate::map::Map;
 use crate::problem::Problems;
-use crate::shared::Shared;
-use crate::state::{DesiredState, Direction, EndpointId, FrontendKey, LinkName, SetId, State};
+use crate::state::{DesiredState, Direction, EndpointId, LinkName, SetId, State};
 use crate::world::World;
 use rows::{Edits, Rows};
 use site::Site;
@@ -118,12 +118,12 @@ impl Compiler {
         self.addresses.update(&pass, identities, &mut edits);
         self.endpoints.update(&pass, &self.set, identities, policies, &mut edits);
         self.claims.update(&pass, identities, &mut edits);
-        let none = Map::default();
-        let services = match config.load_balancer.kube_proxy_replacement {
-            true => self.services.update(&pass, &mut edits),
-            false => &none,
-        };
-        show(&mut self.view, &pass, identities, policies, services);
+        if config.load_balancer.kube_proxy_replacement {
+            self.services.update(&pass, &mut edits);
+        }
+        show(&mut self.view, &pass, identities, policies);
+        self.view.services = self.services.views.clone();
+        self.view.health_checks = self.services.health_checks.clone();
         self.problems = edits.carry_out(&mut self.state);
         self.view.addresses = self.state.ipcache.clone();
         Compiled {
@@ -149,13 +149,7 @@ impl Compiler {
 }
 
 /// Brings the view up to date, but for the addresses.
-fn show(
-    view: &mut View,
-    pass: &Pass<'_>,
-    identities: &identity::Identities,
-    policies: &policy::Outcome,
-    services: &Map<FrontendKey, Shared<ServiceView>>,
-) {
+fn show(view: &mut View, pass: &Pass<'_>, identities: &identity::Identities, policies: &policy::Outcome) {
     let Pass { world, site, moved, .. } = *pass;
     if moved {
         let this = NodeView {
@@ -207,5 +201,4 @@ fn show(
     view.policies = policies.policies.clone();
     view.clashed = identities.clashed.iter().copied().collect();
     view.identities = identities.known.clone();
-    view.services = services.clone();
 }

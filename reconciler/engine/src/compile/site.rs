@@ -77,6 +77,8 @@ pub(super) struct Site {
     pub(super) origin: Origin,
     /// Devices that carry the cluster's traffic.
     pub(super) devices: Vec<HostDevice>,
+    /// Addresses that NodePorts and hostPorts are served on.
+    pub(super) node_ports: Vec<IpAddr>,
     /// MTU between nodes.
     pub(super) mtu: u32,
     /// MTU of pods.
@@ -245,12 +247,13 @@ pub(super) fn locate(world: &World, config: &Config, rows: &mut Rows) -> Site {
         ipv4: config.ipv4.enabled,
         ipv6: config.ipv6.enabled,
         tunnel,
-        addresses: internal,
         own,
         pod_cidrs: Vec::new(),
         router_ipv4: routers.iter().copied().find(IpAddr::is_ipv4),
         router_ipv6: routers.iter().copied().find(IpAddr::is_ipv6),
         origin,
+        node_ports: node_ports(config, &devices, &internal),
+        addresses: internal,
         devices,
         mtu,
         pod_mtu,
@@ -283,6 +286,16 @@ fn underlay_addresses(world: &World, config: &Config, this: Option<&Node>) -> Ve
             .find(|a| a.is_ipv4() == v4)
     };
     first(true).into_iter().chain(first(false)).collect()
+}
+
+/// Addresses that NodePorts and hostPorts are served on, in their order.
+fn node_ports(config: &Config, devices: &[HostDevice], internal: &[IpAddr]) -> Vec<IpAddr> {
+    let only = &config.load_balancer.node_port_addresses;
+    let all = devices.iter().flat_map(|d| &d.addresses).map(IpNet::addr).chain(internal.iter().copied());
+    let served = |addr: &IpAddr| {
+        family_on(config, *addr) && (only.is_empty() || only.iter().any(|net| net.contains(addr)))
+    };
+    all.filter(served).collect::<BTreeSet<_>>().into_iter().collect()
 }
 
 /// The devices that carry the cluster's traffic.

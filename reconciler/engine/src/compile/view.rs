@@ -30,6 +30,8 @@ pub struct View {
     pub nodes: Shared<Vec<NodeView>>,
     /// Frontends.
     pub services: Map<FrontendKey, Shared<ServiceView>>,
+    /// Services whose `healthCheckNodePort` is to be answered here.
+    pub health_checks: Map<Name, Shared<HealthCheckView>>,
     /// Rules by the number their rows carry.
     pub rules: Map<Cookie, Shared<RuleView>>,
     /// Policies in use.
@@ -97,10 +99,10 @@ pub struct NodeView {
     pub pod_cidrs: Vec<IpNet>,
 }
 
-/// A frontend of a Service.
+/// A frontend of a Service, or of a pod with a hostPort.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServiceView {
-    /// The Service.
+    /// The Service, or the pod.
     pub service: Name,
     /// Name of its port, empty if it has none.
     pub port_name: String,
@@ -110,12 +112,29 @@ pub struct ServiceView {
     pub port: u16,
     /// Protocol.
     pub proto: Protocol,
+    /// `cilium_abi::lb::SCOPE_` constant: whose clients.
+    pub scope: u8,
+    /// `cilium_abi::lb::FRONTEND_` flags.
+    pub flags: u32,
+    /// Seconds for which a client keeps its backend; 0: it does not.
+    pub affinity: u32,
     /// Number by which replies find it.
     pub rev_nat: RevNatId,
     /// Its list.
     pub list: ListId,
-    /// Backends, terminating ones last.
+    /// How many backends new connections go to.
+    pub count: u16,
+    /// Backends, also those that only keep connections; these last.
     pub backends: Vec<BackendView>,
+}
+
+/// What `healthCheckNodePort` of a Service answers by.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HealthCheckView {
+    /// The port, on every address of the node.
+    pub port: u16,
+    /// How many ready backends the Service has on this node.
+    pub ready: usize,
 }
 
 /// A backend of a frontend.

@@ -71,9 +71,14 @@ fn section(text: &mut String, key: &Key) {
         Form::Choice(choices) => choices.as_slice(),
         Form::List(of) => match &**of {
             Form::Choice(choices) => choices.as_slice(),
-            Form::Flag | Form::Number { .. } | Form::Duration { .. } | Form::Text(_) | Form::List(_) => &[],
+            Form::Flag
+            | Form::Number { .. }
+            | Form::Range { .. }
+            | Form::Duration { .. }
+            | Form::Text(_)
+            | Form::List(_) => &[],
         },
-        Form::Flag | Form::Number { .. } | Form::Duration { .. } | Form::Text(_) => &[],
+        Form::Flag | Form::Number { .. } | Form::Range { .. } | Form::Duration { .. } | Form::Text(_) => &[],
     };
     for choice in choices {
         writeln!(text, "- `\"{}\"`: {}", choice.word, choice.doc).expect(INFALLIBLE);

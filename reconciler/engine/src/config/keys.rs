@@ -63,6 +63,13 @@ pub enum Form {
     Text(String),
     /// A list.
     List(Box<Form>),
+    /// A first and a last number.
+    Range {
+        /// Least value of both.
+        min: i64,
+        /// Greatest value of both.
+        max: i64,
+    },
 }
 
 /// One word of a [`Form::Choice`].
@@ -91,6 +98,7 @@ impl fmt::Display for Form {
             }
             Self::Text(sort) => f.write_str(sort),
             Self::List(of) => write!(f, "list of: {of}"),
+            Self::Range { min, max } => write!(f, "list of a first and a last whole number, {min} to {max}"),
         }
     }
 }
@@ -137,6 +145,7 @@ fn parse(form: &Form, text: &str) -> Value {
             text.parse::<i64>().map_or_else(|_| Value::String(text.to_owned()), Value::from)
         }
         Form::Choice(_) | Form::Duration { .. } | Form::Text(_) => Value::String(text.to_owned()),
+        Form::Range { min, max } => parse(&Form::List(Box::new(Form::Number { min: *min, max: *max })), text),
         Form::List(of) => {
             if let Ok(list @ Value::Array(_)) = serde_json::from_str(text) {
                 return list;
@@ -178,6 +187,10 @@ fn check(form: &Form, value: &Value) -> Result<(), String> {
             }
         }
         Form::Text(_) => value.as_str().map_or_else(|| wrong("text in quotes"), |_| Ok(())),
+        Form::Range { min, max } => match value.as_array() {
+            Some(ends) if ends.len() != 2 => Err(format!("has {} elements: must be {form}", ends.len())),
+            _ => check(&Form::List(Box::new(Form::Number { min: *min, max: *max })), value),
+        },
         Form::List(of) => {
             let Some(items) = value.as_array() else { return wrong("a list in brackets") };
             if items.len() > LONGEST_LIST {
@@ -293,6 +306,10 @@ fn form(schema: &Value) -> Form {
             max: schema["maximum"].as_i64().unwrap_or(i64::MAX),
         },
         (Some("array"), Some(sort)) => Form::List(Box::new(Form::Text(sort.to_owned()))),
+        (Some("array"), None) if schema["maxItems"] == 2 => match form(&schema["items"]) {
+            Form::Number { min, max } => Form::Range { min, max },
+            other => Form::List(Box::new(other)),
+        },
         (Some("array"), None) => Form::List(Box::new(form(&schema["items"]))),
         (_, Some("duration")) => Form::Duration {
             min: span("x-min").unwrap_or_default(),
@@ -333,7 +350,7 @@ mod tests {
             assert!(part["x-impact"].is_string(), "{} has no impact", key.path);
             assert_eq!(key.check(&key.default), Ok(()), "{}: its default is refused", key.path);
             match &key.form {
-                Form::Number { min, max } => {
+                Form::Number { min, max } | Form::Range { min, max } => {
                     assert!(*min >= 0 && *max < i64::MAX, "{} has no range", key.path)
                 }
                 Form::Choice(choices) => {

@@ -18,7 +18,6 @@ const KEYS: &[(&str, &[Off])] = &[
     ("load_balancer.mode", &[]),
     ("load_balancer.acceleration", &[Off::Word("disabled")]),
     ("load_balancer.socket", &[Off::Flag(false)]),
-    ("load_balancer.node_port_range", &[]),
     ("load_balancer.maglev", &[]),
     ("policy.audit", &[Off::Flag(false)]),
     ("encryption.type", &[Off::Word("none")]),

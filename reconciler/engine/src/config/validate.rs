@@ -34,6 +34,7 @@ pub(super) fn validate(config: &Config) -> Vec<Fault> {
     routing(config, &mut faults);
     paths(config, &mut faults);
     policy(config, &mut faults);
+    load_balancer(config, &mut faults);
     if !config.bpf.events_bytes.is_power_of_two() {
         faults.add(
             &["bpf.events_bytes"],
@@ -267,6 +268,20 @@ fn paths(config: &Config, faults: &mut Faults) {
                 "the agent would read its own files as manifests; use separate folders",
             );
         }
+    }
+}
+
+fn load_balancer(config: &Config, faults: &mut Faults) {
+    let [first, last] = config.load_balancer.node_port_range;
+    if first > last {
+        faults.add(
+            &["load_balancer.node_port_range"],
+            format!("its first port {first} is greater than its last {last}"),
+            "write the lesser first, for example [30000, 32767]",
+        );
+    }
+    for net in &config.load_balancer.node_port_addresses {
+        host_bits("load_balancer.node_port_addresses", *net, faults);
     }
 }
 

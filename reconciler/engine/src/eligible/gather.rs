@@ -1,13 +1,15 @@
 //! From slices and pods to the backends of a port.
 
 use super::{Backend, DEFAULT_WEIGHT, Fitness};
+use crate::map::Map;
+use crate::shared::Shared;
 use crate::state::Protocol;
 use crate::world::{BackendAddress, Distribution, EndpointSlice, IpFamily, Node, Service, ServicePort};
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 
 /// Nodes by name, for the zones of endpoints that do not say theirs.
-pub type Nodes = BTreeMap<String, Node>;
+pub type Nodes = Map<String, Shared<Node>>;
 
 /// The slices of one Service, with their ports by name.
 pub struct Slices<'w> {

@@ -65,7 +65,10 @@ fn nodes() -> Nodes {
         labels: [("topology.kubernetes.io/zone".to_owned(), zone.to_owned())].into(),
         ..Node::default()
     };
-    [("n1", "a"), ("n2", "a"), ("n3", "b")].map(|(name, zone)| (name.to_owned(), node(zone))).into()
+    [("n1", "a"), ("n2", "a"), ("n3", "b")]
+        .map(|(name, zone)| (name.to_owned(), node(zone).into()))
+        .into_iter()
+        .collect()
 }
 
 const CLUSTER: TrafficPolicy = TrafficPolicy::Cluster;
@@ -82,7 +85,7 @@ fn several_slices_are_one_service_and_duplicates_one_backend() {
     (dead.ready, dead.serving) = (false, false);
     let third = slice(vec![dead]);
     let service = Service::default();
-    let seen = all(&[first.clone(), second.clone(), third.clone()], &service, &Nodes::new());
+    let seen = all(&[first.clone(), second.clone(), third.clone()], &service, &Nodes::default());
     assert_eq!(
         seen,
         [
@@ -92,11 +95,11 @@ fn several_slices_are_one_service_and_duplicates_one_backend() {
         ]
     );
     let published = Service { publish_not_ready: true, ..Service::default() };
-    let all = all(&[first, second.clone(), third], &published, &Nodes::new());
+    let all = all(&[first, second.clone(), third], &published, &Nodes::default());
     assert_eq!(all.len(), 4);
     assert!(all.iter().all(|(_, fitness)| *fitness == Fitness::Ready));
     let slices = Slices::new([&second]);
-    let none = Nodes::new();
+    let none = Nodes::default();
     assert_eq!(slices.backends(&service, &port(""), IpFamily::V6, &none).len(), 1);
     assert_eq!(slices.backends(&service, &port("other"), IpFamily::V4, &none)[0].port, 9090);
     assert!(slices.backends(&service, &port("absent"), IpFamily::V4, &none).is_empty());
@@ -107,7 +110,7 @@ fn weights_come_from_slices_and_zero_is_maintenance() {
     let resting = EndpointSlice { weight: Some(0), ..slice(vec![endpoint(1, "n1", &[])]) };
     let heavy = EndpointSlice { weight: Some(300), ..slice(vec![endpoint(2, "n1", &[])]) };
     let plain = slice(vec![endpoint(3, "n1", &[])]);
-    let (service, none) = (Service::default(), Nodes::new());
+    let (service, none) = (Service::default(), Nodes::default());
     let both = [resting.clone(), heavy, plain];
     let weights: Vec<_> = Slices::new(&both)
         .backends(&service, &port(""), IpFamily::V4, &none)
@@ -140,7 +143,7 @@ fn local_policies_keep_to_this_node() {
     let spread = [slice(vec![endpoint(1, "n1", &[]), endpoint(2, "n2", &[]), endpoint(3, "", &[])])];
     assert_eq!(chosen(&spread, &service, LOCAL, HERE), [1]);
     assert_eq!(chosen(&spread, &service, CLUSTER, HERE), [1, 2, 3]);
-    let none = Nodes::new();
+    let none = Nodes::default();
     let backends = Slices::new(&spread).backends(&service, &port(""), IpFamily::V4, &none);
     assert_eq!(ready_here(&backends, HERE), 1);
     assert_eq!(ready_here(&backends, Here { node: "n9", zone: None }), 0);

@@ -35,6 +35,7 @@ impl Kind {
             Kind::Backend => "backend",
             Kind::RevNat => "revnat",
             Kind::Slot => "slot",
+            Kind::SourceRange => "source-range",
             Kind::Frontend => "frontend",
             Kind::IdentityDigest => "identity-digest",
             Kind::Policy => "policy",

@@ -1,11 +1,16 @@
 //! Rows of load balancing: backends, lists of them, frontends and the way back.
 
-use super::{BackendId, Kind, ListId, Protocol, Resource, RevNatId, RowId, Source, SourceSet};
+use super::{BackendId, Kind, ListId, Present, Protocol, Resource, RevNatId, RowId, Source, SourceSet};
+use cilium_abi::lb::{FRONTEND_MAGLEV, FRONTEND_SOURCE_RANGES, SCOPE_INTERNAL};
+use ipnet::IpNet;
+use std::cmp::Reverse;
 use std::fmt;
 use std::net::IpAddr;
 
 /// Backends of Services without EndpointSlices are pods, here and elsewhere.
-const LB_SOURCES: SourceSet = SourceSet::of(&[Source::Services, Source::Endpoints, Source::Identities]);
+/// NodePorts are on addresses that node objects name.
+const LB_SOURCES: SourceSet =
+    SourceSet::of(&[Source::Services, Source::Endpoints, Source::Identities, Source::Nodes]);
 
 /// A backend of services.
 #[derive(Clone, Debug)]
@@ -104,12 +109,54 @@ impl Resource for Slot {
     }
 }
 
+/// Sources that may, or may not, use a frontend.
+#[derive(Clone, Debug)]
+pub struct SourceRange;
+
+/// A range, and whose.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SourceRangeKey {
+    /// The frontend's way back.
+    pub rev_nat: RevNatId,
+    /// Prefix without bits beyond its length.
+    pub net: IpNet,
+}
+
+impl fmt::Display for SourceRangeKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.rev_nat, self.net)
+    }
+}
+
+impl SourceRange {
+    /// The group of all ranges of a frontend; it may be empty.
+    pub fn of(rev_nat: RevNatId) -> RowId {
+        RowId { kind: Kind::SourceRange, key: rev_nat.to_string() }
+    }
+}
+
+impl Resource for SourceRange {
+    const KIND: Kind = Kind::SourceRange;
+    type Key = SourceRangeKey;
+    type Row = Present;
+    fn groups(key: &SourceRangeKey) -> Vec<RowId> {
+        vec![Self::of(key.rev_nat)]
+    }
+    fn settled_by(_: &SourceRangeKey, _: &Present) -> SourceSet {
+        LB_SOURCES
+    }
+    fn sources(_: &SourceRangeKey, _: &Present) -> SourceSet {
+        LB_SOURCES
+    }
+}
+
 /// An address and port that clients use.
 #[derive(Clone, Debug)]
 pub struct Frontend;
 
-/// What makes a frontend.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+/// What makes a frontend. In their order that of clients inside comes before that of clients outside, whose
+/// row sends those inside to it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct FrontendKey {
     /// Address.
     pub addr: IpAddr,
@@ -121,10 +168,28 @@ pub struct FrontendKey {
     pub scope: u8,
 }
 
+impl FrontendKey {
+    fn place(&self) -> (IpAddr, u16, Protocol, Reverse<u8>) {
+        (self.addr, self.port, self.proto, Reverse(self.scope))
+    }
+}
+
+impl Ord for FrontendKey {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        self.place().cmp(&other.place())
+    }
+}
+
+impl PartialOrd for FrontendKey {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
 impl fmt::Display for FrontendKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", std::net::SocketAddr::new(self.addr, self.port), self.proto)?;
-        if self.scope == cilium_abi::lb::SCOPE_INTERNAL { f.write_str("/i") } else { Ok(()) }
+        if self.scope == SCOPE_INTERNAL { f.write_str("/i") } else { Ok(()) }
     }
 }
 
@@ -139,22 +204,33 @@ pub struct FrontendRow {
     pub rev_nat: RevNatId,
     /// `cilium_abi::lb::FRONTEND_` flags.
     pub flags: u32,
+    /// First place of its Maglev table, if the flags say that it has one.
+    pub maglev: u32,
+    /// Seconds for which a client keeps its backend; 0: it does not.
+    pub affinity: u32,
 }
 
 impl fmt::Display for FrontendRow {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "list {} of {} revnat {} flags {:#x}", self.list, self.count, self.rev_nat, self.flags)
+        write!(f, "list {} of {} revnat {} flags {:#x}", self.list, self.count, self.rev_nat, self.flags)?;
+        if self.maglev != 0 || self.flags & FRONTEND_MAGLEV != 0 {
+            write!(f, " maglev {}", self.maglev)?;
+        }
+        if self.affinity != 0 { write!(f, " affinity {}s", self.affinity) } else { Ok(()) }
     }
 }
 
 impl Resource for Frontend {
     const KIND: Kind = Kind::Frontend;
-    const NEEDS: &'static [Kind] = &[Kind::RevNat, Kind::Slot];
+    const NEEDS: &'static [Kind] = &[Kind::RevNat, Kind::Slot, Kind::SourceRange];
     type Key = FrontendKey;
     type Row = FrontendRow;
     fn requires(_: &FrontendKey, row: &FrontendRow) -> Vec<RowId> {
         let mut needs = vec![RevNat::id(&row.rev_nat)];
         needs.extend((0..u32::from(row.count)).map(|slot| Slot::id(&SlotKey { list: row.list, slot })));
+        if row.flags & FRONTEND_SOURCE_RANGES != 0 {
+            needs.push(SourceRange::of(row.rev_nat));
+        }
         needs
     }
     fn settled_by(_: &FrontendKey, _: &FrontendRow) -> SourceSet {

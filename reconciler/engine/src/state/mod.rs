@@ -98,6 +98,7 @@ macro_rules! for_each_resource {
             (backends, Backend),
             (rev_nats, RevNat),
             (slots, Slot),
+            (source_ranges, SourceRange),
             (frontends, Frontend),
             (identity_digests, IdentityDigest),
             (policies, Policy),

@@ -104,12 +104,18 @@ generate! {
     RevNat: (1u16..5).prop_map(RevNatId), (addr(), 80u16..82).prop_map(|(addr, port)| RevNatRow { addr, port });
     Slot: (1u32..5, 0u32..3).prop_map(|(list, slot)| SlotKey { list: ListId(list), slot }),
         (1u32..6).prop_map(BackendId);
-    Frontend: (addr(), 80u16..82).prop_map(|(addr, port)| FrontendKey {
-            addr, port, proto: Protocol::TCP, scope: cilium_abi::lb::SCOPE_EXTERNAL,
+    Frontend: (addr(), 80u16..82, 0u8..2).prop_map(|(addr, port, scope)| FrontendKey {
+            addr, port, proto: Protocol::TCP, scope,
         }),
-        (1u32..5, 0u16..3, 1u16..5).prop_map(|(list, count, rev_nat)| FrontendRow {
-            list: ListId(list), count, rev_nat: RevNatId(rev_nat), flags: 0,
-        });
+        (1u32..5, 0u16..3, 1u16..5, any::<bool>(), 0u32..2).prop_map(
+            |(list, count, rev_nat, ranges, affinity)| FrontendRow {
+                list: ListId(list), count, rev_nat: RevNatId(rev_nat), maglev: 0, affinity,
+                flags: if ranges { cilium_abi::lb::FRONTEND_SOURCE_RANGES } else { 0 },
+            });
+    SourceRange: (1u16..5, 0u8..3).prop_map(|(rev_nat, n)| SourceRangeKey {
+            rev_nat: RevNatId(rev_nat), net: format!("10.{n}.0.0/16").parse().expect("a prefix"),
+        }),
+        Just(Present);
     IdentityDigest: identity(), digest();
     Policy: (
             (1u32..4).prop_map(PolicyId), any::<bool>(), identity(), any::<bool>(), prop::sample::select(&PORTS[..]),

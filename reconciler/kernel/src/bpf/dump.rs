@@ -10,6 +10,7 @@ use cilium_abi::maps::{self, MapSpec};
 use cilium_engine::driver::DriverError;
 use cilium_engine::state::{
     Backend, Device, Endpoint, EndpointConfig, Frontend, IdentityDigest, Policy, PolicyDigest, RevNat, Slot,
+    SourceRange,
 };
 use serde_json::Value;
 use std::path::Path;
@@ -113,6 +114,7 @@ pub fn each(bpf_dir: &Path, name: &str, mut take: impl FnMut(DumpRow)) -> Result
         "cilium_frontend" => reader.mapped::<Frontend>(),
         "cilium_slot" => reader.mapped::<Slot>(),
         "cilium_backend" => reader.mapped::<Backend>(),
+        "cilium_source_range" => reader.mapped::<SourceRange>(),
         "cilium_revnat" => reader.mapped::<RevNat>(),
         "cilium_identity_digest" => reader.mapped::<IdentityDigest>(),
         "cilium_policy_digest" => reader.mapped::<PolicyDigest>(),

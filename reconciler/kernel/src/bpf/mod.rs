@@ -143,6 +143,7 @@ in_kernel!(
     Backend,
     RevNat,
     Slot,
+    SourceRange,
     Frontend,
     IdentityDigest,
     Policy,

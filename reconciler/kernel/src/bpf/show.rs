@@ -7,8 +7,8 @@ use cilium_abi::{Address, Be16, ct, drop, ipcache, metrics, node, snat};
 use cilium_engine::state::{
     Backend, BackendId, BackendRow, Device, DeviceRow, Digest, Endpoint, EndpointConfig, EndpointConfigRow,
     EndpointKey, EndpointRow, Frontend, FrontendKey, FrontendRow, IdentityDigest, IdentityId, LinkName,
-    Policy, PolicyDigest, PolicyId, PolicyKey, PolicyRow, Protocol, Resource, RevNat, RevNatId, RevNatRow,
-    Slot, SlotKey,
+    Policy, PolicyDigest, PolicyId, PolicyKey, PolicyRow, Present, Protocol, Resource, RevNat, RevNatId,
+    RevNatRow, Slot, SlotKey, SourceRange, SourceRangeKey,
 };
 use serde_json::{Value, json};
 use std::net::{IpAddr, SocketAddr};
@@ -90,7 +90,8 @@ impl Fields for Frontend {
         json!({ "address": key.addr, "port": key.port, "protocol": key.proto.to_string(), "scope": key.scope })
     }
     fn row_fields(row: &FrontendRow) -> Value {
-        json!({ "list": row.list, "count": row.count, "rev_nat": row.rev_nat, "flags": row.flags })
+        json!({ "list": row.list, "count": row.count, "rev_nat": row.rev_nat, "flags": row.flags,
+            "maglev": row.maglev, "affinity": row.affinity })
     }
 }
 
@@ -112,6 +113,15 @@ impl Fields for Backend {
             "address": row.addr, "port": row.port, "protocol": row.proto.to_string(),
             "terminating": row.flags & cilium_abi::lb::BACKEND_TERMINATING != 0,
         })
+    }
+}
+
+impl Fields for SourceRange {
+    fn key_fields(key: &SourceRangeKey) -> Value {
+        json!({ "rev_nat": key.rev_nat, "cidr": key.net.to_string() })
+    }
+    fn row_fields(_: &Present) -> Value {
+        json!({})
     }
 }
 

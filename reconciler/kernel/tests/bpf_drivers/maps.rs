@@ -80,8 +80,30 @@ fn every_kind_of_row_survives_the_round_trip() {
         (0..9).map(|slot| (SlotKey { list: ListId(7), slot }, BackendId(slot + 1))).collect(),
         BackendId(99),
     );
+    let range = |rev_nat, net: &str| {
+        (SourceRangeKey { rev_nat: RevNatId(rev_nat), net: net.parse().unwrap() }, Present)
+    };
+    round_trip::<SourceRange>(
+        &mut bpf,
+        vec![
+            range(1, "10.0.0.0/8"),
+            range(1, "10.1.0.0/16"),
+            range(2, "10.1.0.0/16"),
+            range(65_535, "0.0.0.0/0"),
+            range(65_535, "::/0"),
+            range(3, "fd00::1/128"),
+        ],
+        Present,
+    );
     let frontend = |addr, scope| FrontendKey { addr: ip(addr), port: 53, proto: Protocol::UDP, scope };
-    let leads = |list| FrontendRow { list: ListId(list), count: 3, rev_nat: RevNatId(2), flags: 1 };
+    let leads = |list| FrontendRow {
+        list: ListId(list),
+        count: 3,
+        rev_nat: RevNatId(2),
+        flags: 1,
+        maglev: 7 * list,
+        affinity: 9 * list,
+    };
     round_trip::<Frontend>(
         &mut bpf,
         vec![

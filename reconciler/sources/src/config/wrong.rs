@@ -10,7 +10,7 @@ pub(crate) fn types(form: &Form) -> Vec<String> {
         Form::Flag => "\"true\"",
         Form::Number { .. } => "\"1\"",
         Form::Choice(_) | Form::Duration { .. } | Form::Text(_) => "7",
-        Form::List(_) => "\"one\"",
+        Form::List(_) | Form::Range { .. } => "\"one\"",
     };
     [other, "{ a = 1 }", "2026-01-01"].map(str::to_owned).into()
 }
@@ -38,6 +38,15 @@ pub(crate) fn out_of_range(key: &Key) -> Vec<String> {
             "text" => texts(&["Not A Name", "-"]),
             other => panic!("no wrong value known for {other}: add one"),
         },
+        Form::Range { min, max } => vec![
+            "[]".to_owned(),
+            format!("[{min}]"),
+            format!("[{min}, {max}, {max}]"),
+            format!("[{}, {max}]", min - 1),
+            format!("[{min}, {}]", max + 1),
+            format!("[{max}, {min}]"),
+            format!("[\"{min}\", {max}]"),
+        ],
         Form::List(of) => match &**of {
             Form::Choice(_) => lists(&["\"no-such-word\"", "7"]),
             Form::Text(sort) => match sort.as_str() {
@@ -46,7 +55,7 @@ pub(crate) fn out_of_range(key: &Key) -> Vec<String> {
                 "device" => lists(&["\"a/b\"", "\"sixteen-or-longer\"", "\"\""]),
                 other => panic!("no wrong value known for a list of {other}: add one"),
             },
-            Form::Flag | Form::Number { .. } | Form::Duration { .. } | Form::List(_) => {
+            Form::Flag | Form::Number { .. } | Form::Duration { .. } | Form::List(_) | Form::Range { .. } => {
                 panic!("no wrong value known for {}: add one", key.path)
             }
         },
@@ -58,6 +67,7 @@ pub(crate) fn text(key: &Key) -> String {
     match key.form {
         Form::Flag => "maybe".to_owned(),
         Form::Number { .. } => "many".to_owned(),
+        Form::Range { .. } => "many".to_owned(),
         Form::Choice(_) | Form::Duration { .. } | Form::Text(_) | Form::List(_) => {
             out_of_range(key)[0].trim_matches('"').to_owned()
         }

@@ -1,33 +1,27 @@
 //! Where a Service's traffic goes: the endpoints of its slices, or, where it has none, the pods it
 //! selects. Numbers are given in `loadbalancer`.
 
-use crate::compile::site::Family;
+use crate::eligible::{Backend, PodPlace, Slices, merge, of_pod};
 use crate::map::Map;
 use crate::shared::Shared;
 use crate::world::{
-    EndpointRecord, EndpointSlice, Name, Node, NodeAddressKind, ObjectName, Pod, RemoteEndpoint, Service,
-    ServicePort, TargetPort, World,
+    Distribution, EndpointRecord, EndpointSlice, IpFamily, Name, Node, NodeAddressKind, ObjectName, Pod,
+    RemoteEndpoint, Service, ServicePort, TargetPort, World,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-/// What a backend is good for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Fitness {
-    /// Keeps its connections; gets new ones only if there is no other.
-    Terminating,
-    /// Gets new connections.
-    Ready,
-}
-
-/// Backends of one port of a Service, by address and port.
-pub(super) type Backends = BTreeMap<(IpAddr, u16), Fitness>;
-
 /// Namespace, label key, value.
 type Held = (String, String, String);
 
-/// Services of which something changed, each as it was before.
-pub(super) type Stale = BTreeMap<Name, Option<Shared<Service>>>;
+/// What something changed of, each as it was before.
+#[derive(Debug, Default)]
+pub(super) struct Stale {
+    /// Services.
+    pub(super) services: BTreeMap<Name, Option<Shared<Service>>>,
+    /// Pods of this node with hostPorts.
+    pub(super) pods: BTreeMap<Name, Option<Shared<Pod>>>,
+}
 
 /// What Services ask for, as the directory last read it.
 #[derive(Debug, Default)]
@@ -51,9 +45,17 @@ pub(super) struct Directory {
     by_label: BTreeMap<Held, BTreeSet<Name>>,
     /// Pods by label, while there are such Services.
     labelled: Option<BTreeMap<Held, BTreeSet<Name>>>,
+    /// Services for which the zones of nodes count.
+    zoned: BTreeSet<Name>,
     /// Addresses of this node's pods.
     here: BTreeMap<ObjectName, BTreeSet<IpAddr>>,
+    /// Those of them with hostPorts.
+    hosting: BTreeMap<Name, Shared<Pod>>,
 }
+
+/// Backends of a port, and pods left out because they have no port of the name it leads to: how many, and the
+/// first.
+pub(super) type Found<'w> = (Vec<Backend<'w>>, Option<(usize, Name)>);
 
 fn held(namespace: &str, key: &str, value: &str) -> Held {
     (namespace.to_owned(), key.to_owned(), value.to_owned())
@@ -71,7 +73,7 @@ fn selects(service: &Service, pod: &Pod) -> bool {
 impl Directory {
     /// Takes over what the world says now; the Services that this is about.
     pub(super) fn update(&mut self, world: &World) -> Stale {
-        let mut stale = Stale::new();
+        let mut stale = BTreeMap::new();
         let seen = std::mem::take(&mut self.seen);
         for (name, was, _) in seen.services.differences(&world.services) {
             stale.insert(name.clone(), was.cloned());
@@ -88,6 +90,16 @@ impl Directory {
         }
         for name in stale.keys() {
             self.sort_service(name, world);
+        }
+        for (_, was, is) in seen.nodes.differences(&world.nodes) {
+            if was.and_then(|node| node.zone()) != is.and_then(|node| node.zone()) {
+                for service in &self.zoned {
+                    let service = world.services.get_key_value::<ObjectName>(service);
+                    let (service, now) = service.expect("what is zoned is sorted, and so there");
+                    stale.entry(service.clone()).or_insert_with(|| Some(now.clone()));
+                }
+                break;
+            }
         }
         self.sort_pods(&seen, world);
         if !seen.endpoints.shares(&world.endpoints) {
@@ -111,6 +123,7 @@ impl Directory {
                 }
             }
         }
+        let pods = self.sort_hosting(&seen, world);
         self.seen = Seen {
             services: world.services.clone(),
             slices: world.slices.clone(),
@@ -119,7 +132,55 @@ impl Directory {
             remote: world.remote_endpoints.clone(),
             nodes: world.nodes.clone(),
         };
+        Stale { services: stale, pods }
+    }
+
+    /// Pods of this node with hostPorts, of which something changed.
+    fn sort_hosting(&mut self, seen: &Seen, world: &World) -> BTreeMap<Name, Option<Shared<Pod>>> {
+        let mut touched: BTreeSet<Name> = BTreeSet::new();
+        for (name, was, is) in seen.pods.differences(&world.pods) {
+            if was.into_iter().chain(is).any(|pod| !pod.host_ports.is_empty()) {
+                touched.insert(name.clone());
+            }
+        }
+        for (_, was, is) in seen.endpoints.differences(&world.endpoints) {
+            for pod in was.into_iter().chain(is).filter_map(|record| record.pod.as_ref()) {
+                let known = world.pods.get_key_value(pod).map(|(name, _)| name);
+                touched
+                    .extend(known.or_else(|| self.hosting.get_key_value(pod).map(|(name, _)| name)).cloned());
+            }
+        }
+        let mut stale = BTreeMap::new();
+        for name in touched {
+            let is = world.pods.get::<ObjectName>(&name);
+            let is =
+                is.filter(|pod| !pod.host_ports.is_empty() && self.here.contains_key::<ObjectName>(&name));
+            let was = match is {
+                Some(pod) => self.hosting.insert(name.clone(), pod.clone()),
+                None => self.hosting.remove(&name),
+            };
+            if was.is_some() || is.is_some() {
+                stale.insert(name, was);
+            }
+        }
         stale
+    }
+
+    /// A pod of this node with hostPorts.
+    pub(super) fn hosting(&self, name: &Name) -> Option<&Shared<Pod>> {
+        self.hosting.get(name)
+    }
+
+    /// Addresses of a pod of this node.
+    pub(super) fn addresses_here(&self, name: &ObjectName) -> impl Iterator<Item = IpAddr> {
+        self.here.get(name).into_iter().flatten().copied()
+    }
+
+    /// Slices of a Service, in the order of their names; `None`: it has none.
+    pub(super) fn slices_of<'w>(&self, world: &'w World, name: &ObjectName) -> Option<Slices<'w>> {
+        let names = self.slices.get(name)?.iter();
+        let slices = names.filter_map(|slice| world.slices.get::<ObjectName>(slice));
+        Some(Slices::new(slices.map(|slice| &**slice)))
     }
 
     fn sort_slice(&mut self, service: ObjectName, slice: &Name, joins: bool) {
@@ -134,6 +195,12 @@ impl Directory {
     }
 
     fn sort_service(&mut self, name: &Name, world: &World) {
+        let service = world.services.get::<ObjectName>(name);
+        if service.is_some_and(|service| service.distribution != Distribution::AsHinted) {
+            self.zoned.insert(name.clone());
+        } else {
+            self.zoned.remove(name);
+        }
         if let Some(label) = self.selecting.remove(name)
             && let Some(services) = self.by_label.get_mut(&label)
         {
@@ -176,41 +243,23 @@ impl Directory {
         }
     }
 
-    /// Backends of a port, and pods left out because they have no port of the name it leads to: how many,
-    /// and the first.
-    pub(super) fn backends(
+    /// Backends of a port of a Service without slices: the pods it selects.
+    pub(super) fn of_pods<'w>(
         &self,
-        world: &World,
+        world: &'w World,
+        here: &'w String,
         name: &ObjectName,
         service: &Service,
         port: &ServicePort,
-        family: Family,
-    ) -> (Backends, Option<(usize, Name)>) {
-        match (self.slices.get(name), &service.selector) {
-            (Some(slices), _) => {
-                let slices = slices.iter().filter_map(|slice| world.slices.get::<ObjectName>(slice));
-                (of_slices(slices, service, port, family), None)
-            }
-            (None, Some(selector)) => self.of_pods(world, &name.namespace, selector, service, port, family),
-            (None, None) => (Backends::new(), None),
-        }
-    }
-
-    fn of_pods(
-        &self,
-        world: &World,
-        namespace: &str,
-        selector: &BTreeMap<String, String>,
-        service: &Service,
-        port: &ServicePort,
-        family: Family,
-    ) -> (Backends, Option<(usize, Name)>) {
+        family: IpFamily,
+    ) -> Found<'w> {
         let labelled = |(key, value): (&String, &String)| {
-            self.labelled.as_ref().and_then(|pods| pods.get(&held(namespace, key, value)))
+            self.labelled.as_ref().and_then(|pods| pods.get(&held(&name.namespace, key, value)))
         };
-        let holders: Option<Vec<&BTreeSet<Name>>> = selector.iter().map(labelled).collect();
+        let selector = service.selector.iter().flatten();
+        let holders: Option<Vec<&BTreeSet<Name>>> = selector.map(labelled).collect();
         let fewest = holders.and_then(|holders| holders.into_iter().min_by_key(|pods| pods.len()));
-        let mut backends = Backends::new();
+        let mut backends = Vec::new();
         let mut portless: Option<(usize, Name)> = None;
         for name in fewest.into_iter().flatten() {
             let Some(pod) = world.pods.get::<ObjectName>(name).filter(|pod| selects(service, pod)) else {
@@ -226,11 +275,18 @@ impl Directory {
                 portless.get_or_insert((0, name.clone())).0 += 1;
                 continue;
             };
-            for addr in self.addresses(world, name, pod).into_iter().filter(|a| Family::of(*a) == family) {
-                backends.insert((addr, number), Fitness::Ready);
-            }
+            let node = match self.here.contains_key::<ObjectName>(name) {
+                true => Some(here),
+                false => pod.node_name.as_ref(),
+            };
+            let addresses = self.addresses(world, name, pod).into_iter();
+            backends.extend(
+                addresses
+                    .filter(|addr| IpFamily::of(*addr) == family)
+                    .map(|addr| of_pod(PodPlace { addr, port: number, node }, service, &world.nodes)),
+            );
         }
-        (backends, portless)
+        (merge(backends), portless)
     }
 
     /// Where a pod is: its attachment here, its CiliumEndpoint elsewhere, or what its object says; on its
@@ -271,31 +327,4 @@ fn affected(seen: &Seen, world: &World) -> Vec<(Name, Shared<Pod>)> {
     let known = |name: &ObjectName| world.pods.get_key_value(name).map(|(n, pod)| (n.clone(), pod.clone()));
     pods.extend(moved.into_iter().filter_map(known));
     pods
-}
-
-fn of_slices<'s>(
-    slices: impl Iterator<Item = &'s Shared<EndpointSlice>>,
-    service: &Service,
-    port: &ServicePort,
-    family: Family,
-) -> Backends {
-    let mut backends = Backends::new();
-    for slice in slices {
-        let Some(target) = slice.ports.iter().find(|p| p.name == port.name && p.proto == port.proto) else {
-            continue;
-        };
-        for endpoint in slice.endpoints.iter().filter(|e| Family::of(e.ip) == family) {
-            let fitness = if endpoint.ready || service.publish_not_ready {
-                Fitness::Ready
-            } else if endpoint.serving && endpoint.terminating {
-                Fitness::Terminating
-            } else {
-                continue;
-            };
-            // In two slices at once while one is being rewritten: ready somewhere is ready.
-            let held = backends.entry((endpoint.ip, target.port)).or_insert(fitness);
-            *held = (*held).max(fitness);
-        }
-    }
-    backends
 }

@@ -1,46 +1,51 @@
-//! ClusterIP Services: frontends, the lists they lead to, backends, and the way back.
+//! Services: frontends, the lists they lead to, backends, and the way back.
 //!
 //! ```text
-//! Services, slices, pods ─ directory ─▶ Services to look at ─▶ frontends to make anew
-//!                                            and with them: backends, ways back, lists
+//! Services, slices, pods ─ directory ─▶ what to look at ─ asked ─▶ claims ─▶ frontends to make anew
+//!                                                                     │   (wanted: who has it, with
+//!                                                                     │    which backends)
+//!                                      backends, ways back, lists ◀───┘
 //! ```
 //! Every number is made of what it stands for. Kept by frontend: what does not change keeps its number,
-//! since the book says so, and is not looked at.
+//! since the book says so, and is not looked at. A frontend whose clients outside and inside get different
+//! backends has two rows, made anew together.
 
+mod asked;
 mod directory;
 mod lists;
+mod wanted;
+mod ways;
 
 use super::Pass;
 use super::book::IdBook;
 use super::number::{ContentHash, NUMBERS, probe};
-use super::rows::{Edits, config_origin, error, warning};
-use super::site::{Family, Site};
-use super::view::{BackendView, ServiceView};
-use crate::config::Config;
+use super::rows::{Edits, config_origin, error};
+use super::view::{BackendView, HealthCheckView, ServiceView};
+use crate::eligible::Fitness;
 use crate::map::Map;
 use crate::problem::Problem;
 use crate::shared::Shared;
 use crate::state::{
-    Backend, BackendId, BackendRow, Frontend, FrontendKey, FrontendRow, ListId, Origin, Protocol, RevNat,
-    RevNatId, RevNatRow, Slot, SlotKey, State,
+    Backend, BackendId, BackendRow, Frontend, FrontendKey, FrontendRow, ListId, Origin, Present, Protocol,
+    RevNat, RevNatId, Slot, SlotKey, SourceRange, SourceRangeKey, State,
 };
-use crate::world::{Name, ObjectName, Service, ServicePort, World};
-use cilium_abi::lb::{BACKEND_TERMINATING, FRONTEND_CLUSTER_IP, SCOPE_EXTERNAL};
-use directory::{Backends, Directory, Fitness};
+use crate::world::Name;
+use asked::{Asking, Claim};
+use cilium_abi::lb::BACKEND_TERMINATING;
+use directory::Directory;
 use lists::Lists;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
+use wanted::Wanted;
 
 /// Which backend.
 type BackendKey = (IpAddr, u16, Protocol);
 
-/// A frontend before it has numbers.
-struct Wanted {
-    service: Name,
-    origin: Shared<Origin>,
-    port_name: String,
-    backends: Backends,
-    problems: Vec<Shared<Problem>>,
+/// A frontend, whoever its clients are.
+type Place = (IpAddr, u16, Protocol);
+
+fn place(key: &FrontendKey) -> Place {
+    (key.addr, key.port, key.proto)
 }
 
 /// Frontends to make anew; none: nobody wants it any more.
@@ -51,60 +56,66 @@ type Stale = BTreeMap<FrontendKey, Option<Wanted>>;
 struct Front {
     view: Shared<ServiceView>,
     origin: Shared<Origin>,
+    ranges: Vec<SourceRangeKey>,
     problems: Vec<Shared<Problem>>,
+}
+
+/// Where Services are served.
+#[derive(Clone, Debug, Default, PartialEq)]
+struct Where {
+    addresses: Vec<IpAddr>,
+    labels: BTreeMap<String, String>,
 }
 
 /// Services, as they follow the world.
 #[derive(Debug, Default)]
 pub(super) struct Stage {
     begun: bool,
+    place: Where,
     directory: Directory,
-    /// Who wants a frontend; the first has it. The number is that of the Service's address and port.
-    claims: BTreeSet<(FrontendKey, Name, usize)>,
+    /// Who wants a frontend; the first has it.
+    claims: BTreeSet<Claim>,
     fronts: BTreeMap<FrontendKey, Front>,
     backends: HashMap<BackendKey, BackendId>,
     users: BTreeSet<(BackendKey, FrontendKey)>,
     /// Frontends that cannot be served, and who is told.
     unserved: usize,
     problems: Vec<Shared<Problem>>,
-    views: Map<FrontendKey, Shared<ServiceView>>,
-}
-
-/// The frontends a Service asks for, in its order.
-fn asked<'s>(
-    service: &'s Service,
-    site: &'s Site,
-) -> impl Iterator<Item = (usize, FrontendKey, &'s ServicePort)> {
-    let addrs = service.cluster_ips.iter().filter(|addr| site.enabled(Family::of(**addr)));
-    let both = addrs.flat_map(|addr| service.ports.iter().map(move |port| (*addr, port)));
-    both.enumerate().map(|(at, (addr, port))| {
-        (at, FrontendKey { addr, port: port.port, proto: port.proto, scope: SCOPE_EXTERNAL }, port)
-    })
-}
-
-fn origin(name: &ObjectName, service: &Service) -> Origin {
-    Origin { object: format!("Service {name}"), place: service.place.to_string(), rule: String::new() }
+    /// What is wrong with Services, but for their frontends.
+    notes: BTreeMap<Name, Vec<Shared<Problem>>>,
+    /// Frontends by name.
+    pub(super) views: Map<FrontendKey, Shared<ServiceView>>,
+    /// What `healthCheckNodePort`s are answered by.
+    pub(super) health_checks: Map<Name, Shared<HealthCheckView>>,
 }
 
 impl Stage {
-    /// The frontends, by name.
-    pub(super) fn update(
-        &mut self,
-        pass: &Pass<'_>,
-        edits: &mut Edits,
-    ) -> &Map<FrontendKey, Shared<ServiceView>> {
+    /// Follows the world.
+    pub(super) fn update(&mut self, pass: &Pass<'_>, edits: &mut Edits) {
         let Pass { world, config, site, book, before, .. } = *pass;
-        let mut services = self.directory.update(world);
-        if services.is_empty() {
-            return &self.views;
+        let this = world.nodes.get(&site.name);
+        let none = BTreeMap::new();
+        let labels = this.map_or(&none, |node| &node.labels);
+        let same = self.place.addresses == site.node_ports && self.place.labels == *labels;
+        let mut stale = match same {
+            true => self.directory.update(world),
+            false => directory::Stale::default(),
+        };
+        let moved = self.begun && !same;
+        if same && stale.services.is_empty() && stale.pods.is_empty() {
+            return;
         }
-        if self.unserved > 0 {
-            // A way back that becomes free may be anybody's.
+        // A way back that becomes free may be anybody's.
+        if moved || self.unserved > 0 {
             self.end(before, edits);
             *self = Self::default();
-            services = self.directory.update(world);
+            stale = self.directory.update(world);
+        } else if !same {
+            stale = self.directory.update(world);
         }
-        let stale = self.frontends(world, site, services);
+        self.place = Where { addresses: site.node_ports.clone(), labels: labels.clone() };
+        let asking = Asking { site, config, labels };
+        let stale = self.frontends(pass, asking, stale, edits);
         self.number_backends(&stale, book, edits);
         let rev_nats = self.number_ways_back(&stale, book, edits);
         let slots = slots(&stale, &rev_nats, &self.backends);
@@ -119,7 +130,10 @@ impl Stage {
         let numbers = Lists::new(book, self.begun.then_some(freed)).number(&slots);
         let mut views = Vec::with_capacity(stale.len());
         for (key, wanted) in &stale {
-            let rev_nat = rev_nats.get(&(key.addr, key.port));
+            let rev_nat = rev_nats.get(&place(key));
+            for range in self.fronts.get(key).iter().flat_map(|front| &front.ranges) {
+                edits.unset::<SourceRange>(*range);
+            }
             let front = match (wanted, rev_nat) {
                 (Some(wanted), Some(rev_nat)) => {
                     let (slots, list) = (&slots[key], numbers[key]);
@@ -137,7 +151,6 @@ impl Stage {
         self.views.edit(views);
         self.begun = true;
         self.tell(config, stale, &rev_nats, edits);
-        &self.views
     }
 
     /// Wants nothing any more.
@@ -145,9 +158,11 @@ impl Stage {
         before.backends.keys().for_each(|key| edits.unset::<Backend>(*key));
         before.rev_nats.keys().for_each(|key| edits.unset::<RevNat>(*key));
         before.slots.keys().for_each(|key| edits.unset::<Slot>(*key));
+        before.source_ranges.keys().for_each(|key| edits.unset::<SourceRange>(*key));
         before.frontends.keys().for_each(|key| edits.unset::<Frontend>(key.clone()));
         let told = self.fronts.values_mut().map(|front| &mut front.problems);
-        told.chain([&mut self.problems]).for_each(|problems| edits.tell(problems, Vec::new()));
+        let told = told.chain(self.notes.values_mut()).chain([&mut self.problems]);
+        told.for_each(|problems| edits.tell(problems, Vec::new()));
     }
 
     fn set(
@@ -167,62 +182,6 @@ impl Stage {
         }
     }
 
-    /// The frontends that these Services ask for, or asked for; one that two Services want belongs to the
-    /// first by name.
-    fn frontends(&mut self, world: &World, site: &Site, services: directory::Stale) -> Stale {
-        let mut keys: BTreeSet<FrontendKey> = BTreeSet::new();
-        for (name, was) in services {
-            for (at, key, _) in was.iter().flat_map(|service| asked(service, site)) {
-                self.claims.remove(&(key.clone(), name.clone(), at));
-                keys.insert(key);
-            }
-            let is = world.services.get::<ObjectName>(&name);
-            for (at, key, _) in is.into_iter().flat_map(|service| asked(service, site)) {
-                self.claims.insert((key.clone(), name.clone(), at));
-                keys.insert(key);
-            }
-        }
-        let wanted = |key: FrontendKey| {
-            let wanted = self.wanted(&key, world, site);
-            (key, wanted)
-        };
-        keys.into_iter().map(wanted).collect()
-    }
-
-    fn wanted(&self, key: &FrontendKey, world: &World, site: &Site) -> Option<Wanted> {
-        let first = (key.clone(), Name::default(), 0);
-        let mut claims = self.claims.range(first..).take_while(|(k, ..)| k == key);
-        let (_, name, at) = claims.next()?;
-        let service = world.services.get::<ObjectName>(name)?;
-        let origin = Shared::from(origin(name, service));
-        let (.., port) = asked(service, site).find(|(n, ..)| n == at)?;
-        let mut problems = Vec::new();
-        for (_, other, _) in claims {
-            let other = world.services.get::<ObjectName>(other).map(|service| self::origin(other, service));
-            let hint = "one Service per address, port and protocol";
-            if let Some(other) = other {
-                problems.push(error(&other, format!("{key} already belongs to {origin}"), hint));
-                problems.push(warning(&origin, format!("{key} is also wanted by {other}"), hint));
-            }
-        }
-        let (mut backends, portless) =
-            self.directory.backends(world, name, service, port, Family::of(key.addr));
-        if let Some((count, pod)) = portless {
-            problems.push(warning(
-                &origin,
-                format!(
-                    "port {} leads to a named port that {count} of the selected pods do not have, as Pod {pod}",
-                    port.port,
-                ),
-                "name the port in the containers' ports",
-            ));
-        }
-        while backends.len() > usize::from(u16::MAX) {
-            backends.pop_last();
-        }
-        Some(Wanted { service: name.clone(), origin, port_name: port.name.clone(), backends, problems })
-    }
-
     /// Numbers and rows of the backends of these frontends. One that terminates for every Service is marked;
     /// it stays while it serves, for the connections it has.
     fn number_backends(&mut self, stale: &Stale, book: &IdBook, edits: &mut Edits) {
@@ -235,7 +194,7 @@ impl Stage {
                 touched.entry(backend).or_default();
             }
             let Some(wanted) = wanted else { continue };
-            for ((addr, port), fitness) in &wanted.backends {
+            for (addr, port, fitness) in wanted.backends.iter() {
                 let backend = (*addr, *port, key.proto);
                 users.push((backend, key.clone()));
                 join(touched.entry(backend).or_default(), (*fitness, &wanted.origin));
@@ -297,81 +256,26 @@ impl Stage {
         for (key @ (addr, port, proto), (fitness, origin)) in rows {
             let flags = match fitness {
                 Fitness::Ready => 0,
-                Fitness::Terminating => BACKEND_TERMINATING,
+                Fitness::Terminating | Fitness::Maintenance => BACKEND_TERMINATING,
             };
             let id = self.backends[&key];
             edits.set::<Backend>(id, BackendRow { addr, port, proto, flags }, &Some(origin.clone()));
         }
     }
 
-    /// Numbers of the ways back of these frontends: one per address and port, whatever the protocol.
-    fn number_ways_back(
-        &mut self,
-        stale: &Stale,
-        book: &IdBook,
-        edits: &mut Edits,
-    ) -> BTreeMap<(IpAddr, u16), RevNatId> {
-        let adopted: HashMap<(IpAddr, u16), RevNatId> = match self.begun {
-            true => HashMap::new(),
-            false => {
-                book.rev_nats.iter().map(|(id, entry)| ((entry.row.addr, entry.row.port), *id)).collect()
-            }
-        };
-        let mut numbers = BTreeMap::new();
-        let mut whys: BTreeMap<(IpAddr, u16), Shared<Origin>> = BTreeMap::new();
-        let mut fresh = Vec::new();
-        let places: BTreeSet<(IpAddr, u16)> = stale.keys().map(|key| (key.addr, key.port)).collect();
-        for at in places {
-            let first = FrontendKey { addr: at.0, port: at.1, proto: Protocol(0), scope: 0 };
-            let last = FrontendKey { proto: Protocol(u8::MAX), scope: u8::MAX, ..first.clone() };
-            let had = || self.fronts.range(first.clone()..=last.clone());
-            let stay = had().filter(|(key, _)| !stale.contains_key(*key));
-            let stay = stay.map(|(key, front)| (key, &front.origin));
-            let come = stale.range(first.clone()..=last.clone());
-            let come = come.filter_map(|(key, wanted)| Some((key, &wanted.as_ref()?.origin)));
-            let known = had().next().map(|(_, front)| front.view.rev_nat);
-            // The last of its frontends explains the row.
-            let Some((_, origin)) = stay.chain(come).max_by_key(|(key, _)| *key) else {
-                if let Some(id) = known {
-                    edits.unset::<RevNat>(id);
-                }
-                continue;
-            };
-            whys.insert(at, origin.clone());
-            match known.or_else(|| adopted.get(&at).copied()) {
-                Some(id) => drop(numbers.insert(at, id)),
-                None => fresh.push((ContentHash::of([at.0.to_string(), at.1.to_string()]), at)),
-            }
-        }
-        fresh.sort_unstable();
-        let mut taken = HashSet::new();
-        for (hash, at) in fresh {
-            let id = |n: u32| u16::try_from(n).map(RevNatId).expect("probing ends at 65 535");
-            let free = |n: u32| book.rev_nats.find(&id(n)).is_none() && !taken.contains(&n);
-            if let Some(n) = probe(&hash, 1, u32::from(u16::MAX), free) {
-                taken.insert(n);
-                numbers.insert(at, id(n));
-            }
-        }
-        for (at, id) in &numbers {
-            edits.set::<RevNat>(*id, RevNatRow { addr: at.0, port: at.1 }, &whys.get(at).cloned());
-        }
-        numbers
-    }
-
     /// What is wrong with all of them together.
     fn tell(
         &mut self,
-        config: &Config,
+        config: &crate::config::Config,
         stale: Stale,
-        rev_nats: &BTreeMap<(IpAddr, u16), RevNatId>,
+        rev_nats: &BTreeMap<Place, RevNatId>,
         edits: &mut Edits,
     ) {
         let mut problems = Vec::new();
         self.unserved = 0;
         let mut told = BTreeSet::new();
         for (key, wanted) in stale {
-            let at = (key.addr, key.port);
+            let at = place(&key);
             if let Some(wanted) = wanted.filter(|_| !rev_nats.contains_key(&at)) {
                 self.unserved += 1;
                 problems.extend(wanted.problems);
@@ -384,6 +288,11 @@ impl Stage {
         let (wanted, room) = (self.fronts.len() + self.unserved, config.bpf.lb_max);
         if wanted > room as usize {
             let message = format!("{wanted} frontends are wanted, and there is room for {room}");
+            problems.push(error(&config_origin("bpf.lb_max"), message, "raise it"));
+        }
+        let ranges: usize = self.fronts.values().map(|front| front.ranges.len()).sum();
+        if ranges > room as usize {
+            let message = format!("{ranges} source ranges are wanted, and there is room for {room}");
             problems.push(error(&config_origin("bpf.lb_max"), message, "raise it"));
         }
         edits.tell(&mut self.problems, problems);
@@ -404,7 +313,7 @@ fn users_of<'u>(
     users: &'u BTreeSet<(BackendKey, FrontendKey)>,
     backend: &'u BackendKey,
 ) -> impl Iterator<Item = &'u (BackendKey, FrontendKey)> {
-    let first = FrontendKey { addr: IpAddr::from([0; 4]), port: 0, proto: Protocol(0), scope: 0 };
+    let first = FrontendKey { addr: IpAddr::from([0; 4]), port: 0, proto: Protocol(0), scope: u8::MAX };
     users.range((*backend, first)..).take_while(move |(other, _)| other == backend)
 }
 
@@ -412,22 +321,16 @@ fn number(backends: &HashMap<BackendKey, BackendId>, key: &FrontendKey, at: &(Ip
     backends[&(at.0, at.1, key.proto)]
 }
 
-fn chosen(wanted: &Wanted, fitness: Fitness) -> impl Iterator<Item = &(IpAddr, u16)> {
-    wanted.backends.iter().filter(move |(_, f)| **f == fitness).map(|(at, _)| at)
-}
-
-/// The backends in the list of each frontend that is served: those ready, or else those that still serve.
+/// The backends in the list of each frontend that is served.
 fn slots<'s>(
     stale: &'s Stale,
-    rev_nats: &BTreeMap<(IpAddr, u16), RevNatId>,
+    rev_nats: &BTreeMap<Place, RevNatId>,
     backends: &HashMap<BackendKey, BackendId>,
 ) -> BTreeMap<&'s FrontendKey, Vec<BackendId>> {
-    let served = stale.iter().filter(|(key, _)| rev_nats.contains_key(&(key.addr, key.port)));
+    let served = stale.iter().filter(|(key, _)| rev_nats.contains_key(&place(key)));
     let slots = served.filter_map(|(key, wanted)| {
-        let wanted = wanted.as_ref()?;
-        let of = |fitness| chosen(wanted, fitness).map(|at| number(backends, key, at)).collect::<Vec<_>>();
-        let ready = of(Fitness::Ready);
-        Some((key, if ready.is_empty() { of(Fitness::Terminating) } else { ready }))
+        let chosen = &wanted.as_ref()?.chosen;
+        Some((key, chosen.iter().map(|at| number(backends, key, at)).collect()))
     });
     slots.collect()
 }
@@ -446,29 +349,36 @@ fn put(
     for (slot, id) in (0..).zip(slots) {
         edits.set::<Slot>(SlotKey { list, slot }, *id, &why);
     }
+    let ranges: Vec<_> = wanted.ranges.iter().map(|net| SourceRangeKey { rev_nat, net: *net }).collect();
+    for range in &ranges {
+        edits.set::<SourceRange>(*range, Present, &why);
+    }
     let count = u16::try_from(slots.len()).unwrap_or(u16::MAX);
-    edits.set::<Frontend>(
-        key.clone(),
-        FrontendRow { list, count, rev_nat, flags: FRONTEND_CLUSTER_IP },
-        &why,
-    );
-    let backend = |fitness| {
-        chosen(wanted, fitness).map(move |at| BackendView {
-            id: number(backends, key, at),
-            addr: at.0,
-            port: at.1,
-            terminating: fitness == Fitness::Terminating,
+    let (flags, affinity) = (wanted.flags, wanted.affinity);
+    let row = FrontendRow { list, count, rev_nat, flags, maglev: 0, affinity };
+    edits.set::<Frontend>(key.clone(), row, &why);
+    let of = |ready: bool| {
+        let fit = wanted.backends.iter().filter(move |(_, _, f)| (*f == Fitness::Ready) == ready);
+        fit.map(move |(addr, port, _)| BackendView {
+            id: number(backends, key, &(*addr, *port)),
+            addr: *addr,
+            port: *port,
+            terminating: !ready,
         })
     };
     let view = ServiceView {
-        service: wanted.service.clone(),
+        service: wanted.name.clone(),
         port_name: wanted.port_name.clone(),
         addr: key.addr,
         port: key.port,
         proto: key.proto,
+        scope: key.scope,
+        flags,
+        affinity,
         rev_nat,
         list,
-        backends: backend(Fitness::Ready).chain(backend(Fitness::Terminating)).collect(),
+        count,
+        backends: of(true).chain(of(false)).collect(),
     };
-    Front { view: view.into(), origin: wanted.origin.clone(), problems: Vec::new() }
+    Front { view: view.into(), origin: wanted.origin.clone(), ranges, problems: Vec::new() }
 }

@@ -4,6 +4,7 @@ mod host;
 mod identity;
 mod keyed;
 mod loadbalancer;
+mod north_south;
 mod oracle;
 mod policy;
 mod scale;

@@ -9,8 +9,9 @@ use crate::config::{Enforcement, RoutingMode};
 use crate::problem::Problem;
 use crate::state::{Direction, IdentityId, Protocol, State, Why};
 use crate::world::{
-    BackendAddress, Clause, EndpointSlice, Entity, Peer, PeerSet, PodPort, PortMatch, PortSet, RuleVerdict,
-    Service, ServicePort, SlicePort, Subject, TargetPort,
+    BackendAddress, Clause, Created, Distribution, EndpointSlice, Entity, HostPort, LoadBalancerAddresses,
+    Peer, PeerSet, PodPort, PortMatch, PortSet, RangesPolicy, RuleVerdict, Service, ServiceKind, ServicePort,
+    SlicePort, SourceRanges, Subject, TargetPort, TrafficPolicy,
 };
 use proptest::prelude::*;
 use std::collections::BTreeSet;
@@ -24,7 +25,7 @@ enum Change {
     Local(u8, Option<(Option<u8>, u8, u8)>),
     Remote(u8, Option<(u8, u8, u8, u8)>),
     Claim(u8, Option<(u8, bool)>),
-    Service(u8, Option<(u8, u8, Option<u8>)>),
+    Service(u8, Option<(u8, u8, Option<u8>, u16)>),
     Slice(u8, Option<(u8, Vec<(u8, u8)>)>),
     Rule(u8, Option<RuleSpec>),
     Device(u8),
@@ -62,7 +63,7 @@ fn change() -> impl Strategy<Value = Change> {
         .prop_map(|(app, ips, node, host_network, port)| PodSpec { app, ips, node, host_network, port });
     let rule = (0..6u8, prop::collection::vec((0..4u8, 0..9u8, 0..4u8), 0..4), any::<(bool, bool)>())
         .prop_map(|(subject, clauses, deny)| RuleSpec { subject, clauses, deny });
-    let backends = prop::collection::vec((0..12u8, 0..4u8), 0..5);
+    let backends = prop::collection::vec((0..12u8, 0..8u8), 0..5);
     prop_oneof![
         1 => (0..2u8, maybe(0..3u8)).prop_map(|(n, s)| Change::Namespace(n, s)),
         1 => (0..4u8, maybe((0..4u8, 0..4u8, any::<bool>()))).prop_map(|(n, s)| Change::Node(n, s)),
@@ -70,12 +71,12 @@ fn change() -> impl Strategy<Value = Change> {
         4 => (1..6u8, maybe((prop::option::of(0..6u8), 0..6u8, 0..12u8))).prop_map(|(n, s)| Change::Local(n, s)),
         4 => (0..6u8, maybe((0..8u8, 0..6u8, 0..12u8, 0..4u8))).prop_map(|(n, s)| Change::Remote(n, s)),
         3 => (0..8u8, maybe((0..6u8, any::<bool>()))).prop_map(|(n, s)| Change::Claim(n, s)),
-        4 => (0..5u8, maybe((0..4u8, 0..4u8, prop::option::of(0..4u8)))).prop_map(|(n, s)| Change::Service(n, s)),
+        4 => (0..5u8, maybe((0..4u8, 0..4u8, prop::option::of(0..4u8), any::<u16>()))).prop_map(|(n, s)| Change::Service(n, s)),
         4 => (0..5u8, maybe((0..5u8, backends))).prop_map(|(n, s)| Change::Slice(n, s)),
         4 => (0..5u8, maybe(rule)).prop_map(|(n, s)| Change::Rule(n, s)),
         1 => (0..3u8).prop_map(Change::Device),
         1 => (0..3u8, any::<bool>()).prop_map(|(n, s)| Change::Problem(n, s)),
-        1 => (0..9u8).prop_map(Change::Config),
+        1 => (0..12u8).prop_map(Change::Config),
         1 => (0..3u8).prop_map(Change::Line),
         1 => (0..64u8).prop_map(Change::Synced),
     ]
@@ -194,10 +195,14 @@ fn apply(change: &Change, world: &mut World, config: &mut Config) {
         Change::Node(n, spec) => {
             let node = spec.map(|(cidr, addr, second)| {
                 let cidr = format!("10.{}.0.0/24", if second { cidr + 1 } else { n + 1 });
-                node(
-                    &[&format!("192.168.0.{}", addr + 1), &format!("fd11::{}", addr + 1)],
-                    &[&cidr, "fd00:2::/64"],
-                )
+                let zone = strings(&[("topology.kubernetes.io/zone", if second { "a" } else { "b" })]);
+                Node {
+                    labels: zone.into_iter().chain(strings(&[("zone", &(addr / 2).to_string())])).collect(),
+                    ..node(
+                        &[&format!("192.168.0.{}", addr + 1), &format!("fd11::{}", addr + 1)],
+                        &[&cidr, "fd00:2::/64"],
+                    )
+                }
             });
             set(&mut world.nodes, format!("n{}", n + 1), node);
         }
@@ -207,6 +212,16 @@ fn apply(change: &Change, world: &mut World, config: &mut Config) {
                 ips: spec.ips.iter().map(|n| address(*n)).collect(),
                 node_name: (spec.node > 0).then(|| format!("n{}", spec.node)),
                 host_network: spec.host_network,
+                host_ports: spec
+                    .port
+                    .map(|n| HostPort {
+                        ip: [None, Some(address(6))][usize::from(spec.app & 1)],
+                        port: 30_080 + u16::from(n),
+                        proto: Protocol::TCP,
+                        target: 80,
+                    })
+                    .into_iter()
+                    .collect(),
                 ports: spec
                     .port
                     .map(|n| PodPort { name: "web".into(), port: 8080 + u16::from(n), proto: Protocol::TCP })
@@ -252,7 +267,28 @@ fn apply(change: &Change, world: &mut World, config: &mut Config) {
             }
         }
         Change::Service(n, spec) => {
-            let service = spec.map(|(addr, ports, selector)| Service {
+            let service = spec.map(|(addr, ports, selector, how)| Service {
+                kind: [ServiceKind::ClusterIp, ServiceKind::NodePort, ServiceKind::LoadBalancer]
+                    [usize::from(how % 3)],
+                external_ips: (how & 4 != 0).then(|| ip("8.8.8.8")).into_iter().collect(),
+                load_balancer: LoadBalancerAddresses {
+                    requested: vec![ip(&format!("172.16.0.{}", how & 1)), ip("10.96.0.1")],
+                    ..LoadBalancerAddresses::default()
+                },
+                external_policy: if how & 8 != 0 { TrafficPolicy::Local } else { TrafficPolicy::Cluster },
+                internal_policy: if how & 16 != 0 { TrafficPolicy::Local } else { TrafficPolicy::Cluster },
+                affinity: (how & 32 != 0).then_some(10),
+                source_ranges: SourceRanges {
+                    ranges: [net("10.0.0.0/8"), net("172.0.0.0/8"), net("fd00::/8")]
+                        [..usize::from(how >> 6 & 3)]
+                        .to_vec(),
+                    policy: if how & 256 != 0 { RangesPolicy::Deny } else { RangesPolicy::Allow },
+                },
+                health_check_node_port: (how & 512 != 0).then_some(32_000),
+                distribution: if how & 1024 != 0 { Distribution::SameZone } else { Distribution::AsHinted },
+                proxy_name: (how & 0x3800 == 0).then(|| "other".to_owned()),
+                created: (how & 0x4000 != 0).then(|| Created(format!("2026-01-0{}T00:00:00Z", how & 7))),
+                nodes: (how & 0x8000 != 0).then(|| having("zone", "1")),
                 cluster_ips: vec![ip(&format!("10.96.0.{addr}")), ip(&format!("fd96::{addr}"))],
                 ports: (0..=ports % 3)
                     .map(|at| ServicePort {
@@ -264,6 +300,7 @@ fn apply(change: &Change, world: &mut World, config: &mut Config) {
                         } else {
                             TargetPort::Number(8080)
                         },
+                        node_port: (how & 2 != 0).then(|| if at == 1 { 20_000 } else { 30_080 }),
                     })
                     .collect(),
                 selector: selector.map(|app| match app {
@@ -288,10 +325,10 @@ fn apply(change: &Change, world: &mut World, config: &mut Config) {
                 endpoints: backends
                     .iter()
                     .map(|(addr, state)| BackendAddress {
-                        ip: address(*addr),
                         ready: state & 1 == 0,
-                        serving: true,
                         terminating: state & 2 != 0,
+                        node: (state & 4 != 0).then(|| "n1".to_owned()),
+                        ..BackendAddress::ready(address(*addr))
                     })
                     .collect(),
                 ..EndpointSlice::default()
@@ -329,6 +366,9 @@ fn apply(change: &Change, world: &mut World, config: &mut Config) {
             5 => config.policy.enforcement = Enforcement::Default,
             6 => config.bpf.policy_max = if config.bpf.policy_max == 40 { 1 << 14 } else { 40 },
             7 => config.bpf.lb_max = if config.bpf.lb_max == 4 { 1 << 14 } else { 4 },
+            8 => config.load_balancer.external_cluster_ip ^= true,
+            9 => config.load_balancer.source_ranges_all_types ^= true,
+            10 => config.load_balancer.node_port_range[0] = 10_000,
             _ => config.source.manifests.publish = Some("/shared/n1".parse().unwrap()),
         },
         Change::Line(n) => {
@@ -367,6 +407,7 @@ pub(super) fn difference(keyed: &Compiled, whole: &Compiled) -> Vec<String> {
             .chain(view.endpoints.values().map(|shown| format!("{shown:?}")))
             .chain(view.identities.iter().map(|(id, shown)| format!("{id}: {shown:?}")))
             .chain(view.services.values().map(|shown| format!("{shown:?}")))
+            .chain(view.health_checks.iter().map(|(name, shown)| format!("{name}: {shown:?}")))
             .chain(view.policies.iter().map(|(id, shown)| format!("{id}: {shown:?}")))
             .chain(view.rules.iter().map(|(id, shown)| format!("{id}: {shown:?}")))
             .chain(view.nodes.iter().map(|shown| format!("{shown:?}")))

@@ -81,15 +81,15 @@ impl Mapped for Frontend {
         Some(lb::FrontendKey { addr: addr.into(), port: Be16::new(port), proto: proto.0, scope })
     }
     fn row_out(_: &FrontendKey, row: &FrontendRow, _: &mut Names) -> Result<lb::FrontendRow, DriverError> {
-        let FrontendRow { list, count, rev_nat, flags } = *row;
-        Ok(lb::FrontendRow { list: list.0, count, rev_nat: rev_nat.0, flags, maglev: 0, affinity: 0 })
+        let FrontendRow { list, count, rev_nat, flags, maglev, affinity } = *row;
+        Ok(lb::FrontendRow { list: list.0, count, rev_nat: rev_nat.0, flags, maglev, affinity })
     }
     fn key_in(key: &lb::FrontendKey, _: &mut Names) -> Option<FrontendKey> {
         let lb::FrontendKey { addr, port, proto, scope } = *key;
         Some(FrontendKey { addr: addr.into(), port: port.host(), proto: Protocol(proto), scope })
     }
     fn row_in(row: &lb::FrontendRow, _: &mut Names) -> FrontendRow {
-        let lb::FrontendRow { list, count, rev_nat, flags, .. } = *row;
-        FrontendRow { list: ListId(list), count, rev_nat: RevNatId(rev_nat), flags }
+        let lb::FrontendRow { list, count, rev_nat, flags, maglev, affinity } = *row;
+        FrontendRow { list: ListId(list), count, rev_nat: RevNatId(rev_nat), flags, maglev, affinity }
     }
 }

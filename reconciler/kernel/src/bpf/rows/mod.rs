@@ -7,6 +7,7 @@ mod ipcache;
 mod lb;
 mod node;
 mod policy;
+mod source_range;
 #[cfg(test)]
 mod tests;
 

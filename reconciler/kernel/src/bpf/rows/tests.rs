@@ -5,7 +5,8 @@ use super::ipcache::{prefix_in, prefix_out};
 use crate::bpf::ifname::Names;
 use cilium_abi::ipcache::PrefixKey;
 use cilium_engine::state::{
-    Backend, Device, Endpoint, EndpointConfig, Frontend, IdentityDigest, Policy, PolicyDigest, RevNat, Slot,
+    Backend, Device, Endpoint, EndpointConfig, Frontend, IdentityDigest, Policy, PolicyDigest, RevNat,
+    RevNatId, Slot, SourceRange, SourceRangeKey,
 };
 use proptest::prelude::*;
 use zerocopy::{FromBytes, IntoBytes};
@@ -53,5 +54,10 @@ proptest! {
             u128::from_be_bytes(bytes).checked_shr(128 - prefix_len).unwrap_or(0)
         };
         prop_assert_eq!(bits(&again), bits(&key));
+        let range = SourceRangeKey { rev_nat: RevNatId(7), net: prefix_in(&key).0 };
+        let mut names = Names::default();
+        let out = SourceRange::key_out(&range, &mut names).expect("any range can be written");
+        prop_assert_eq!((out.prefix_len, out.rev_nat), (32 + prefix_len, 7));
+        prop_assert_eq!(SourceRange::key_in(&out, &mut names), Some(range));
     }
 }

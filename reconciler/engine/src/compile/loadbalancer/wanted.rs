@@ -1,0 +1,358 @@
+//! What a frontend is to be: who has it, with which backends, for which clients.
+
+use super::asked::{Asking, Claim, Claimant, Sort, everywhere};
+use super::directory::{self, Directory, Found};
+use super::{Place, Stage, Stale, place};
+use crate::compile::Pass;
+use crate::compile::rows::{Edits, error, warning};
+use crate::compile::site::Family;
+use crate::compile::view::HealthCheckView;
+use crate::eligible::{Backend, Client, Fitness, Here, Slices, choose, policy, ready_here};
+use crate::problem::Problem;
+use crate::shared::Shared;
+use crate::state::{FrontendKey, Origin};
+use crate::world::{
+    FrontendKind, IpFamily, Name, ObjectName, Pod, RangesPolicy, Service, ServicePort, TrafficPolicy, World,
+};
+use cilium_abi::lb::{
+    FRONTEND_SOURCE_DENY, FRONTEND_SOURCE_RANGES, FRONTEND_TWO_SCOPES, SCOPE_EXTERNAL, SCOPE_INTERNAL,
+};
+use ipnet::IpNet;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::IpAddr;
+use std::rc::Rc;
+
+/// A frontend before it has numbers.
+pub(super) struct Wanted {
+    pub(super) name: Name,
+    pub(super) origin: Shared<Origin>,
+    pub(super) port_name: String,
+    pub(super) flags: u32,
+    pub(super) affinity: u32,
+    /// All that have connections, in their order.
+    pub(super) backends: Rc<Vec<(IpAddr, u16, Fitness)>>,
+    /// Those for new connections, in their order.
+    pub(super) chosen: Vec<(IpAddr, u16)>,
+    /// Sources that are listed.
+    pub(super) ranges: Vec<IpNet>,
+    pub(super) problems: Vec<Shared<Problem>>,
+}
+
+/// As many backends as a list has room for.
+const MOST: usize = u16::MAX as usize;
+
+/// Backends of one port in one family.
+#[derive(Default)]
+struct Behind<'w> {
+    backends: Vec<Backend<'w>>,
+    listed: Rc<Vec<(IpAddr, u16, Fitness)>>,
+    portless: Option<(usize, Name)>,
+}
+
+impl<'w> Behind<'w> {
+    fn new((mut backends, portless): Found<'w>) -> Self {
+        backends.truncate(MOST);
+        let listed = backends.iter().map(|b| (b.addr, b.port, b.fitness)).collect();
+        Self { backends, listed: Rc::new(listed), portless }
+    }
+
+    fn chosen(&self, policy: TrafficPolicy, here: Here<'_>) -> Vec<(IpAddr, u16)> {
+        choose(&self.backends, policy, here).into_iter().map(|b| (b.addr, b.port)).collect()
+    }
+}
+
+/// Finds backends, those of each port once.
+struct Finder<'w> {
+    world: &'w World,
+    directory: &'w Directory,
+    node: &'w String,
+    slices: HashMap<Name, Option<Slices<'w>>>,
+    behind: HashMap<(Name, usize, IpFamily), Rc<Behind<'w>>>,
+}
+
+impl<'w> Finder<'w> {
+    fn here(&self) -> Here<'w> {
+        let zone = self.world.nodes.get(self.node).and_then(|node| node.zone());
+        Here { node: self.node, zone: zone.map(String::as_str) }
+    }
+
+    fn behind(&mut self, name: &Name, service: &Service, port: usize, family: IpFamily) -> Rc<Behind<'w>> {
+        let key = (name.clone(), port, family);
+        if let Some(behind) = self.behind.get(&key) {
+            return behind.clone();
+        }
+        let found = service.ports.get(port).map(|port| self.find(name, service, port, family));
+        let behind = Rc::new(found.map(Behind::new).unwrap_or_default());
+        self.behind.insert(key, behind.clone());
+        behind
+    }
+
+    fn find(&mut self, name: &Name, service: &Service, port: &ServicePort, family: IpFamily) -> Found<'w> {
+        let (world, directory) = (self.world, self.directory);
+        let slices = self.slices.entry(name.clone()).or_insert_with(|| directory.slices_of(world, name));
+        match (slices, &service.selector) {
+            (Some(slices), _) => (slices.backends(service, port, family, &world.nodes), None),
+            (None, Some(_)) => directory.of_pods(world, self.node, name, service, port, family),
+            (None, None) => (Vec::new(), None),
+        }
+    }
+}
+
+fn origin(name: &ObjectName, service: &Service) -> Origin {
+    Origin { object: format!("Service {name}"), place: service.place.to_string(), rule: String::new() }
+}
+
+fn pod_origin(name: &ObjectName, pod: &Pod) -> Origin {
+    Origin { object: format!("Pod {name}"), place: pod.place.to_string(), rule: "hostPort".to_owned() }
+}
+
+fn origin_of(who: &Claimant, world: &World) -> Option<Origin> {
+    match who {
+        Claimant::Service(name) => {
+            world.services.get::<ObjectName>(name).map(|service| origin(name, service))
+        }
+        Claimant::Pod(name) => world.pods.get::<ObjectName>(name).map(|pod| pod_origin(name, pod)),
+    }
+}
+
+impl Stage {
+    /// The frontends that these Services and pods ask for, or asked for; one that several want belongs to the
+    /// oldest.
+    pub(super) fn frontends(
+        &mut self,
+        pass: &Pass<'_>,
+        asking: Asking<'_>,
+        stale: directory::Stale,
+        edits: &mut Edits,
+    ) -> Stale {
+        let world = pass.world;
+        let mut places: BTreeSet<Place> = BTreeSet::new();
+        let asked = |who: &Claimant, was: Option<&Service>, pod: Option<&Pod>| match who {
+            Claimant::Service(name) => was.map(|service| asking.of_service(name, service)),
+            Claimant::Pod(name) => pod.map(|pod| asking.of_pod(name, pod)),
+        };
+        let mut touched = Vec::new();
+        for (name, was) in &stale.services {
+            let is = world.services.get::<ObjectName>(name);
+            let who = Claimant::Service(name.clone());
+            touched.push((asked(&who, was.as_deref(), None), asked(&who, is.map(|is| &**is), None)));
+        }
+        for (name, was) in &stale.pods {
+            let is = self.directory.hosting(name);
+            let who = Claimant::Pod(name.clone());
+            touched.push((asked(&who, None, was.as_deref()), asked(&who, None, is.map(|is| &**is))));
+        }
+        for (was, is) in touched {
+            for claim in was.into_iter().flatten() {
+                self.claims.remove(&claim);
+                places.insert(place(&claim.key));
+            }
+            for claim in is.into_iter().flatten() {
+                places.insert(place(&claim.key));
+                self.claims.insert(claim);
+            }
+        }
+        let mut finder = Finder {
+            world,
+            directory: &self.directory,
+            node: &pass.site.name,
+            slices: HashMap::new(),
+            behind: HashMap::new(),
+        };
+        let mut frontends = Stale::new();
+        for (addr, port, proto) in places {
+            let outside = FrontendKey { addr, port, proto, scope: SCOPE_EXTERNAL };
+            let inside = FrontendKey { scope: SCOPE_INTERNAL, ..outside.clone() };
+            let (first, second) = match self.wanted(&outside, asking, &mut finder) {
+                Some((first, second)) => (Some(first), second),
+                None => (None, None),
+            };
+            if second.is_some() || self.fronts.contains_key(&inside) {
+                frontends.insert(inside, second);
+            }
+            frontends.insert(outside, first);
+        }
+        let mut notes = BTreeMap::new();
+        let mut health = Vec::new();
+        for name in stale.services.keys() {
+            let service = world.services.get::<ObjectName>(name);
+            notes.insert(name.clone(), service.map(|s| self::notes(name, s, asking, &mut finder)));
+            let check = service.and_then(|service| health_check(name, service, asking, &mut finder));
+            health.push((name.clone(), check.map(Shared::from)));
+        }
+        drop(finder);
+        self.health_checks.edit(health);
+        for (name, now) in notes {
+            let mut told = self.notes.remove(&name).unwrap_or_default();
+            edits.tell(&mut told, now.unwrap_or_default());
+            if !told.is_empty() {
+                self.notes.insert(name, told);
+            }
+        }
+        frontends
+    }
+
+    fn claims_of<'s>(&'s self, key: &'s FrontendKey) -> impl Iterator<Item = &'s Claim> + Clone {
+        let first = Claim::least(key.clone());
+        self.claims.range(first..).take_while(move |claim| claim.key == *key)
+    }
+
+    /// A frontend, and the one beside it for clients inside, if they get something else.
+    fn wanted(
+        &self,
+        key: &FrontendKey,
+        asking: Asking<'_>,
+        finder: &mut Finder<'_>,
+    ) -> Option<(Wanted, Option<Wanted>)> {
+        let mut claims = self.claims_of(key);
+        let claim = claims.next()?;
+        let (mut wanted, inside) = match (&claim.who, claim.sort) {
+            (Claimant::Service(name), Sort::Of(kind)) => of_service(claim, name, kind, asking, finder)?,
+            (Claimant::Pod(name), _) => (of_pod(claim, name, asking, finder)?, None),
+            (Claimant::Service(_), Sort::HostPort) => return None,
+        };
+        for other in claims.filter(|other| (&other.who, other.port) != (&claim.who, claim.port)) {
+            // Who wants all of the node's addresses is told once.
+            let every = FrontendKey { addr: everywhere(Family::of(key.addr)), ..key.clone() };
+            let wants_every = |who: &Claimant| self.claims_of(&every).any(|claim| claim.who == *who);
+            if every != *key && wants_every(&other.who) && wants_every(&claim.who) {
+                continue;
+            }
+            let Some(told) = origin_of(&other.who, finder.world) else { continue };
+            let hint = "one Service or hostPort per address, port and protocol; the oldest Service has it";
+            let message = format!("{key} already belongs to {}", wanted.origin);
+            wanted.problems.push(error(&told, message, hint));
+            let message = format!("{key} is also wanted by {told}");
+            wanted.problems.push(warning(&wanted.origin, message, hint));
+        }
+        Some((wanted, inside))
+    }
+}
+
+fn of_service(
+    claim: &Claim,
+    name: &Name,
+    kind: FrontendKind,
+    asking: Asking<'_>,
+    finder: &mut Finder<'_>,
+) -> Option<(Wanted, Option<Wanted>)> {
+    let service = finder.world.services.get::<ObjectName>(name)?;
+    let behind = finder.behind(name, service, claim.port, IpFamily::of(claim.key.addr));
+    let [outside, inside] = [Client::Outside, Client::Inside].map(|client| policy(service, kind, client));
+    let here = finder.here();
+    let mut wanted = Wanted {
+        name: name.clone(),
+        origin: origin(name, service).into(),
+        port_name: service.ports.get(claim.port)?.name.clone(),
+        flags: claim.sort.flags(asking.config),
+        affinity: service.affinity.unwrap_or(0),
+        backends: behind.listed.clone(),
+        chosen: behind.chosen(outside, here),
+        ranges: Vec::new(),
+        problems: Vec::new(),
+    };
+    let within = (outside != inside).then(|| Wanted {
+        name: wanted.name.clone(),
+        origin: wanted.origin.clone(),
+        port_name: wanted.port_name.clone(),
+        flags: wanted.flags,
+        affinity: wanted.affinity,
+        backends: behind.listed.clone(),
+        chosen: behind.chosen(inside, here),
+        ranges: Vec::new(),
+        problems: Vec::new(),
+    });
+    if within.is_some() {
+        wanted.flags |= FRONTEND_TWO_SCOPES;
+    }
+    let listed = &service.source_ranges;
+    if claim.sort.has_ranges(asking.config) && !listed.ranges.is_empty() && !claim.key.addr.is_unspecified() {
+        wanted.flags |= FRONTEND_SOURCE_RANGES;
+        if listed.policy == RangesPolicy::Deny {
+            wanted.flags |= FRONTEND_SOURCE_DENY;
+        }
+        let family = Family::of(claim.key.addr);
+        let of_family = listed.ranges.iter().filter(|net| Family::of(net.addr()) == family);
+        wanted.ranges = of_family.map(IpNet::trunc).collect();
+    }
+    Some((wanted, within))
+}
+
+fn of_pod(claim: &Claim, name: &Name, asking: Asking<'_>, finder: &Finder<'_>) -> Option<Wanted> {
+    let pod = finder.directory.hosting(name)?;
+    let target = pod.host_ports.get(claim.port)?.target;
+    let family = Family::of(claim.key.addr);
+    let here = finder.directory.addresses_here(name).filter(|addr| Family::of(*addr) == family);
+    let chosen: Vec<(IpAddr, u16)> = here.map(|addr| (addr, target)).collect();
+    let backends = chosen.iter().map(|(addr, port)| (*addr, *port, Fitness::Ready)).collect();
+    Some(Wanted {
+        name: name.clone(),
+        origin: pod_origin(name, pod).into(),
+        port_name: String::new(),
+        flags: claim.sort.flags(asking.config),
+        affinity: 0,
+        backends: Rc::new(backends),
+        chosen,
+        ranges: Vec::new(),
+        problems: Vec::new(),
+    })
+}
+
+/// What is wrong with a Service, whoever has its frontends.
+fn notes(
+    name: &Name,
+    service: &Service,
+    asking: Asking<'_>,
+    finder: &mut Finder<'_>,
+) -> Vec<Shared<Problem>> {
+    let mut notes = Vec::new();
+    let told = origin(name, service);
+    let [first, last] = asking.config.load_balancer.node_port_range;
+    for number in asking.out_of_range(service).filter_map(|port| port.node_port) {
+        let message = format!("NodePort {number} is not served: it is outside of {first} to {last}");
+        notes.push(error(&told, message, "give it another, or widen load_balancer.node_port_range"));
+    }
+    let asked: BTreeSet<(usize, IpFamily)> = asking
+        .of_service(name, service)
+        .iter()
+        .map(|claim| (claim.port, IpFamily::of(claim.key.addr)))
+        .collect();
+    let mut seen = BTreeSet::new();
+    for (at, family) in asked {
+        let behind = finder.behind(name, service, at, family);
+        if let (Some((count, pod)), Some(port)) = (&behind.portless, service.ports.get(at))
+            && seen.insert(at)
+        {
+            let message = format!(
+                "port {} leads to a named port that {count} of the selected pods do not have, as Pod {pod}",
+                port.port,
+            );
+            notes.push(warning(&told, message, "name the port in the containers' ports"));
+        }
+    }
+    notes
+}
+
+/// What `healthCheckNodePort` is answered by: ready backends here, by address.
+fn health_check(
+    name: &Name,
+    service: &Service,
+    asking: Asking<'_>,
+    finder: &mut Finder<'_>,
+) -> Option<HealthCheckView> {
+    let port = service.health_check_node_port?;
+    let local = service.external_policy == TrafficPolicy::Local;
+    if !local || !service.has(FrontendKind::LoadBalancer) || !asking.serves(service) {
+        return None;
+    }
+    let here = finder.here();
+    let mut ready = BTreeSet::new();
+    for at in 0..service.ports.len() {
+        for family in [IpFamily::V4, IpFamily::V6] {
+            let behind = finder.behind(name, service, at, family);
+            let local = behind.backends.iter().filter(|b| ready_here(std::slice::from_ref(b), here) > 0);
+            ready.extend(local.map(|b| b.addr));
+        }
+    }
+    Some(HealthCheckView { port, ready: ready.len() })
+}

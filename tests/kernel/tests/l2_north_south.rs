@@ -1,0 +1,367 @@
+//! Clients outside the cluster, at every kind of frontend, with a backend on the node they ask and with one on
+//! the other; and who may not be served.
+
+use cilium_tests_kernel::cluster::{OUTSIDE_V4, OUTSIDE_V6, binary};
+use cilium_tests_kernel::probe::{Answer, ask_tcp, eventually, serve, tcp, udp};
+use cilium_tests_kernel::{Cluster, Mode, Netns, Options, Pod};
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader};
+use std::net::{IpAddr, SocketAddr};
+use std::process::{Child, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+const TARGET: u16 = 7000;
+const PORT: u16 = 80;
+const HOST_PORT: u16 = 8081;
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Drop reasons (`cilium_abi::event::reason`): a ClusterIP from outside; not in the source ranges.
+const IS_CLUSTER_IP: u64 = 174;
+const NOT_IN_SOURCE_RANGE: u64 = 177;
+
+fn ip(text: &str) -> IpAddr {
+    text.parse().unwrap_or_else(|e| panic!("{text}: {e}"))
+}
+
+fn cluster_ip(n: u8) -> [IpAddr; 2] {
+    [ip(&format!("10.96.0.{n}")), ip(&format!("fd96::{n}"))]
+}
+
+fn balancer(n: u8) -> [IpAddr; 2] {
+    [ip(&format!("203.0.113.{n}")), ip(&format!("2001:db8:99::{n}"))]
+}
+
+fn external(n: u8) -> [IpAddr; 2] {
+    [ip(&format!("198.51.100.{n}")), ip(&format!("2001:db8:51::{n}"))]
+}
+
+fn node_port(n: u8) -> u16 {
+    30_000 + u16::from(n)
+}
+
+/// A Service of type LoadBalancer with addresses made of `n`, its backends, and more lines of its spec.
+fn service(name: &str, n: u8, backends: &[&Pod], spec: &str) -> String {
+    let quoted = |ips: [IpAddr; 2]| ips.map(|ip| format!("\"{ip}\"")).join(", ");
+    let ingress = balancer(n).map(|ip| format!("{{ip: \"{ip}\"}}")).join(", ");
+    let ports = ["TCP", "UDP"].map(|proto| {
+        let name = proto.to_lowercase();
+        format!(
+            "{{name: {name}, port: {PORT}, protocol: {proto}, targetPort: {TARGET}, nodePort: {}}}",
+            node_port(n)
+        )
+    });
+    let mut text = format!(
+        "---\napiVersion: v1\nkind: Service\nmetadata: {{name: {name}, namespace: default}}\nspec:\n  type: \
+         LoadBalancer\n  clusterIP: {}\n  clusterIPs: [{}]\n  ipFamilyPolicy: RequireDualStack\n  externalIPs: \
+         [{}]\n  ports: [{}]\n{spec}status: {{loadBalancer: {{ingress: [{ingress}]}}}}\n",
+        cluster_ip(n)[0],
+        quoted(cluster_ip(n)),
+        quoted(external(n)),
+        ports.join(", ")
+    );
+    for (family, of) in [("IPv4", (|pod| pod.ipv4) as fn(&Pod) -> IpAddr), ("IPv6", |pod| pod.ipv6)] {
+        let endpoint = |pod: &&Pod| format!("{{addresses: [\"{}\"], nodeName: n{}}}", of(pod), pod.node + 1);
+        let endpoints: Vec<String> = backends.iter().map(endpoint).collect();
+        text.push_str(&format!(
+            "---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {{name: {name}-{}, namespace: \
+             default, labels: {{kubernetes.io/service-name: {name}}}}}\naddressType: {family}\nports: [{{name: tcp, \
+             port: {TARGET}, protocol: TCP}}, {{name: udp, port: {TARGET}, protocol: UDP}}]\nendpoints: [{}]\n",
+            family.to_lowercase(),
+            endpoints.join(", ")
+        ));
+    }
+    text
+}
+
+/// A running `cilium monitor`, and the reasons of the drops it told.
+struct Monitor {
+    child: Child,
+    drops: Arc<Mutex<Vec<(u64, String)>>>,
+}
+
+impl Monitor {
+    fn start(cluster: &Cluster) -> Self {
+        let node = &cluster.nodes[0];
+        let mut command = node.netns.command(binary("cilium"));
+        command.arg("--config").arg(node.config()).args(["monitor", "-o", "json"]);
+        let mut child =
+            command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("start the monitor");
+        let lines = BufReader::new(child.stdout.take().expect("piped")).lines();
+        let drops = Arc::new(Mutex::new(Vec::new()));
+        let seen = drops.clone();
+        std::thread::spawn(move || {
+            for line in lines.map_while(Result::ok) {
+                let event: serde_json::Value = serde_json::from_str(&line).expect("one JSON object a line");
+                if event["type"] == "drop" {
+                    let to = event["destination"]["ip"].as_str().unwrap_or_default().to_owned();
+                    let reason = event["reason"].as_u64().unwrap_or_default();
+                    seen.lock().expect("no reader panics").push((reason, to));
+                }
+            }
+        });
+        Self { child, drops }
+    }
+
+    fn told(&self, reason: u64, to: IpAddr) -> bool {
+        self.drops.lock().expect("no reader panics").contains(&(reason, to.to_string()))
+    }
+}
+
+impl Drop for Monitor {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Two nodes with a backend each, and Services in front of them.
+struct Stage {
+    cluster: Cluster,
+    /// Theirs are the namespaces that the backends serve in.
+    _backends: [Pod; 2],
+    client: Pod,
+    mode: Mode,
+    cells: Mutex<usize>,
+    failed: Mutex<Vec<String>>,
+}
+
+const OUTSIDE: [&str; 2] = [OUTSIDE_V4, OUTSIDE_V6];
+
+impl Stage {
+    fn set(mode: Mode) -> Self {
+        let cluster = Cluster::start(&Options { mode, ..Options::default() });
+        let ports = ["TCP", "UDP"]
+            .map(|proto| format!("{{containerPort: {TARGET}, hostPort: {HOST_PORT}, protocol: {proto}}}"));
+        cluster.write(
+            "pod-default-near.yaml",
+            &format!(
+                "apiVersion: v1\nkind: Pod\nmetadata: {{name: near, namespace: default}}\nspec: {{nodeName: n1, \
+                 containers: [{{name: c, ports: [{}]}}]}}\n",
+                ports.join(", ")
+            ),
+        );
+        let near = cluster.attach(0, "near");
+        let far = cluster.pod(1, "far", "app: far");
+        let client = cluster.pod(0, "client", "app: client");
+        for pod in [&near, &far] {
+            serve(&pod.netns, &pod.name, TARGET);
+        }
+        let local = "  externalTrafficPolicy: Local\n";
+        let ranges = |nets: &str| format!("  loadBalancerSourceRanges: [{nets}]\n");
+        let sticky = "  sessionAffinity: ClientIP\n";
+        let all = [
+            service("near", 21, &[&near], ""),
+            service("far", 22, &[&far], ""),
+            service("both", 23, &[&near, &far], ""),
+            service("local", 24, &[&near, &far], local),
+            service("away", 25, &[&far], local),
+            service("refused", 26, &[&near], &ranges("10.9.0.0/16")),
+            service("ranged", 27, &[&near], &ranges("192.168.77.0/24, \"fd77::/64\"")),
+            service("sticky", 28, &[&near, &far], sticky),
+        ];
+        cluster.write("services.yaml", &all.concat());
+        for net in ["203.0.113.0/24", "198.51.100.0/24", "10.96.0.0/16"] {
+            cluster.outside.ip(&format!("route add {net} via {}", cluster.nodes[0].ipv4));
+        }
+        for net in ["2001:db8:99::/64", "2001:db8:51::/64", "fd96::/64"] {
+            cluster.outside.ip(&format!("-6 route add {net} via {}", cluster.nodes[0].ipv6));
+        }
+        let stage = Self {
+            cluster,
+            _backends: [near, far],
+            client,
+            mode,
+            cells: Mutex::new(0),
+            failed: Mutex::new(Vec::new()),
+        };
+        // 8 Services of 2 ports, each at a ClusterIP, a balancer's and an external address of two families.
+        let known = || {
+            let output = stage.cluster.nodes[0].cilium(&["service", "list", "-o", "json"]);
+            let list: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
+            list.as_array().map_or(0, Vec::len) >= 8 * 2 * 2 * 3
+        };
+        assert!(eventually(PATIENCE, known), "{}", stage.cluster.nodes[0].log_tail());
+        stage.cluster.settle();
+        for family in 0..2 {
+            eventually(PATIENCE, || {
+                tcp(&stage.cluster.outside, stage.node(0)[family], node_port(22)).is_some()
+            });
+        }
+        stage
+    }
+
+    fn node(&self, n: usize) -> [IpAddr; 2] {
+        [self.cluster.nodes[n].ipv4, self.cluster.nodes[n].ipv6]
+    }
+
+    fn outside(&self) -> [IpAddr; 2] {
+        OUTSIDE.map(ip)
+    }
+
+    /// The address of the first node that backends of the other see: in the overlay, its router's.
+    fn lent(&self) -> [IpAddr; 2] {
+        match self.mode {
+            Mode::Tunnel => [ip("10.77.1.1"), ip("fd78:1::1")],
+            Mode::Native => self.node(0),
+        }
+    }
+
+    /// Every family and protocol from a client to a frontend.
+    fn cell(
+        &self,
+        what: &str,
+        from: &Netns,
+        to: [IpAddr; 2],
+        port: u16,
+        server: &str,
+        seen: Option<[IpAddr; 2]>,
+    ) {
+        for family in 0..2 {
+            let (to, seen) = (to[family], seen.map(|seen| seen[family]));
+            let both: [(&str, fn(&Netns, IpAddr, u16) -> Option<Answer>); 2] = [("TCP", tcp), ("UDP", udp)];
+            for (proto, ask) in both {
+                *self.cells.lock().unwrap() += 1;
+                let wrong = match ask(from, to, port) {
+                    None => "no answer".to_owned(),
+                    Some(answer) if answer.server != server => format!("answered by {}", answer.server),
+                    Some(answer) if seen.is_some_and(|seen| seen != answer.client) => {
+                        format!("the client is seen as {}", answer.client)
+                    }
+                    Some(_) => continue,
+                };
+                self.fail(format!("{what}: {proto} {}: {wrong}", SocketAddr::new(to, port)));
+            }
+        }
+    }
+
+    fn silent(&self, what: &str, from: &Netns, to: [IpAddr; 2], port: u16) {
+        for to in to {
+            for (proto, answer) in [("TCP", tcp(from, to, port)), ("UDP", udp(from, to, port))] {
+                *self.cells.lock().unwrap() += 1;
+                if let Some(answer) = answer {
+                    self.fail(format!("{what}: {proto} {to}: answered by {}", answer.server));
+                }
+            }
+        }
+    }
+
+    fn fail(&self, what: String) {
+        self.failed.lock().unwrap().push(what);
+    }
+
+    fn frontends(&self) {
+        let outside = &self.cluster.outside;
+        for (n, server, seen) in [(21, "near", self.outside()), (22, "far", self.lent())] {
+            let seen = Some(seen);
+            self.cell("NodePort", outside, self.node(0), node_port(n), server, seen);
+            self.cell("LoadBalancer", outside, balancer(n), PORT, server, seen);
+            self.cell("external IP", outside, external(n), PORT, server, seen);
+        }
+        self.cell("hostPort", outside, self.node(0), HOST_PORT, "near", Some(self.outside()));
+        self.silent("hostPort of the other node", outside, self.node(1), HOST_PORT);
+    }
+
+    fn pods(&self) {
+        let (client, own) = (&self.client.netns, Some([self.client.ipv4, self.client.ipv6]));
+        for (n, server) in [(21, "near"), (22, "far")] {
+            self.cell("pod to ClusterIP", client, cluster_ip(n), PORT, server, own);
+            self.cell("pod to NodePort", client, self.node(0), node_port(n), server, own);
+            self.cell("pod to LoadBalancer", client, balancer(n), PORT, server, own);
+            self.cell("pod to external IP", client, external(n), PORT, server, own);
+            self.cell("pod to the other node's NodePort", client, self.node(1), node_port(n), server, None);
+        }
+        self.cell("pod to hostPort", client, self.node(0), HOST_PORT, "near", own);
+    }
+
+    fn local(&self) {
+        let outside = &self.cluster.outside;
+        for _ in 0..4 {
+            let seen = Some(self.outside());
+            self.cell("eTP Local", outside, self.node(0), node_port(24), "near", seen);
+            self.cell("eTP Local, the other node", outside, self.node(1), node_port(24), "far", seen);
+        }
+        self.silent("eTP Local without a backend", outside, self.node(0), node_port(25));
+        self.silent("eTP Local without a backend", outside, balancer(25), PORT);
+        // Whoever is inside gets every backend.
+        self.cell("eTP Local, from a pod", &self.client.netns, balancer(25), PORT, "far", None);
+    }
+
+    fn refused(&self) {
+        let outside = &self.cluster.outside;
+        let monitor = Monitor::start(&self.cluster);
+        for (what, to, reason) in [
+            ("ClusterIP from outside", cluster_ip(21), IS_CLUSTER_IP),
+            ("not in the source ranges", balancer(26), NOT_IN_SOURCE_RANGE),
+        ] {
+            for to in to {
+                *self.cells.lock().unwrap() += 1;
+                let told = || {
+                    if tcp(outside, to, PORT).is_some() {
+                        self.fail(format!("{what}: {to}: answered"));
+                    }
+                    monitor.told(reason, to)
+                };
+                if !eventually(PATIENCE, told) {
+                    let drops = monitor.drops.lock().unwrap().clone();
+                    self.fail(format!("{what}: {to}: no drop for reason {reason}: {drops:?}"));
+                }
+            }
+        }
+        self.cell("in the source ranges", outside, balancer(27), PORT, "near", Some(self.outside()));
+        self.cell("source ranges, NodePort", outside, self.node(0), node_port(26), "near", None);
+    }
+
+    fn spread(&self, to: [IpAddr; 2], connections: usize) -> [BTreeMap<String, usize>; 2] {
+        to.map(|to| {
+            let mut spread: BTreeMap<String, usize> = BTreeMap::new();
+            let to = SocketAddr::new(to, PORT);
+            let ask = || ask_tcp(to, Duration::from_secs(2)).map_or("lost".to_owned(), |a| a.server);
+            let answers: Vec<String> =
+                self.cluster.outside.enter(|| (0..connections).map(|_| ask()).collect());
+            answers.into_iter().for_each(|server| *spread.entry(server).or_default() += 1);
+            spread
+        })
+    }
+
+    fn many(&self) {
+        let both = self.spread(balancer(23), 200);
+        println!("{:?}: 200 connections to {:?}: {both:?}", self.mode, balancer(23));
+        for spread in &both {
+            if spread.contains_key("lost") || spread.len() != 2 {
+                self.fail(format!("200 connections to two backends: {spread:?}"));
+            }
+        }
+        for spread in self.spread(balancer(28), 40) {
+            if spread.contains_key("lost") || spread.len() != 1 {
+                self.fail(format!("session affinity: {spread:?}"));
+            }
+        }
+    }
+
+    fn end(self) {
+        let failed = self.failed.into_inner().unwrap();
+        println!("{:?}: {} cells", self.mode, self.cells.into_inner().unwrap());
+        assert!(failed.is_empty(), "{:?}:\n  {}", self.mode, failed.join("\n  "));
+    }
+}
+
+fn matrix(mode: Mode) {
+    let stage = Stage::set(mode);
+    stage.frontends();
+    stage.local();
+    stage.refused();
+    stage.many();
+    stage.pods();
+    stage.end();
+}
+
+#[test]
+fn tunnel() {
+    matrix(Mode::Tunnel);
+}
+
+#[test]
+fn native() {
+    matrix(Mode::Native);
+}
