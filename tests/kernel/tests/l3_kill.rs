@@ -262,7 +262,7 @@ fn kills_lose_nothing() {
     let (mut inside, mut back) = (0, Vec::new());
     // Until enough of them have landed inside an apply.
     let mut kill = 0;
-    while kill < kills || (inside * 10 < kills * 6 && kill < 2 * kills) {
+    while kill < kills || (inside * 10 < kills * 6 && kill < 4 * kills) {
         let from = cluster.nodes[0].log().len();
         // Most kills wait for a write to begin; the others come at any time.
         if kill % 5 == 4 {

@@ -7,8 +7,9 @@
 //! anything.
 //!
 //! Both are the same row: the program is the first at the hook. What is yet to be moved is found by looking
-//! and kept as a hint. Between filter and link the program runs once for each packet: TCX comes before
-//! clsact, and its verdict is final.
+//! and kept as a hint. While both are there TCX comes first, and what it redirects or drops is settled. What
+//! it leaves to the stack meets the filter too: that is the same packet for the same verdict, since nothing
+//! that a pod sends to the stack has been given another source.
 
 use super::{Known, PinnedLink, Tc, clsact, named, open_link, pin_path, tcx, tcx_hook};
 use crate::AttachMode;
