@@ -71,6 +71,10 @@ fn looks_one_after_another_make_what_the_last_one_makes() {
     for invalid in [InvalidPolicy::Isolate, InvalidPolicy::Ignore] {
         let options = LowerOptions { node_name: "n1".into(), invalid };
         let mut combined = Combined::new(options.clone());
+        let mut before: Vec<Arc<Object>> = Vec::new();
+        let without = |of: &[Arc<Object>], others: &[Arc<Object>]| -> Vec<Arc<Object>> {
+            of.iter().filter(|o| !others.iter().any(|other| Arc::ptr_eq(o, other))).cloned().collect()
+        };
         for n in 0..all.len() * 3 {
             let mut now = all.clone();
             match n % 3 {
@@ -79,8 +83,10 @@ fn looks_one_after_another_make_what_the_last_one_makes() {
                 // Read anew, as it was.
                 _ => now[n / 3] = Arc::new(Object::clone(&all[n / 3])),
             }
-            assert_eq!(*combined.update(&now), combine(&now, &options), "{n}");
+            let (gone, come) = (without(&before, &now), without(&now, &before));
+            assert_eq!(*combined.change(&gone, &come), combine(&now, &options), "{n}");
+            before = now;
         }
-        assert_eq!(*combined.update(&[]), Pieces::default());
+        assert_eq!(*combined.change(&before, &[]), Pieces::default());
     }
 }

@@ -10,7 +10,7 @@ use cilium_engine::state::Origin;
 use cilium_engine::world::{
     EndpointSlice, IdentityClaim, Name, Namespace, Node, ObjectName, Pod, PolicyRule, RemoteEndpoint, Service,
 };
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// What the pieces depend on besides objects.
@@ -49,15 +49,14 @@ pub struct Pieces {
 /// no two are of one kind, name and publisher (the source decides between such).
 pub fn combine(objects: &[Arc<Object>], options: &LowerOptions) -> Pieces {
     let mut combined = Combined::new(options.clone());
-    combined.update(objects);
+    combined.change(&[], objects);
     combined.pieces
 }
 
-/// The pieces, kept: at the next look only objects that are not the same in memory are sorted anew.
+/// The pieces, kept: at the next look only objects that came or went are sorted.
 #[derive(Debug)]
 pub struct Combined {
     options: LowerOptions,
-    objects: Vec<Arc<Object>>,
     /// All that speak of a node, by its name.
     nodes: BTreeMap<String, Vec<Arc<Object>>>,
     pieces: Pieces,
@@ -66,8 +65,7 @@ pub struct Combined {
 impl Combined {
     /// Of no objects yet.
     pub fn new(options: LowerOptions) -> Self {
-        let (objects, nodes, pieces) = (Vec::new(), BTreeMap::new(), Pieces::default());
-        Self { options, objects, nodes, pieces }
+        Self { options, nodes: BTreeMap::new(), pieces: Pieces::default() }
     }
 
     /// What the pieces depend on besides objects.
@@ -80,29 +78,18 @@ impl Combined {
         &self.pieces
     }
 
-    /// The pieces that these objects make.
-    pub fn update(&mut self, objects: &[Arc<Object>]) -> &Pieces {
-        let same = |(a, b): &(&Arc<Object>, &Arc<Object>)| Arc::ptr_eq(a, b);
-        let head = self.objects.iter().zip(objects).take_while(same).count();
-        let (before, now) = (&self.objects[head..], &objects[head..]);
-        let tail = before.iter().rev().zip(now.iter().rev()).take_while(same).count();
-        let (before, now) = (&before[..before.len() - tail], &now[..now.len() - tail]);
-        if before.is_empty() && now.is_empty() {
-            return &self.pieces;
+    /// Takes out objects that have gone, as they were when they came, and in those that came. An object that is
+    /// read anew goes and comes.
+    pub fn change(&mut self, gone: &[Arc<Object>], come: &[Arc<Object>]) -> &Pieces {
+        for object in gone {
+            if self.counts(object) {
+                self.part(object);
+            }
         }
-        let stay: HashSet<*const Object> = now.iter().map(Arc::as_ptr).collect();
-        let known: HashSet<*const Object> = before.iter().map(Arc::as_ptr).collect();
-        let gone: Vec<Arc<Object>> =
-            before.iter().filter(|o| !stay.contains(&Arc::as_ptr(o)) && self.counts(o)).cloned().collect();
-        let come: Vec<Arc<Object>> =
-            now.iter().filter(|o| !known.contains(&Arc::as_ptr(o)) && self.counts(o)).cloned().collect();
-        let (end, now) = (head + before.len(), now.to_vec());
-        self.objects.splice(head..end, now);
-        for object in &gone {
-            self.part(object);
-        }
-        for object in &come {
-            self.join(object);
+        for object in come {
+            if self.counts(object) {
+                self.join(object);
+            }
         }
         &self.pieces
     }

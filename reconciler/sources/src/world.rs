@@ -1,9 +1,8 @@
 //! All sources together make a world. Pure: values in, a value out.
 
-use crate::folder::Snapshot;
+use crate::folder::{Objects, Snapshot};
 use crate::records::{Records, RouterAddresses};
 use cilium_crds::lower::{Combined, LowerOptions, Pieces};
-use cilium_crds::object::Object;
 use cilium_engine::config::Config;
 use cilium_engine::map::Map;
 use cilium_engine::shared::Shared;
@@ -22,7 +21,7 @@ pub fn assemble(snapshot: &Snapshot, records: &Records, host: HostFacts, config:
 #[derive(Debug, Default)]
 pub struct Assembler {
     combined: Option<Combined>,
-    objects: Arc<[Arc<Object>]>,
+    objects: Objects,
     world: World,
 }
 
@@ -43,14 +42,18 @@ impl Assembler {
             *self = Self { combined: Some(Combined::new(options)), ..Self::default() };
         }
         let Some(combined) = &mut self.combined else { return World::default() };
-        let pieces = if Arc::ptr_eq(&self.objects, &snapshot.objects) {
-            combined.pieces()
-        } else {
-            self.objects = snapshot.objects.clone();
-            combined.update(&snapshot.objects)
-        };
+        let (mut gone, mut come) = (Vec::new(), Vec::new());
+        self.objects.changes(&snapshot.objects, |_, before, now| match (before, now) {
+            (Some(before), Some(now)) if Arc::ptr_eq(before, now) => {}
+            (before, now) => {
+                gone.extend(before.cloned());
+                come.extend(now.cloned());
+            }
+        });
+        combined.change(&gone, &come);
+        self.objects = snapshot.objects.clone();
         let Pieces { namespaces, nodes, pods, services, slices, rules, claims, remote_endpoints, problems } =
-            pieces.clone();
+            combined.pieces().clone();
         let mut world = World {
             synced: synced(snapshot, records),
             namespaces,

@@ -19,12 +19,12 @@ use cilium_engine::world::{
     BackendAddress, EndpointRecord, EndpointSlice, HostFacts, IdentityClaim, Labels, Node, NodeAddress,
     NodeAddressKind, ObjectName, Pod, RemoteEndpoint, Service, ServicePort, SlicePort, TargetPort,
 };
-use cilium_sources::folder::Snapshot;
+use cilium_sources::folder::{Identity, ManifestFolder, Now, Objects, Snapshot};
 use cilium_sources::records::Records;
 use cilium_sources::world::Assembler;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 const SERVICES: u32 = if cfg!(debug_assertions) { 200 } else { 10_000 };
 const ENDPOINTS: u32 = if cfg!(debug_assertions) { 1_000 } else { 50_000 };
@@ -51,6 +51,10 @@ fn slice(n: u32, last: u32) -> Arc<Object> {
         ..EndpointSlice::default()
     };
     object(ObjectKind::EndpointSlice, "shop", format!("s{n:05}"), Facts::Slice(slice.into()))
+}
+
+fn by_identity(objects: Vec<Arc<Object>>) -> Objects {
+    objects.into_iter().map(|object| (Identity::of(&object.header).into(), object)).collect()
 }
 
 fn objects() -> Vec<Arc<Object>> {
@@ -161,20 +165,18 @@ fn one_object_among_many_costs_little() {
     }
     let mut config = Config::default();
     config.node.name = "n1".into();
-    let mut objects = objects();
-    let mut snapshot = Snapshot { objects: objects.clone().into(), synced: true, ..Snapshot::default() };
+    let objects = by_identity(objects());
+    let mut snapshot = Snapshot { objects, synced: true, ..Snapshot::default() };
     let (assembler, compiler, last) = (Assembler::default(), Compiler::default(), Compiled::default());
     let mut node = Node1 { assembler, compiler, config, records, last };
     let (first, rows) = timed(|| node.pass(&snapshot));
-    println!("{} objects: the first pass {first:?}, {rows} steps", objects.len());
+    println!("{} objects: the first pass {first:?}, {rows} steps", snapshot.objects.len());
     let (same, _) = (0..5).map(|_| timed(|| node.pass(&snapshot))).min().expect("five passes");
 
-    let at = objects.iter().position(|o| o.header.kind == ObjectKind::EndpointSlice).expect("a slice");
     let mut changed = Vec::new();
     for n in 1..=8 {
-        let which = SERVICES / 2;
-        objects[at + which as usize] = slice(which, 100_000 + n);
-        snapshot.objects = objects.clone().into();
+        let slice = slice(SERVICES / 2, 100_000 + n);
+        snapshot.objects.insert(Identity::of(&slice.header), slice);
         changed.push(timed(|| node.pass(&snapshot)));
     }
     let (slice, steps) = changed.into_iter().min().expect("some passes");
@@ -190,4 +192,93 @@ fn one_object_among_many_costs_little() {
     for took in [slice, pod] {
         assert!(took < first / 20, "{took:?}, the first pass {first:?}");
     }
+}
+
+/// Files of the folder, each with a Service and its EndpointSlice.
+const FILES: u32 = if cfg!(debug_assertions) { 1_000 } else { 10_000 };
+
+fn manifest(n: u32, port: u32) -> String {
+    let [_, a, b, c] = n.to_be_bytes();
+    format!(
+        "apiVersion: v1
+kind: Service
+metadata:
+  name: s{n:05}
+  namespace: shop
+  labels:
+    app: s{n}
+spec:
+  type: ClusterIP
+  clusterIP: 172.{a}.{b}.{c}
+  ports:
+  - name: http
+    port: {port}
+    targetPort: 8080
+    protocol: TCP
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata:
+  name: s{n:05}
+  namespace: shop
+  labels:
+    kubernetes.io/service-name: s{n:05}
+addressType: IPv4
+ports:
+- name: http
+  port: 8080
+  protocol: TCP
+endpoints:
+- addresses: [10.{a}.{b}.{c}]
+  conditions:
+    ready: true
+"
+    )
+}
+
+#[test]
+fn one_file_among_many_costs_little() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let (root, state) = (dir.path().join("manifests"), dir.path().join("state"));
+    let write = |n: u32, port| std::fs::write(root.join(format!("{}/{n}.yaml", n % 10)), manifest(n, port));
+    for n in 0..10 {
+        std::fs::create_dir_all(root.join(n.to_string())).expect("a folder");
+    }
+    (0..FILES).try_for_each(|n| write(n, 80)).expect("files");
+    let mut folder = ManifestFolder::new(&root, "n1", &state);
+    let _watch = folder.watch().expect("a watch");
+    let began = Instant::now();
+    // All files have settled.
+    let now = || Now { uptime: began.elapsed(), wall: SystemTime::now() + Duration::from_secs(60) };
+    let (first, objects) = timed(|| folder.scan(now()).objects.len());
+    assert_eq!(objects, 2 * FILES as usize);
+    let (whole, _) = (0..5).map(|_| timed(|| folder.scan(now()).objects.len())).min().expect("some scans");
+    let quiet: Vec<_> = (0..20).map(|_| timed(|| folder.scan_heard(now()).objects.len())).collect();
+    let mut changed = Vec::new();
+    let mut before = folder.scan_heard(now()).objects;
+    for n in 1..=8 {
+        write(FILES / 2, 80 + n).expect("a file");
+        changed.push(timed(|| {
+            let objects = folder.scan_heard(now()).objects;
+            let mut others = 0;
+            objects.changes(&before, |_, now, before| others += usize::from(now != before));
+            before = objects;
+            others
+        }));
+    }
+    let (one, others) = changed.into_iter().min().expect("some scans");
+    let (quiet, _) = quiet.into_iter().min().expect("some scans");
+    println!(
+        "{FILES} files: the first scan {first:?}; a look at each {whole:?}; nothing heard {quiet:?}; one file {one:?}"
+    );
+    assert_eq!(others, 1);
+    drop(folder);
+    let (load, _) = timed(|| {
+        ManifestFolder::new(&root, "n1", &state);
+        0
+    });
+    println!("last good versions of {objects} objects are loaded in {load:?}");
+    assert!(quiet < first / 200, "{quiet:?}, the first {first:?}");
+    assert!(one < first / 50, "{one:?}, the first {first:?}");
+    assert!(whole < first / 4, "{whole:?}, the first {first:?}");
 }

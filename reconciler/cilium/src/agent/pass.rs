@@ -23,7 +23,7 @@ use cilium_engine::world::World;
 use cilium_kernel::bpf::object_digest;
 use cilium_kernel::{AttachMode, Kernel, KernelPaths};
 use cilium_sources::config::Loaded;
-use cilium_sources::folder::{ManifestFolder, Now};
+use cilium_sources::folder::{ManifestFolder, Now, Watch, WatchError};
 use cilium_sources::records::{Records, RouterAddresses};
 use cilium_sources::world::Assembler;
 use ipnet::IpNet;
@@ -150,6 +150,15 @@ impl Reconciler {
         Ok(owner)
     }
 
+    /// Has the manifest folder watched from the next pass on, so that passes look only where something was
+    /// heard of, but for those that read everything.
+    ///
+    /// # Errors
+    /// The kernel has no more watches to give.
+    pub(crate) fn watch_folder(&mut self) -> Result<Watch, WatchError> {
+        self.folder.watch()
+    }
+
     /// The same for looking only: neither sources nor host are changed, and no lock is needed.
     /// `manifests` may be another folder than the configured one.
     ///
@@ -209,7 +218,7 @@ impl Reconciler {
     fn look(&mut self, looking: &Looking) -> Result<Thought> {
         let mut micros = StageTimes::default();
         let (mut clock, began) = (Stopwatch::start(), cpu_time());
-        let world = self.world()?;
+        let world = self.world(*looking == Looking::AtEverything)?;
         micros.sources = clock.lap();
         let whole =
             *looking == Looking::AtEverything || self.memo.wanted.is_none() || self.memo.book.is_none();
@@ -257,10 +266,12 @@ impl Reconciler {
         Ok(Thought { rows_read: observed.state.len(), desired, plan, problems, book, view, micros, cpu })
     }
 
-    fn world(&mut self) -> Result<World> {
+    /// The world as the sources and the host tell it. Of the folder all is looked at, or only what was heard of.
+    fn world(&mut self, whole: bool) -> Result<World> {
         let mut facts = self.kernel.net.facts().context("read the host's devices")?;
         facts.object_digest = object_digest().to_owned();
-        let snapshot = self.folder.scan(self.now());
+        let now = self.now();
+        let snapshot = if whole { self.folder.scan(now) } else { self.folder.scan_heard(now) };
         self.scan_again = snapshot.again;
         self.place_pods();
         Ok(self.assembler.assemble(&snapshot, &self.records, facts, &self.loaded.config))

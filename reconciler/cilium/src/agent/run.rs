@@ -28,13 +28,14 @@ pub(crate) fn run(loaded: Loaded) -> Result<ExitCode> {
     let lock = WriterLock::take(&loaded.config.paths.run_dir)?;
     let (wake, woken) = channel();
     let shared = Arc::new(Shared::new(wake, AgentMetrics::default()));
-    let reconciler = Reconciler::open(loaded)?;
+    let mut reconciler = Reconciler::open(loaded)?;
     let config = reconciler.loaded.config.clone();
     tracing::info!(node = %config.node.name, digest = %config.hash(), "cilium agent starts");
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().context("start the runtime")?;
     let servers = runtime.block_on(api::listen(&config, shared.clone()))?;
-    let _wakers = wakers::start(&config, &shared)?;
+    let folder = reconciler.watch_folder();
+    wakers::start(folder, &shared)?;
     events::start(&config, &shared);
     let looping = std::thread::Builder::new()
         .name("reconciler".into())

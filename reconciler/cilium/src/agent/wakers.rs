@@ -2,37 +2,38 @@
 
 use super::shared::{Shared, Wake};
 use anyhow::{Context, Result};
-use cilium_engine::config::Config;
 use cilium_engine::state::Kind;
 use cilium_kernel::net::watch::Watch;
-use cilium_sources::folder::Watch as FolderWatch;
+use cilium_sources::folder::{Watch as FolderWatch, WatchError};
 use std::os::fd::AsRawFd;
-use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
-/// The watchers; they end with the process.
-pub(super) struct Wakers {
-    _folder: std::thread::JoinHandle<()>,
-}
+/// How often is looked whether another folder is in the place of the one that is watched.
+const REPLACED_LOOK: Duration = Duration::from_secs(1);
 
-/// Starts the watchers. Called in the network namespace to be watched.
+/// Starts the watchers; they end with the process. Called in the network namespace to be watched.
 ///
 /// # Errors
 /// A watcher cannot be started.
-pub(super) fn start(config: &Config, shared: &Arc<Shared>) -> Result<Wakers> {
+pub(super) fn start(folder: Result<FolderWatch, WatchError>, shared: &Arc<Shared>) -> Result<()> {
     let watch = Watch::open().context("watch the network state")?;
     let waker = shared.clone();
     std::thread::Builder::new()
         .name("netlink".into())
         .spawn(move || follow(watch, &waker))
         .context("start the netlink watcher")?;
-    let waker = shared.clone();
-    let path = config.source.manifests.path.to_path_buf();
-    let folder = std::thread::Builder::new()
-        .name("manifests".into())
-        .spawn(move || watch_folder(&path, &waker))
-        .context("start the folder watcher")?;
-    Ok(Wakers { _folder: folder })
+    match folder {
+        Ok(folder) => {
+            let waker = shared.clone();
+            std::thread::Builder::new()
+                .name("manifests".into())
+                .spawn(move || watch_folder(&folder, &waker))
+                .context("start the folder watcher")?;
+        }
+        Err(e) => tracing::warn!("{e}; changes are found by the periodic look"),
+    }
+    Ok(())
 }
 
 /// Hears netlink until the loop has ended. A broken socket is replaced, and counts as "everything changed".
@@ -44,7 +45,7 @@ fn follow(mut watch: Watch, shared: &Shared) {
             Ok(changed) => changed.kinds.into_iter().collect(),
             Err(e) => {
                 tracing::warn!("netlink watcher: {e}");
-                std::thread::sleep(std::time::Duration::from_secs(1));
+                std::thread::sleep(Duration::from_secs(1));
                 match Watch::open() {
                     Ok(new) => watch = new,
                     Err(e) => tracing::warn!("netlink watcher: {e}"),
@@ -58,30 +59,12 @@ fn follow(mut watch: Watch, shared: &Shared) {
     }
 }
 
-/// Keeps a watch on the folder, which may come, go, or be replaced.
-fn watch_folder(path: &Path, shared: &Arc<Shared>) {
-    let waker = shared.clone();
-    // The loop has ended: nobody is left to wake.
-    let mut watch = match FolderWatch::new(path, move || drop(waker.wake(Wake::Manifests))) {
-        Ok(watch) => watch,
-        Err(e) => {
-            tracing::warn!("{e}; changes are found by the periodic look");
+/// Wakes the loop for what no pass has seen yet, until the loop has ended.
+fn watch_folder(folder: &FolderWatch, shared: &Shared) {
+    loop {
+        if folder.wait(REPLACED_LOOK) && shared.wake(Wake::Manifests).is_err() {
             return;
         }
-    };
-    let mut there = None;
-    loop {
-        match watch.ensure() {
-            Ok(now) if there != Some(now) => {
-                there = Some(now);
-                if shared.wake(Wake::Manifests).is_err() {
-                    return;
-                }
-            }
-            Ok(_) => {}
-            Err(e) => tracing::warn!("{e}; changes are found by the periodic look"),
-        }
-        std::thread::sleep(std::time::Duration::from_secs(1));
     }
 }
 

@@ -1,14 +1,19 @@
 //! The manifest folder: a scan makes a snapshot of the objects that count.
 //!
 //! ```text
-//! files ─ walk ─▶ stamps ─ changed? ─▶ read (cilium-crds) ─▶ Settle: first path wins, last good versions ─▶ Snapshot
-//!                                                                 └─ LastGood (state_dir/last-good)
+//! inotify ─▶ Sight: everything, or what was heard of ─▶ stamps ─ other? ─▶ read (cilium-crds, all processors)
+//!   ─▶ Settled: first path wins, last good versions ─▶ Snapshot
+//!                   └─ LastGood (state_dir/last-good)
 //! ```
 //! Nothing here decides what an object means. A scan never fails: what cannot be read is reported, and its
-//! last good version counts.
+//! last good version counts. A scan costs what has changed, or one look at each file if it is to look at
+//! everything.
 
 mod lastgood;
+mod many;
+mod read;
 mod settle;
+mod sight;
 mod sync;
 mod walk;
 mod watch;
@@ -17,15 +22,20 @@ pub use walk::is_ignored;
 pub use watch::{Watch, WatchError};
 
 use cilium_crds::lower::{Header, LabelPool};
-use cilium_crds::object::{Object, Reading};
+use cilium_crds::object::Object;
+use cilium_engine::map::Map;
 use cilium_engine::problem::{Problem, Severity};
+use cilium_engine::shared::Shared;
 use cilium_engine::state::Origin;
-use lastgood::{Digest, LastGood, Mode};
-use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use lastgood::{LastGood, Mode};
+use read::ReadFile;
+use settle::Settled;
+use sight::{Looked, Sight};
+use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
-use walk::{Found, Stamp};
+use walk::Stamp;
 
 /// How long a folder must be empty before that is believed.
 pub const EMPTY_AFTER: Duration = Duration::from_secs(60);
@@ -35,6 +45,10 @@ const EMPTIED_FILE_AFTER: Duration = Duration::from_secs(2);
 const SETTLES_AFTER: Duration = Duration::from_millis(50);
 /// A file that is written all the time is read all the same.
 const UNSETTLED_AT_MOST: Duration = Duration::from_secs(2);
+/// A folder that the kernel does not watch as a whole is looked at after this.
+const DEAF_LOOK: Duration = Duration::from_secs(10);
+/// Whether last good versions were written is looked at after this.
+const WRITTEN_LOOK: Duration = Duration::from_secs(1);
 
 /// The time of a scan.
 #[derive(Clone, Copy, Debug)]
@@ -48,26 +62,30 @@ pub struct Now {
 /// What a scan found.
 #[derive(Clone, Debug, Default)]
 pub struct Snapshot {
-    /// Objects that count, at most one of each identity, in the order of kind, namespace, name.
-    pub objects: Arc<[Arc<Object>]>,
-    /// What is wrong with files. Problems of objects are theirs.
-    pub problems: Vec<Problem>,
+    /// Objects that count, in the order of kind, namespace, name.
+    pub objects: Objects,
+    /// What is wrong with files, in order. Problems of objects are theirs.
+    pub problems: Arc<[Problem]>,
     /// The folder was there and whole: what is missing may be removed.
     pub synced: bool,
     /// Scan again after this time even if nothing happens.
     pub again: Option<Duration>,
 }
 
+/// Objects by who they are. What did not change from one scan to the next is the same in memory.
+pub type Objects = Map<Shared<Identity>, Arc<Object>>;
+
 /// What makes it that object. CiliumNode objects are told apart by whether they are published, and claims of
 /// identity numbers by who published them: both are meant to stand beside each other.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Identity {
+pub struct Identity {
     header: (cilium_crds::kind::ObjectKind, cilium_engine::world::ObjectName),
     publisher: Option<String>,
 }
 
 impl Identity {
-    fn of(header: &Header) -> Self {
+    /// That of the object with this header.
+    pub fn of(header: &Header) -> Self {
         use cilium_crds::kind::ObjectKind;
         let publisher = match header.kind {
             ObjectKind::CiliumIdentity => header.published_by.clone(),
@@ -86,39 +104,17 @@ impl Identity {
     }
 }
 
-/// An object of a file.
-#[derive(Clone, Debug)]
-struct Member {
-    identity: Identity,
-    object: Arc<Object>,
-    digest: Digest,
-    /// Its document, until the last good version was written.
-    document: Option<String>,
-}
-
-/// A file as it was last read.
-#[derive(Clone, Debug, Default)]
-struct CachedFile {
-    stamp: Stamp,
-    members: Vec<Member>,
-    /// Some of it could not be read, or not be told apart: any object of the file may be meant.
-    unsure: bool,
-    problems: Vec<Problem>,
-    /// Since when it has no documents any more.
-    emptied: Option<Duration>,
-}
-
 /// The folder, with what was read of it.
 #[derive(Debug)]
 pub struct ManifestFolder {
-    root: PathBuf,
+    sight: Sight,
     node_name: String,
     store: LastGood,
-    files: BTreeMap<String, CachedFile>,
+    settled: Settled,
     labels: LabelPool,
     empty_since: Option<Duration>,
     /// Files that are being written, and since when.
-    writing: BTreeMap<String, Duration>,
+    writing: BTreeMap<Arc<str>, Duration>,
     /// What the last whole look at the folder found.
     last: Option<Snapshot>,
 }
@@ -143,10 +139,10 @@ impl ManifestFolder {
 
     fn with(root: &Path, node_name: &str, store: LastGood) -> Self {
         Self {
-            root: root.to_owned(),
+            sight: Sight::of(root),
             node_name: node_name.to_owned(),
             store,
-            files: BTreeMap::new(),
+            settled: Settled::default(),
             labels: LabelPool::default(),
             empty_since: None,
             writing: BTreeMap::new(),
@@ -156,167 +152,168 @@ impl ManifestFolder {
 
     /// Where it is.
     pub fn root(&self) -> &Path {
-        &self.root
+        self.sight.root()
     }
 
-    /// Looks at the folder. Files that have not changed are not read again.
+    /// Has the kernel tell what happens in the folder, from the next scan on: [`Self::scan_heard`] then looks
+    /// there only. The watch is for whoever waits for something to happen.
+    ///
+    /// # Errors
+    /// The kernel has no more watches to give; all scans look at everything.
+    pub fn watch(&mut self) -> Result<Watch, WatchError> {
+        self.sight.watch()
+    }
+
+    /// Looks at every file. Those that have not changed are not read again.
     pub fn scan(&mut self, now: Now) -> Snapshot {
-        let mended = self.store.retry();
-        let mut out = Snapshot { problems: self.store.problems(), ..Snapshot::default() };
-        let found = match walk::walk(&self.root) {
-            Ok(found) => found,
+        self.look(now, true)
+    }
+
+    /// Looks at the files that were heard of since the last scan, and at those it left for later; at every file
+    /// if anything may have been missed. What the kernel does not tell (a change by another host of a network
+    /// file system, say) is found by the next [`Self::scan`].
+    pub fn scan_heard(&mut self, now: Now) -> Snapshot {
+        self.look(now, false)
+    }
+
+    fn look(&mut self, now: Now, whole: bool) -> Snapshot {
+        let mut out = self.snapshot(now, whole);
+        if self.store.is_busy() {
+            soon(&mut out.again, WRITTEN_LOOK);
+        }
+        out
+    }
+
+    fn snapshot(&mut self, now: Now, whole: bool) -> Snapshot {
+        let mended = self.store.begin();
+        let mut again = None;
+        let place = self.root().display().to_string();
+        let everywhere = match self.sight.look(whole) {
+            Ok(looked) => {
+                let everywhere = matches!(looked, Looked::Everywhere);
+                self.read_changed(looked, now, &mut again);
+                everywhere
+            }
             Err(error) => {
+                self.empty_since = None;
                 let message = format!("cannot be read: {error}; objects stay as they were");
                 let hint = "create the folder, or set `path` in `[source.manifests]`";
-                out.problems.push(problem(&self.root.display().to_string(), message, hint));
-                self.empty_since = None;
-                out.objects = self.as_it_was();
-                return out;
+                return self.as_it_was(Some(problem(&place, message, hint)), None);
             }
         };
-        let changed = self.read_changed(&found, now, &mut out) || mended;
-        out.problems.extend(found.problems.iter().cloned());
-        let read: usize = self.files.values().map(|f| f.members.len()).sum();
-        let nothing = read == 0 && found.complete && !self.files.values().any(|f| f.unsure);
-        if nothing && !found.marked_empty {
+        let Some(found) = self.sight.found() else { return Snapshot::default() };
+        let nothing = self.settled.is_empty() && found.complete;
+        if nothing && !self.sight.is_marked_empty() {
             let since = *self.empty_since.get_or_insert(now.uptime);
             let left = EMPTY_AFTER.saturating_sub(now.uptime.saturating_sub(since));
             if !left.is_zero() {
-                if !self.store.is_empty() {
-                    let message = format!(
-                        "holds no object; believed in {} s, until then all stay",
-                        left.as_secs().max(1)
-                    );
-                    let hint = "if this is meant, a file named `.empty` in it says so at once";
-                    out.problems.push(problem(&self.root.display().to_string(), message, hint));
-                }
-                out.again = Some(left.min(out.again.unwrap_or(left)));
-                out.objects = self.as_it_was();
-                return out;
+                soon(&mut again, left);
+                let seconds = left.as_secs().max(1);
+                let message = format!("holds no object; believed in {seconds} s, until then all stay");
+                let hint = "if this is meant, a file named `.empty` in it says so at once";
+                let told = (!self.store.is_empty()).then(|| problem(&place, message, hint));
+                return self.as_it_was(told, again);
             }
         } else {
             self.empty_since = None;
         }
-        if let Some(last) =
-            self.last.as_ref().filter(|last| !changed && !nothing && found.complete && last.synced)
-        {
-            return Snapshot { again: out.again, ..last.clone() };
+        let stays = !everywhere && !mended && !nothing && self.settled.is_settled();
+        if let Some(last) = self.last.as_ref().filter(|last| stays && last.synced) {
+            return Snapshot { again, ..last.clone() };
         }
-        settle::settle(&mut self.files, &mut self.store, &found, &mut out);
-        out.problems.extend(self.store.problems());
-        out.problems.sort();
-        out.problems.dedup();
-        out.synced = found.complete;
+        let objects = self.settled.settle(&mut self.store, found);
+        let told = self.store.problems().chain(&found.problems).chain(self.settled.problems());
+        let mut problems: Vec<Problem> = told.cloned().collect();
+        if let Some(why) = &found.deaf {
+            soon(&mut again, DEAF_LOOK);
+            problems.push(deaf(&place, why));
+        }
+        problems.sort();
+        problems.dedup();
+        let out = Snapshot { objects, problems: problems.into(), synced: found.complete, again };
         self.last = Some(out.clone());
         out
     }
 
-    /// Objects while the folder says nothing: those of the last look, after a restart their last good versions.
-    fn as_it_was(&self) -> Arc<[Arc<Object>]> {
-        self.last.as_ref().map_or_else(|| self.store.objects().into(), |last| last.objects.clone())
+    /// While the folder says nothing: the objects of the last look, after a restart their last good versions.
+    fn as_it_was(&self, told: Option<Problem>, again: Option<Duration>) -> Snapshot {
+        let objects = self.settled.objects().cloned().unwrap_or_else(|| self.store.objects());
+        let of_folder = self.sight.found().into_iter().flat_map(|found| &found.problems);
+        let problems = self.store.problems().chain(of_folder).cloned().chain(told).collect();
+        Snapshot { objects, problems, synced: false, again }
     }
 
-    /// Reads files that changed, and forgets those that are gone. Whether there were any.
-    fn read_changed(&mut self, found: &Found, now: Now, out: &mut Snapshot) -> bool {
-        let before = self.files.len();
-        self.files.retain(|name, _| found.files.contains_key(name));
-        let mut changed = self.files.len() != before;
-        let mut held: Option<BTreeSet<String>> = None;
-        self.writing.retain(|name, _| found.files.contains_key(name));
-        for (name, stamp) in &found.files {
-            let known = self.files.get(name);
+    /// Reads files that changed, and forgets those that are gone.
+    fn read_changed(&mut self, looked: Looked, now: Now, again: &mut Option<Duration>) {
+        let Some(found) = self.sight.found() else { return };
+        let names: Vec<Arc<str>> = match looked {
+            Looked::Everywhere => {
+                let gone = self.settled.files().filter(|name| !found.files.contains_key(*name));
+                found.files.keys().chain(gone).cloned().collect()
+            }
+            // With them those that were left for later.
+            Looked::At(mut names) => {
+                names.extend(self.writing.keys().chain(self.settled.emptied()).cloned());
+                names.into_iter().collect()
+            }
+        };
+        let mut changed: Vec<(Arc<str>, Stamp)> = Vec::new();
+        for name in names {
+            let Some(stamp) = found.files.get(&name) else {
+                self.writing.remove(&name);
+                self.settled.remove(&name, &self.store);
+                continue;
+            };
+            let known = self.settled.file(&name);
             if known.is_some_and(|file| file.stamp == *stamp && file.emptied.is_none()) {
-                self.writing.remove(name);
+                self.writing.remove(&name);
                 continue;
             }
-            changed = true;
-            let held =
-                held.get_or_insert_with(|| self.store.iter().map(|(_, kept)| kept.file.clone()).collect());
-            let had = known.is_some_and(|f| !f.members.is_empty()) || held.contains(name);
             // The first look takes files as they are: at a start there is nothing better.
             if self.last.is_some()
                 && let Some(left) = unsettled(stamp, now)
                 && now.uptime.saturating_sub(*self.writing.entry(name.clone()).or_insert(now.uptime))
                     < UNSETTLED_AT_MOST
             {
-                soon(out, left);
+                soon(again, left);
                 continue;
             }
-            self.writing.remove(name);
-            let mut fresh = self.read_file(name, *stamp);
-            let known = self.files.get_mut(name);
-            if fresh.members.is_empty() && !fresh.unsure && had {
-                let since = known.as_ref().and_then(|f| f.emptied).unwrap_or(now.uptime);
-                let passed = now.uptime.saturating_sub(since);
-                if passed < EMPTIED_FILE_AFTER {
-                    soon(out, EMPTIED_FILE_AFTER.saturating_sub(passed));
-                    match known {
-                        Some(file) => {
-                            file.emptied = Some(since);
-                            file.stamp = *stamp;
-                        }
-                        None => {
-                            // After a restart: what it held is in the store.
-                            fresh.emptied = Some(since);
-                            fresh.unsure = true;
-                            self.files.insert(name.clone(), fresh);
-                        }
-                    }
-                    continue;
-                }
-            }
-            self.files.insert(name.clone(), fresh);
+            self.writing.remove(&name);
+            changed.push((name, *stamp));
         }
-        changed
+        let fresh = read::read_all(self.sight.root(), &self.node_name, &changed);
+        for ((name, _), fresh) in changed.iter().zip(fresh) {
+            self.take_in(name, fresh, now, again);
+        }
     }
 
-    fn read_file(&mut self, name: &str, stamp: Stamp) -> CachedFile {
-        let mut out = CachedFile { stamp, ..CachedFile::default() };
-        let bytes = match walk::read(&self.root.join(name)) {
-            Ok(bytes) => bytes,
-            Err(error) => {
-                out.unsure = true;
-                out.problems.push(problem(
-                    name,
-                    format!("cannot be read: {error}"),
-                    "its objects stay as they were",
-                ));
-                return out;
-            }
-        };
-        let file = cilium_crds::read_file(&bytes, name);
-        if let Some(problem) = file.broken {
-            out.unsure = true;
-            out.problems.push(problem);
+    fn take_in(&mut self, name: &Arc<str>, mut fresh: ReadFile, now: Now, again: &mut Option<Duration>) {
+        for object in fresh.members.iter_mut().filter_map(|member| Arc::get_mut(&mut member.object)) {
+            self.labels.share(&mut object.facts);
         }
-        for reading in file.readings {
-            match reading {
-                // What this node wrote itself tells it nothing.
-                Reading::Object(object, _)
-                    if object.header.published_by.as_deref() == Some(&self.node_name) => {}
-                Reading::Object(mut object, document) => {
-                    self.labels.share(&mut object.facts);
-                    let text = document.json().to_string();
-                    out.members.push(Member {
-                        identity: Identity::of(&object.header),
-                        digest: Digest::of(&text),
-                        document: object.valid.then_some(text),
-                        object: Arc::new(*object),
-                    });
+        let known = self.settled.file(name);
+        let had =
+            known.is_some_and(|file| !file.members.is_empty()) || self.store.of_file(name).next().is_some();
+        if fresh.members.is_empty() && !fresh.unsure && had {
+            let since = known.and_then(|file| file.emptied).unwrap_or(now.uptime);
+            let passed = now.uptime.saturating_sub(since);
+            if passed < EMPTIED_FILE_AFTER {
+                soon(again, EMPTIED_FILE_AFTER.saturating_sub(passed));
+                if known.is_some() {
+                    self.settled.set_emptied(name, fresh.stamp, since);
+                    return;
                 }
-                Reading::Nameless(problem) => {
-                    out.unsure = true;
-                    out.problems.push(problem);
-                }
-                Reading::Other(problem) => out.problems.extend(problem),
+                // After a restart: what it held is in the store.
+                fresh.emptied = Some(since);
+                fresh.unsure = true;
             }
         }
-        out
+        self.settled.set(name, fresh, &self.store);
     }
 }
 
-fn soon(out: &mut Snapshot, left: Duration) {
-    out.again = Some(out.again.map_or(left, |again| again.min(left)));
+fn soon(again: &mut Option<Duration>, left: Duration) {
+    *again = Some(again.map_or(left, |again| again.min(left)));
 }
 
 /// How long until a file that was just written may be taken as whole.
@@ -332,4 +329,11 @@ fn problem(place: &str, message: String, hint: &str) -> Problem {
         message,
         hint: hint.to_owned(),
     }
+}
+
+fn deaf(place: &str, why: &str) -> Problem {
+    let message =
+        format!("is not watched as a whole: {why}; changes are found every {} s", DEAF_LOOK.as_secs());
+    let hint = "raise `fs.inotify.max_user_watches`";
+    Problem { severity: Severity::Warning, ..problem(place, message, hint) }
 }

@@ -1,55 +1,224 @@
 //! Which version of each object counts: of several the path that sorts first, of a broken one the last good.
+//! Only objects are settled of whose files, or last good versions, something is other than before.
 
 use super::lastgood::LastGood;
-use super::walk::Found;
-use super::{CachedFile, Identity, Member, Snapshot};
+use super::read::{Member, ReadFile};
+use super::walk::{Found, Stamp};
+use super::{Identity, Objects};
 use cilium_crds::object::Object;
 use cilium_engine::problem::{Problem, Severity};
+use cilium_engine::shared::Shared;
 use cilium_engine::state::Origin;
 use std::collections::{BTreeMap, BTreeSet};
+use std::mem::take;
 use std::sync::Arc;
+use std::time::Duration;
 
-pub(super) fn settle(
-    files: &mut BTreeMap<String, CachedFile>,
-    store: &mut LastGood,
-    found: &Found,
-    out: &mut Snapshot,
-) {
-    let mut chosen: BTreeMap<Identity, Arc<Object>> = BTreeMap::new();
-    let mut keep: BTreeSet<Identity> = BTreeSet::new();
-    // Files are in the order of their paths, documents in that of their lines: the first one counts.
-    for file in files.values_mut() {
-        out.problems.extend(file.problems.iter().cloned());
-        for member in &mut file.members {
-            if let Some(first) = chosen.get(&member.identity) {
-                out.problems.extend(twice(first, &member.object));
-                continue;
+type Id = Shared<Identity>;
+
+/// The files as they were read, and what counts of them.
+#[derive(Debug, Default)]
+pub(super) struct Settled {
+    files: BTreeMap<Arc<str>, ReadFile>,
+    /// Where each object is written, in the order of paths and then of lines.
+    writers: BTreeMap<Id, Vec<(Arc<str>, usize)>>,
+    /// What is to be told of objects that are written more than once.
+    twice: BTreeMap<Id, Vec<Problem>>,
+    /// Files something is wrong with.
+    wrong: BTreeSet<Arc<str>>,
+    /// Files of which some cannot be told.
+    unsure: BTreeSet<Arc<str>>,
+    /// Files that were emptied just now.
+    emptied: BTreeSet<Arc<str>>,
+    members: usize,
+    /// A file is other than when last settled.
+    changed: bool,
+    /// Objects to be settled.
+    touched: BTreeSet<Id>,
+    /// Folders that could not be read when last settled; none before that.
+    unread: Option<Vec<String>>,
+    objects: Objects,
+}
+
+impl Settled {
+    pub(super) fn file(&self, name: &str) -> Option<&ReadFile> {
+        self.files.get(name)
+    }
+
+    pub(super) fn files(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.files.keys()
+    }
+
+    pub(super) fn emptied(&self) -> &BTreeSet<Arc<str>> {
+        &self.emptied
+    }
+
+    /// No file holds anything, for certain.
+    pub(super) fn is_empty(&self) -> bool {
+        self.members == 0 && self.unsure.is_empty()
+    }
+
+    /// Nothing is other than when last settled.
+    pub(super) fn is_settled(&self) -> bool {
+        !self.changed && self.unread.is_some()
+    }
+
+    /// What counts, as last settled; none before that.
+    pub(super) fn objects(&self) -> Option<&Objects> {
+        self.unread.is_some().then_some(&self.objects)
+    }
+
+    /// The file has gone.
+    pub(super) fn remove(&mut self, name: &Arc<str>, store: &LastGood) {
+        self.put(name, None, store);
+    }
+
+    /// The file was read anew. What is in it as it was stays the same in memory.
+    pub(super) fn set(&mut self, name: &Arc<str>, mut fresh: ReadFile, store: &LastGood) {
+        if let Some(before) = self.files.get(name) {
+            let known: BTreeMap<&Id, &Member> = before.members.iter().map(|m| (&m.identity, m)).collect();
+            for member in &mut fresh.members {
+                if let Some(same) = known.get(&member.identity)
+                    && same.digest == member.digest
+                    && *same.object == *member.object
+                {
+                    member.object = same.object.clone();
+                    member.identity = same.identity.clone();
+                }
             }
-            keep.insert(member.identity.clone());
-            chosen.insert(member.identity.clone(), version(member, store));
+        }
+        self.put(name, Some(fresh), store);
+    }
+
+    /// The file has no documents since then, which is not believed yet.
+    pub(super) fn set_emptied(&mut self, name: &Arc<str>, stamp: Stamp, since: Duration) {
+        if let Some(file) = self.files.get_mut(name) {
+            file.emptied = Some(since);
+            file.stamp = stamp;
+            self.emptied.insert(name.clone());
         }
     }
-    for (identity, kept) in store.iter() {
-        if keep.contains(identity) {
-            continue;
+
+    fn put(&mut self, name: &Arc<str>, fresh: Option<ReadFile>, store: &LastGood) {
+        let before = self.files.get(name);
+        if before.is_none() && fresh.is_none() {
+            return;
         }
-        let unsure = files.get(&kept.file).is_some_and(|f| f.unsure) || found.may_hold(&kept.file);
-        if unsure {
-            keep.insert(identity.clone());
-            let mut object = Object::clone(&kept.object);
-            object.problems = vec![unread(&object)];
-            chosen.insert(identity.clone(), Arc::new(object));
+        self.changed = true;
+        for member in before.into_iter().flat_map(|file| &file.members) {
+            if let Some(writers) = self.writers.get_mut(&member.identity) {
+                writers.retain(|(file, _)| file != name);
+                if writers.is_empty() {
+                    self.writers.remove(&member.identity);
+                }
+            }
+            self.touched.insert(member.identity.clone());
         }
+        self.members -= before.map_or(0, |file| file.members.len());
+        // Whether they stay hangs on what can be told of the file.
+        self.touched.extend(store.of_file(name).cloned());
+        for set in [&mut self.wrong, &mut self.unsure, &mut self.emptied] {
+            set.remove(name);
+        }
+        let Some(fresh) = fresh else {
+            self.files.remove(name);
+            return;
+        };
+        for (index, member) in fresh.members.iter().enumerate() {
+            let writers = self.writers.entry(member.identity.clone()).or_default();
+            let at = writers.partition_point(|writer| *writer < (name.clone(), index));
+            writers.insert(at, (name.clone(), index));
+            self.touched.insert(member.identity.clone());
+        }
+        self.members += fresh.members.len();
+        let marks = [
+            (&mut self.wrong, !fresh.problems.is_empty()),
+            (&mut self.unsure, fresh.unsure),
+            (&mut self.emptied, fresh.emptied.is_some()),
+        ];
+        for (set, marked) in marks {
+            if marked {
+                set.insert(name.clone());
+            }
+        }
+        self.files.insert(name.clone(), fresh);
     }
-    store.retain(&keep);
-    out.objects = chosen.into_values().collect();
+
+    /// Settles what is other than before.
+    pub(super) fn settle(&mut self, store: &mut LastGood, found: &Found) -> Objects {
+        if self.unread.as_ref() != Some(&found.unread) {
+            // What cannot be seen may be there.
+            self.touched.extend(store.iter().map(|(identity, _)| identity.clone()));
+            self.unread = Some(found.unread.clone());
+        }
+        self.changed = false;
+        let mut edits = Vec::new();
+        for identity in take(&mut self.touched) {
+            let before = self.objects.get(&identity).cloned();
+            let now = match self.written(&identity, before.as_ref(), store) {
+                Some(now) => Some(now),
+                None => self.unwritten(&identity, before.as_ref(), store, found),
+            };
+            let same = match (&before, &now) {
+                (Some(before), Some(now)) => Arc::ptr_eq(before, now),
+                (None, None) => true,
+                (Some(_), None) | (None, Some(_)) => false,
+            };
+            if !same {
+                edits.push((identity, now));
+            }
+        }
+        self.objects.edit(edits);
+        self.objects.clone()
+    }
+
+    /// What is wrong with the files.
+    pub(super) fn problems(&self) -> impl Iterator<Item = &Problem> {
+        let of_files = self.wrong.iter().filter_map(|name| self.files.get(name)).flat_map(|f| &f.problems);
+        of_files.chain(self.twice.values().flatten())
+    }
+
+    /// The first of those that are written.
+    fn written(
+        &mut self,
+        id: &Id,
+        before: Option<&Arc<Object>>,
+        store: &mut LastGood,
+    ) -> Option<Arc<Object>> {
+        self.twice.remove(id);
+        let ((file, index), others) = self.writers.get(id)?.split_first()?;
+        let first = version(self.files.get_mut(file)?.members.get_mut(*index)?, before, store);
+        let others = others.iter().filter_map(|(file, index)| self.files.get(file)?.members.get(*index));
+        let told: Vec<Problem> = others.flat_map(|other| twice(&first, &other.object)).collect();
+        if !told.is_empty() {
+            self.twice.insert(id.clone(), told);
+        }
+        Some(first)
+    }
+
+    /// The last good version of what is not written, where it may be written all the same.
+    fn unwritten(
+        &self,
+        id: &Id,
+        before: Option<&Arc<Object>>,
+        store: &mut LastGood,
+        found: &Found,
+    ) -> Option<Arc<Object>> {
+        let kept = store.find(id)?;
+        if !self.unsure.contains(&kept.file) && !found.may_hold(&kept.file) {
+            store.forget(id);
+            return None;
+        }
+        let mut object = Object::clone(&kept.object);
+        object.problems = vec![unread(&object)];
+        Some(as_before(before, object))
+    }
 }
 
 /// The object as it is written, if it is valid; else its last good version; else what of it counts.
-fn version(member: &mut Member, store: &mut LastGood) -> Arc<Object> {
+fn version(member: &mut Member, before: Option<&Arc<Object>>, store: &mut LastGood) -> Arc<Object> {
     if member.object.valid {
-        store.put(&member.identity, &member.object, member.digest, member.document.as_deref());
-        member.document = None;
+        store.put(&member.identity, &member.object, member.digest, member.document.take());
         return Arc::clone(&member.object);
     }
     match store.find(&member.identity) {
@@ -64,9 +233,14 @@ fn version(member: &mut Member, store: &mut LastGood) -> Arc<Object> {
                 "its last good version stays in force".into(),
                 "mend it, or remove it",
             ));
-            Arc::new(object)
+            as_before(before, object)
         }
     }
+}
+
+/// The same in memory, if it is as it was.
+fn as_before(before: Option<&Arc<Object>>, object: Object) -> Arc<Object> {
+    before.filter(|before| ***before == object).cloned().unwrap_or_else(|| Arc::new(object))
 }
 
 fn told(object: &Object, severity: Severity, message: String, hint: &str) -> Problem {

@@ -1,53 +1,142 @@
-//! Brings files to the disk on a thread of its own: a pass must not wait for a disk.
+//! A thread that writes last good versions and brings them to the disk: a pass must wait for neither many
+//! files nor a disk.
 
-use crate::kept;
+use crate::kept::{self, Lasting};
 use std::collections::BTreeSet;
+use std::fs::File;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 
-/// The thread, started with the first file. Dropping it waits until all is on the disk.
-#[derive(Debug, Default)]
-pub(super) struct Syncer {
-    running: Option<(Sender<PathBuf>, JoinHandle<()>)>,
+/// More files than these are brought to the disk with all else of their file system at once.
+const EACH: usize = 64;
+
+/// A file to be written whole.
+#[derive(Debug)]
+pub(super) struct Write {
+    /// By which its outcome is known.
+    pub(super) name: String,
+    /// What it is a version of.
+    pub(super) title: String,
+    pub(super) path: PathBuf,
+    pub(super) bytes: Vec<u8>,
 }
 
-impl Syncer {
+enum Job {
+    Sync(PathBuf),
+    Write(Write),
+}
+
+#[derive(Debug)]
+struct Running {
+    jobs: Sender<Job>,
+    written: Receiver<(Write, io::Result<()>)>,
+    thread: JoinHandle<()>,
+}
+
+/// The thread, started with the first file. Dropping it waits until all is on the disk.
+#[derive(Debug, Default)]
+pub(super) struct Writer {
+    running: Option<Running>,
+    writing: BTreeSet<String>,
+}
+
+impl Writer {
     /// Has a file or folder brought to the disk, soon.
     pub(super) fn sync(&mut self, path: PathBuf) {
+        // Without a thread it comes to the disk when the kernel likes.
+        let _ = self.give(Job::Sync(path));
+    }
+
+    /// Has a file written, soon. Gives it back if there is no thread.
+    pub(super) fn write(&mut self, write: Write) -> Result<(), Vec<u8>> {
+        let name = write.name.clone();
+        match self.give(Job::Write(write)) {
+            Ok(()) => {
+                self.writing.insert(name);
+                Ok(())
+            }
+            Err(Job::Write(write)) => Err(write.bytes),
+            Err(Job::Sync(_)) => Err(Vec::new()),
+        }
+    }
+
+    /// Whether a file of this name is still to be written.
+    pub(super) fn is_writing(&self, name: &str) -> bool {
+        self.writing.contains(name)
+    }
+
+    /// Whether any file is.
+    pub(super) fn is_busy(&self) -> bool {
+        !self.writing.is_empty()
+    }
+
+    /// What could not be written, of all that was tried since this was last asked.
+    pub(super) fn failed(&mut self) -> Vec<(Write, io::Error)> {
+        let Some(running) = &self.running else { return Vec::new() };
+        let mut failed = Vec::new();
+        for (write, outcome) in running.written.try_iter() {
+            self.writing.remove(&write.name);
+            failed.extend(outcome.err().map(|error| (write, error)));
+        }
+        failed
+    }
+
+    fn give(&mut self, job: Job) -> Result<(), Job> {
         if self.running.is_none() {
-            let (sender, paths) = channel();
-            match std::thread::Builder::new().name("last-good".into()).spawn(move || work(&paths)) {
-                Ok(thread) => self.running = Some((sender, thread)),
+            let ((jobs, todo), (done, written)) = (channel(), channel());
+            let work = move || work(&todo, &done);
+            match std::thread::Builder::new().name("last-good".into()).spawn(work) {
+                Ok(thread) => self.running = Some(Running { jobs, written, thread }),
                 Err(error) => tracing::warn!("last good versions are not brought to the disk: {error}"),
             }
         }
-        if let Some((sender, _)) = &self.running {
-            // The thread ends only with this sender.
-            let _ = sender.send(path);
+        match &self.running {
+            Some(running) => running.jobs.send(job).map_err(|unsent| unsent.0),
+            None => Err(job),
         }
     }
 }
 
-impl Drop for Syncer {
+impl Drop for Writer {
     fn drop(&mut self) {
-        if let Some((sender, thread)) = self.running.take() {
-            drop(sender);
+        if let Some(Running { jobs, thread, .. }) = self.running.take() {
+            drop(jobs);
             // Nobody is left to be told of a panic of it.
             let _ = thread.join();
         }
     }
 }
 
-fn work(paths: &Receiver<PathBuf>) {
-    while let Ok(first) = paths.recv() {
+fn work(todo: &Receiver<Job>, done: &Sender<(Write, io::Result<()>)>) {
+    while let Ok(first) = todo.recv() {
         // A file that was written many times since is synced once, and its folder once for all.
-        let files: BTreeSet<PathBuf> = std::iter::once(first).chain(paths.try_iter()).collect();
+        let mut files: BTreeSet<PathBuf> = BTreeSet::new();
+        for job in std::iter::once(first).chain(todo.try_iter()) {
+            match job {
+                Job::Sync(path) => drop(files.insert(path)),
+                Job::Write(mut write) => {
+                    let outcome = kept::write(&write.path, &write.bytes, Lasting::ThisBoot);
+                    if outcome.is_ok() {
+                        files.insert(write.path.clone());
+                        write.bytes = Vec::new();
+                    }
+                    // Whoever wanted it may have gone.
+                    let _ = done.send((write, outcome.map_err(|(_, error)| error)));
+                }
+            }
+        }
         let folders: BTreeSet<&Path> = files.iter().filter_map(|file| file.parent()).collect();
+        if files.len() > EACH
+            && folders.iter().all(|folder| File::open(folder).is_ok_and(|f| rustix::fs::syncfs(f).is_ok()))
+        {
+            continue;
+        }
         for path in files.iter().map(PathBuf::as_path).chain(folders) {
             match kept::sync(path) {
                 // Removed or replaced meanwhile: what came in its place is in the queue.
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
                     tracing::warn!("bring {} to the disk: {error}", path.display());
                 }
                 Ok(()) | Err(_) => {}

@@ -1,22 +1,23 @@
 //! Which files of the folder count, and reading one. Follows symbolic links (Kubernetes mounts ConfigMaps so),
 //! never into a loop.
 
-use super::problem;
+use super::{Watch, problem};
 use cilium_crds::yaml::MAX_BYTES;
 use cilium_engine::problem::Problem;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fs::Metadata;
 use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 /// Deepest folder.
 const MAX_DEPTH: usize = 32;
 /// Most files.
-const MAX_FILES: usize = 200_000;
+pub(super) const MAX_FILES: usize = 200_000;
 /// Name of the file that says: the folder is meant to be empty.
-const EMPTY_MARK: &str = ".empty";
+pub(super) const EMPTY_MARK: &str = ".empty";
 
 /// What tells whether a file changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,7 +36,7 @@ impl Default for Stamp {
 }
 
 impl Stamp {
-    fn of(metadata: &Metadata) -> Self {
+    pub(super) fn of(metadata: &Metadata) -> Self {
         Self {
             modified: metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH),
             changed: (metadata.ctime(), metadata.ctime_nsec()),
@@ -50,14 +51,50 @@ impl Stamp {
 #[derive(Debug, Default)]
 pub(super) struct Found {
     /// Files by path relative to the folder.
-    pub(super) files: BTreeMap<String, Stamp>,
+    pub(super) files: BTreeMap<Arc<str>, Stamp>,
+    /// What symbolic links lead to, by their paths: nobody hears of changes behind them.
+    pub(super) links: BTreeMap<Arc<str>, Behind>,
+    /// Device and inode of the folder itself.
+    pub(super) root: (u64, u64),
     /// Every folder below could be read.
     pub(super) complete: bool,
     /// Folders that could not be read, relative, each ending in `/`.
     pub(super) unread: Vec<String>,
-    /// The folder says that it is meant to be empty.
-    pub(super) marked_empty: bool,
+    /// Why a folder is not watched, if one is not.
+    pub(super) deaf: Option<String>,
     pub(super) problems: Vec<Problem>,
+}
+
+/// What a symbolic link leads to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Behind {
+    /// Nothing that counts.
+    Nothing,
+    /// A manifest.
+    File(Stamp),
+    /// A folder, by device and inode.
+    Folder((u64, u64)),
+}
+
+impl Behind {
+    /// What is behind a link of this name now.
+    pub(super) fn of(path: &Path) -> io::Result<Self> {
+        match std::fs::metadata(path) {
+            Ok(metadata) => Ok(Self::told(path, &metadata)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Self::Nothing),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn told(path: &Path, metadata: &Metadata) -> Self {
+        if metadata.is_dir() {
+            Self::Folder((metadata.dev(), metadata.ino()))
+        } else if metadata.is_file() && path.file_name().and_then(|n| n.to_str()).is_some_and(is_manifest) {
+            Self::File(Stamp::of(metadata))
+        } else {
+            Self::Nothing
+        }
+    }
 }
 
 impl Found {
@@ -67,74 +104,113 @@ impl Found {
     }
 }
 
-/// Lists the folder. An error is about the folder itself.
-pub(super) fn walk(root: &Path) -> io::Result<Found> {
-    let mut out = Found { complete: true, ..Found::default() };
+/// Lists the folder, and has every folder in it watched before it is listed, so that nothing happens unheard
+/// in between. An error is about the folder itself.
+pub(super) fn walk(root: &Path, watch: Option<&Watch>) -> io::Result<Found> {
     let metadata = std::fs::metadata(root)?;
-    let mut seen = BTreeSet::from([(metadata.dev(), metadata.ino())]);
+    let id = (metadata.dev(), metadata.ino());
+    let found = Found { complete: true, root: id, ..Found::default() };
+    let mut walk = Walk { root, watch, watches: HashSet::new(), seen: BTreeSet::from([id]), found };
+    walk.watch("");
     let entries = std::fs::read_dir(root)?;
-    out.marked_empty = root.join(EMPTY_MARK).exists();
-    list(entries, root, "", 0, &mut seen, &mut out);
-    Ok(out)
+    walk.list(entries, "", 0);
+    if let Some(watch) = watch {
+        watch.keep(&walk.watches, id);
+    }
+    Ok(walk.found)
 }
 
-fn list(
-    entries: std::fs::ReadDir,
-    root: &Path,
-    prefix: &str,
-    depth: usize,
-    seen: &mut BTreeSet<(u64, u64)>,
-    out: &mut Found,
-) {
-    for entry in entries {
-        let entry = match entry {
-            Ok(entry) => entry,
-            Err(error) => return unread(prefix, &error.to_string(), out),
-        };
-        let name = entry.file_name();
-        let Some(name) = name.to_str() else {
-            let shown = format!("{prefix}{}", name.to_string_lossy());
-            out.problems.push(problem(&shown, "is not read: its name is not UTF-8".into(), "rename it"));
-            continue;
-        };
-        if is_ignored(name) {
-            continue;
+struct Walk<'a> {
+    root: &'a Path,
+    watch: Option<&'a Watch>,
+    watches: HashSet<i32>,
+    seen: BTreeSet<(u64, u64)>,
+    found: Found,
+}
+
+impl Walk<'_> {
+    fn watch(&mut self, prefix: &str) {
+        let Some(watch) = self.watch else { return };
+        match watch.follow(&self.root.join(prefix), prefix) {
+            Ok(watch) => drop(self.watches.insert(watch)),
+            // What is gone needs no watch.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => drop(self.found.deaf.get_or_insert_with(|| error.to_string())),
         }
-        let path = format!("{prefix}{name}");
-        // Follows links; one that leads nowhere is a file that is gone.
-        let metadata = match std::fs::metadata(root.join(&path)) {
-            Ok(metadata) => metadata,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-            Err(error) => {
-                unread(&format!("{path}/"), &error.to_string(), out);
+    }
+
+    fn list(&mut self, entries: std::fs::ReadDir, prefix: &str, depth: usize) {
+        for entry in entries {
+            let (entry, kind) = match entry.and_then(|entry| Ok((entry.file_type()?, entry))) {
+                Ok((kind, entry)) => (entry, kind),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(error) => return self.unread(prefix, &error.to_string()),
+            };
+            let name = entry.file_name();
+            let Some(name) = name.to_str() else {
+                let shown = format!("{prefix}{}", name.to_string_lossy());
+                let message = "is not read: its name is not UTF-8".into();
+                self.found.problems.push(problem(&shown, message, "rename it"));
+                continue;
+            };
+            if is_ignored(name) || kind.is_file() && !is_manifest(name) {
                 continue;
             }
-        };
-        if metadata.is_dir() {
-            if depth + 1 > MAX_DEPTH {
-                unread(&format!("{path}/"), &format!("deeper than {MAX_DEPTH} folders"), out);
-            } else if seen.insert((metadata.dev(), metadata.ino())) {
-                match std::fs::read_dir(root.join(&path)) {
-                    Ok(entries) => list(entries, root, &format!("{path}/"), depth + 1, seen, out),
-                    Err(error) => unread(&format!("{path}/"), &error.to_string(), out),
+            let path = format!("{prefix}{name}");
+            let behind =
+                if kind.is_symlink() { std::fs::metadata(self.root.join(&path)) } else { entry.metadata() };
+            let metadata = match behind {
+                Ok(metadata) => metadata,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    if kind.is_symlink() {
+                        self.found.links.insert(path.into(), Behind::Nothing);
+                    }
+                    continue;
                 }
+                Err(error) => {
+                    self.unread(&format!("{path}/"), &error.to_string());
+                    continue;
+                }
+            };
+            if kind.is_symlink() {
+                let behind = Behind::told(Path::new(name), &metadata);
+                self.found.links.insert(path.as_str().into(), behind);
             }
-        } else if metadata.is_file() && is_manifest(name) {
-            if out.files.len() >= MAX_FILES {
-                return unread(prefix, &format!("more than {MAX_FILES} files"), out);
+            if metadata.is_dir() {
+                self.below(&path, &metadata, depth + 1);
+            } else if metadata.is_file() && is_manifest(name) {
+                if self.found.files.len() >= MAX_FILES {
+                    return self.unread(prefix, &format!("more than {MAX_FILES} files"));
+                }
+                self.found.files.insert(path.into(), Stamp::of(&metadata));
             }
-            out.files.insert(path, Stamp::of(&metadata));
         }
+    }
+
+    fn below(&mut self, path: &str, metadata: &Metadata, depth: usize) {
+        let prefix = format!("{path}/");
+        if depth > MAX_DEPTH {
+            return self.unread(&prefix, &format!("deeper than {MAX_DEPTH} folders"));
+        }
+        if !self.seen.insert((metadata.dev(), metadata.ino())) {
+            return;
+        }
+        self.watch(&prefix);
+        match std::fs::read_dir(self.root.join(path)) {
+            Ok(entries) => self.list(entries, &prefix, depth),
+            Err(error) => self.unread(&prefix, &error.to_string()),
+        }
+    }
+
+    fn unread(&mut self, folder: &str, why: &str) {
+        self.found.complete = false;
+        self.found.unread.push(folder.to_owned());
+        let message = format!("cannot be read: {why}");
+        self.found.problems.push(problem(folder, message, "its objects stay as they were"));
     }
 }
 
-fn unread(folder: &str, why: &str, out: &mut Found) {
-    out.complete = false;
-    out.unread.push(folder.to_owned());
-    out.problems.push(problem(folder, format!("cannot be read: {why}"), "its objects stay as they were"));
-}
-
-fn is_manifest(name: &str) -> bool {
+pub(super) fn is_manifest(name: &str) -> bool {
     matches!(name.rsplit_once('.'), Some((_, "yaml" | "yml" | "json")))
 }
 

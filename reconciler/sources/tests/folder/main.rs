@@ -1,16 +1,16 @@
 //! The manifest folder on a real file system, with the time as an argument.
 
+mod heard;
 mod store;
 
 use cilium_crds::kind::ObjectKind;
 use cilium_crds::lower::Facts;
 use cilium_crds::object::Object;
 use cilium_engine::problem::Severity;
-use cilium_sources::folder::{EMPTY_AFTER, ManifestFolder, Now, Snapshot, Watch};
+use cilium_sources::folder::{EMPTY_AFTER, ManifestFolder, Now, Snapshot};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc;
 use std::time::{Duration, SystemTime};
 
 const GOOD: &str = "apiVersion: cilium.io/v2\nkind: CiliumNetworkPolicy\nmetadata: {name: web, namespace: shop}\n\
@@ -60,22 +60,29 @@ impl Bench {
         self.folder.scan(Now { uptime: self.uptime, wall })
     }
 
+    /// A scan that looks only at what was heard of, when all files have settled.
+    fn heard(&mut self) -> Snapshot {
+        self.uptime += Duration::from_secs(10);
+        let wall = SystemTime::now() + Duration::from_secs(3600);
+        self.folder.scan_heard(Now { uptime: self.uptime, wall })
+    }
+
     fn restart(&mut self) {
         self.folder = ManifestFolder::new(&self.root, "n1", &self.state);
     }
 }
 
 fn names(snapshot: &Snapshot) -> Vec<String> {
-    snapshot.objects.iter().map(|o| o.header.title()).collect()
+    snapshot.objects.values().map(|o| o.header.title()).collect()
 }
 
 fn find<'a>(snapshot: &'a Snapshot, kind: ObjectKind, name: &str) -> &'a Object {
-    snapshot.objects.iter().find(|o| o.header.kind == kind && o.header.name.name == name).unwrap()
+    snapshot.objects.values().find(|o| o.header.kind == kind && o.header.name.name == name).unwrap()
 }
 
 /// All problems, of files and objects.
 fn told(snapshot: &Snapshot) -> Vec<String> {
-    let of_objects = snapshot.objects.iter().flat_map(|o| &o.problems);
+    let of_objects = snapshot.objects.values().flat_map(|o| &o.problems);
     snapshot.problems.iter().chain(of_objects).map(ToString::to_string).collect()
 }
 
@@ -254,7 +261,7 @@ fn what_this_node_published_is_not_read_and_others_stand_beside_what_is_given() 
     let snapshot = bench.scan();
     assert_eq!(told(&snapshot), [""; 0]);
     let mut seen: Vec<(String, Option<&str>)> =
-        snapshot.objects.iter().map(|o| (o.header.title(), o.header.published_by.as_deref())).collect();
+        snapshot.objects.values().map(|o| (o.header.title(), o.header.published_by.as_deref())).collect();
     seen.sort();
     assert_eq!(
         seen,
@@ -438,10 +445,10 @@ fn a_scan_without_a_change_reads_and_writes_nothing_and_says_the_same() {
     assert_eq!(told(&first), told(&second));
     assert_eq!(before, stamp(&bench.state));
     assert_eq!(first.objects.len(), 201);
-    for (a, b) in first.objects.iter().zip(second.objects.iter()) {
+    for (a, b) in first.objects.values().zip(second.objects.values()) {
         assert!(std::sync::Arc::ptr_eq(a, b), "{} was read again", a.header.title());
     }
-    assert!(first.objects.iter().flat_map(|o| &o.problems).any(|p| p.severity == Severity::Error));
+    assert!(first.objects.values().flat_map(|o| &o.problems).any(|p| p.severity == Severity::Error));
 }
 
 /// Name and content of every file below.
@@ -450,39 +457,4 @@ fn content(dir: &Path) -> Vec<(PathBuf, Vec<u8>)> {
     let mut all: Vec<_> = entries.map(|p| (p.clone(), fs::read(&p).unwrap())).collect();
     all.sort();
     all
-}
-
-#[test]
-fn the_watch_wakes_for_files_in_folders_made_later_and_not_for_temporary_ones() {
-    let bench = Bench::new();
-    let (send, wakes) = mpsc::channel();
-    let mut watch = Watch::new(&bench.root, move || {
-        let _closed = send.send(());
-    })
-    .unwrap();
-    assert!(watch.ensure().unwrap());
-    let woken = |patience: u64| {
-        let woken = wakes.recv_timeout(Duration::from_millis(patience)).is_ok();
-        std::thread::sleep(Duration::from_millis(100));
-        while wakes.try_recv().is_ok() {}
-        woken
-    };
-    bench.write(".a.yaml.swp", "x");
-    assert!(!woken(300));
-    bench.write("a.yaml", &pod("a"));
-    assert!(woken(5000));
-    bench.write("sub/b.yaml", &pod("b"));
-    assert!(woken(5000));
-    bench.write("sub/b.yaml", &pod("c"));
-    assert!(woken(5000));
-    fs::read(bench.root.join("a.yaml")).unwrap();
-    assert!(!woken(300));
-    // Another folder in its place.
-    fs::remove_dir_all(&bench.root).unwrap();
-    assert!(woken(5000));
-    assert!(!watch.ensure().unwrap());
-    bench.write("a.yaml", &pod("a"));
-    assert!(watch.ensure().unwrap());
-    bench.write("b.yaml", &pod("b"));
-    assert!(woken(5000));
 }

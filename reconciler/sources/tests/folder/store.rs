@@ -118,3 +118,50 @@ fn commands_that_only_look_know_last_good_versions_and_write_none() {
     assert_eq!(allows(find(&snapshot, ObjectKind::CiliumNetworkPolicy, "web")), 0);
     assert_eq!(before, content(&store));
 }
+
+#[test]
+fn of_very_many_that_cannot_be_kept_all_are_told_and_later_kept() {
+    let mut bench = Bench::new();
+    fs::write(&bench.state, "a file where a folder should be").unwrap();
+    for n in 0..600 {
+        bench.write(&format!("{n}.yaml"), &pod(&format!("p{n}")));
+    }
+    let mut snapshot = bench.scan();
+    assert_eq!(snapshot.objects.len(), 600);
+    assert!(snapshot.again.is_some(), "most are still to be written");
+    for _ in 0..100 {
+        std::thread::sleep(Duration::from_millis(20));
+        snapshot = bench.scan();
+        if snapshot.problems.len() == 600 {
+            break;
+        }
+    }
+    assert_eq!((snapshot.problems.len(), snapshot.again), (600, None));
+    fs::remove_file(&bench.state).unwrap();
+    for _ in 0..100 {
+        snapshot = bench.scan();
+        if snapshot.problems.is_empty() && snapshot.again.is_none() {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert_eq!((snapshot.problems.len(), snapshot.again), (0, None));
+    assert_eq!(fs::read_dir(bench.state.join("last-good")).unwrap().count(), 600);
+    // What changed and what went while it was written is right in the end.
+    for n in 0..600 {
+        bench.write(&format!("{n}.yaml"), &pod(&format!("q{n}")));
+    }
+    bench.scan();
+    for n in 1..600 {
+        bench.remove(&format!("{n}.yaml"));
+    }
+    for _ in 0..100 {
+        snapshot = bench.scan();
+        if snapshot.again.is_none() {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert_eq!(names(&snapshot), ["Pod default/q0"]);
+    assert_eq!(fs::read_dir(bench.state.join("last-good")).unwrap().count(), 1);
+}

@@ -1,0 +1,77 @@
+//! A file becomes the objects it holds.
+
+use super::lastgood::Digest;
+use super::walk::{self, Stamp};
+use super::{Identity, many, problem};
+use cilium_crds::object::{Object, Reading};
+use cilium_engine::problem::Problem;
+use cilium_engine::shared::Shared;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// An object of a file.
+#[derive(Clone, Debug)]
+pub(super) struct Member {
+    pub(super) identity: Shared<Identity>,
+    pub(super) object: Arc<Object>,
+    pub(super) digest: Digest,
+    /// Its document, until the last good version was written.
+    pub(super) document: Option<String>,
+}
+
+/// A file as it was last read.
+#[derive(Clone, Debug, Default)]
+pub(super) struct ReadFile {
+    pub(super) stamp: Stamp,
+    pub(super) members: Vec<Member>,
+    /// Some of it could not be read, or not be told apart: any object of the file may be meant.
+    pub(super) unsure: bool,
+    pub(super) problems: Vec<Problem>,
+    /// Since when it has no documents any more.
+    pub(super) emptied: Option<Duration>,
+}
+
+/// Reads files of the folder at `root`, for the node of this name.
+pub(super) fn read_all(root: &Path, node_name: &str, files: &[(Arc<str>, Stamp)]) -> Vec<ReadFile> {
+    many::each(files, |(name, stamp)| read(root, node_name, name, *stamp))
+}
+
+fn read(root: &Path, node_name: &str, name: &str, stamp: Stamp) -> ReadFile {
+    let mut out = ReadFile { stamp, ..ReadFile::default() };
+    let bytes = match walk::read(&root.join(name)) {
+        Ok(bytes) => bytes,
+        Err(error) => {
+            out.unsure = true;
+            let message = format!("cannot be read: {error}");
+            out.problems.push(problem(name, message, "its objects stay as they were"));
+            return out;
+        }
+    };
+    let file = cilium_crds::read_file(&bytes, name);
+    if let Some(problem) = file.broken {
+        out.unsure = true;
+        out.problems.push(problem);
+    }
+    for reading in file.readings {
+        match reading {
+            // What this node wrote itself tells it nothing.
+            Reading::Object(object, _) if object.header.published_by.as_deref() == Some(node_name) => {}
+            Reading::Object(object, document) => {
+                let text = document.json().to_string();
+                out.members.push(Member {
+                    identity: Identity::of(&object.header).into(),
+                    digest: Digest::of(&text),
+                    document: object.valid.then_some(text),
+                    object: Arc::new(*object),
+                });
+            }
+            Reading::Nameless(problem) => {
+                out.unsure = true;
+                out.problems.push(problem);
+            }
+            Reading::Other(problem) => out.problems.extend(problem),
+        }
+    }
+    out
+}
