@@ -20,6 +20,9 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const IS_CLUSTER_IP: u64 = 174;
 const NOT_IN_SOURCE_RANGE: u64 = 177;
 
+/// Asks a server at an address and port.
+type Ask = fn(&Netns, IpAddr, u16) -> Option<Answer>;
+
 fn ip(text: &str) -> IpAddr {
     text.parse().unwrap_or_else(|e| panic!("{text}: {e}"))
 }
@@ -219,7 +222,7 @@ impl Stage {
     ) {
         for family in 0..2 {
             let (to, seen) = (to[family], seen.map(|seen| seen[family]));
-            let both: [(&str, fn(&Netns, IpAddr, u16) -> Option<Answer>); 2] = [("TCP", tcp), ("UDP", udp)];
+            let both: [(&str, Ask); 2] = [("TCP", tcp), ("UDP", udp)];
             for (proto, ask) in both {
                 *self.cells.lock().unwrap() += 1;
                 let wrong = match ask(from, to, port) {

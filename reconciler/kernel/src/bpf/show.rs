@@ -3,7 +3,7 @@
 
 use super::counters::Counter;
 use super::ifname::Names;
-use cilium_abi::{Address, Be16, ct, drop, ipcache, metrics, node, snat};
+use cilium_abi::{Address, Be16, ct, drop, ipcache, lb, metrics, node, snat};
 use cilium_engine::state::{
     Backend, BackendId, BackendRow, Device, DeviceRow, Digest, Endpoint, EndpointConfig, EndpointConfigRow,
     EndpointKey, EndpointRow, Frontend, FrontendKey, FrontendRow, IdentityDigest, IdentityId, LinkName,
@@ -251,6 +251,43 @@ pub(super) fn translated(row: &snat::SnatRow, _: &mut Names) -> Shown {
     Shown {
         text: format!("{}{to} created={} used={}", if host { "host " } else { "" }, row.created, row.used),
         json: json!({ "to": to.to_string(), "host": host, "created": row.created, "used": row.used }),
+    }
+}
+
+pub(super) fn client(key: &lb::AffinityKey, _: &mut Names) -> Shown {
+    let [low, high, ..] = key.client.words;
+    let client = if key.is_cookie == 0 {
+        IpAddr::from(key.client).to_string()
+    } else {
+        format!("netns {}", u64::from(high) << 32 | u64::from(low))
+    };
+    Shown {
+        text: format!("{client} revnat {}", key.rev_nat),
+        json: json!({ "client": client, "rev_nat": key.rev_nat }),
+    }
+}
+
+pub(super) fn kept(row: &lb::AffinityRow, _: &mut Names) -> Shown {
+    Shown {
+        text: format!("backend {} used={}", row.backend, row.used),
+        json: json!({ "backend": row.backend, "used": row.used }),
+    }
+}
+
+pub(super) fn socket(key: &lb::SockRevKey, _: &mut Names) -> Shown {
+    let at = end(key.addr, key.port);
+    let kind = if key.kind == lb::SOCK_FORWARD { "forward" } else { "reverse" };
+    Shown {
+        text: format!("socket {} {kind} {at}", key.cookie),
+        json: json!({ "cookie": key.cookie, "kind": kind, "address": at.to_string() }),
+    }
+}
+
+pub(super) fn rewritten(row: &lb::SockRevRow, _: &mut Names) -> Shown {
+    let at = end(row.addr, row.port);
+    Shown {
+        text: format!("{at} revnat {} backend {}", row.rev_nat, row.backend),
+        json: json!({ "address": at.to_string(), "rev_nat": row.rev_nat, "backend": row.backend }),
     }
 }
 
