@@ -10,7 +10,7 @@ use crate::{
     ipcache::{self, Memory},
     maps::DEVICE,
     metrics::count,
-    netdev, node,
+    node,
     packet::{Packet, Xdp, at},
     parse::{Ethernet, Family, IPV4, IPV6, L2, V4, V6, parse},
     rewrite::{FromPod, hop},
@@ -67,7 +67,7 @@ fn one<F: Family>(frame: Xdp, flow: &mut Flow) -> Step<u32> {
     let is_overlay = node!(flags) & NODE_TUNNEL != 0
         && flow.tuple.proto == proto::UDP
         && flow.tuple.dst_port.0 == node!(tunnel_port).0;
-    if flow.kind != kind::PORTS || is_overlay || netdev::is_near(flow) {
+    if flow.kind != kind::PORTS || is_overlay {
         return Ok(XDP_PASS);
     }
     let found = ipcache::local(&flow.tuple.dst);
@@ -78,6 +78,12 @@ fn one<F: Family>(frame: Xdp, flow: &mut Flow) -> Step<u32> {
         return forward::<F>(frame, flow, frontend);
     }
     if found.is_some() { back::<F>(frame, flow) } else { Ok(XDP_PASS) }
+}
+
+#[inline(always)]
+fn is_tunnelled(addr: &Address) -> bool {
+    node!(flags) & NODE_TUNNEL != 0
+        && ipcache::exact(addr).or_else(|| ipcache::prefix(addr)).is_some_and(|row| !row.tunnel.is_none())
 }
 
 /// To a backend elsewhere.
@@ -124,12 +130,6 @@ fn back<F: Family>(frame: Xdp, flow: &mut Flow) -> Step<u32> {
         service::restore::<F, _>(frame, flow, rev_nat)?;
     }
     send::<F>(frame, flow, &way)
-}
-
-#[inline(always)]
-fn is_tunnelled(addr: &Address) -> bool {
-    node!(flags) & NODE_TUNNEL != 0
-        && ipcache::exact(addr).or_else(|| ipcache::prefix(addr)).is_some_and(|row| !row.tunnel.is_none())
 }
 
 /// The next hop.

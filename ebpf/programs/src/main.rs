@@ -10,7 +10,7 @@ use cilium_programs::{
     accelerate, entry,
     packet::{Skb, Xdp},
     parse::{V4, V6},
-    sock::{self, Call, Verb},
+    sock::{self, Call, Socket, Verb},
 };
 
 macro_rules! classifiers {
@@ -77,13 +77,13 @@ socket_calls! {
 /// IPv4 sockets were bound.
 #[cgroup_sock(post_bind4)]
 pub fn cil_sock4_post_bind(ctx: SockContext) -> i32 {
-    sock::bound::<V4>(ctx.sock)
+    sock::bound::<V4>(Socket(ctx.sock))
 }
 
 /// IPv6 sockets were bound.
 #[cgroup_sock(post_bind6)]
 pub fn cil_sock6_post_bind(ctx: SockContext) -> i32 {
-    sock::bound::<V6>(ctx.sock)
+    sock::bound::<V6>(Socket(ctx.sock))
 }
 
 /// The kernel grants GPL-only helpers by this section.

@@ -7,6 +7,8 @@
 //! clients from outside. Connected sockets are never touched again: that is how backends change without a
 //! connection being lost. Source ranges are not asked either, as in Cilium: a socket that connects has no
 //! source address yet.
+// By value the verifier has several times as much to look at.
+#![allow(clippy::needless_borrows_for_generic_args)]
 
 use crate::{
     flow::same,
@@ -398,7 +400,7 @@ pub fn reverse<F: Family>(call: Call) -> i32 {
     PROCEED
 }
 
-pub use bind::bound;
+pub use bind::{Socket, bound};
 
 /// Protection of node ports.
 mod bind {
@@ -411,9 +413,12 @@ mod bind {
         node::NODE_SOCK,
     };
 
+    /// A socket in a hook.
+    pub struct Socket(pub *mut bpf_sock);
+
     /// A socket was bound: a process of the host does not get a NodePort, whose packets it would never see.
     #[inline(always)]
-    pub fn bound<F: Family>(socket: *mut bpf_sock) -> i32 {
+    pub fn bound<F: Family>(Socket(socket): Socket) -> i32 {
         if node!(flags) & NODE_SOCK == 0 {
             return PROCEED;
         }

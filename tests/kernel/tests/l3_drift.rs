@@ -104,11 +104,17 @@ fn edit(pin: &str, command: &str, key: &[u8], row: Option<&[u8]>) {
     bpftool(&args.iter().map(String::as_str).collect::<Vec<_>>());
 }
 
+/// The pin of a map with the version of its layout.
+fn pin_of(map: &str) -> String {
+    let spec = cilium_abi::maps::find(&format!("cilium_{map}")).expect("the map is known");
+    format!("{}_v{}", spec.name, spec.version)
+}
+
 /// A deletion, a change and an addition in each map; by kind how many.
 fn tamper_maps(node: &Node, random: &mut Random) -> BTreeMap<&'static str, u64> {
     let mut done: BTreeMap<&str, u64> = BTreeMap::new();
     for &(map, kind) in MAPS {
-        let pin = node.pins.join(format!("maps/cilium_{map}_v1")).display().to_string();
+        let pin = node.pins.join("maps").join(pin_of(map)).display().to_string();
         let mut rows = rows(&pin);
         assert!(!rows.is_empty(), "{map} is empty: nothing to tamper with");
         let mut count = 0;
@@ -421,7 +427,7 @@ fn whole_pieces_torn_out_come_back() {
             format!("rm -r {pins}/progs"),
         ];
         pieces.extend(
-            MAPS.iter().map(|(map, _)| format!("rm {pins}/maps/cilium_{map}_v1")).skip(round % 4).step_by(4),
+            MAPS.iter().map(|(map, _)| format!("rm {pins}/maps/{}", pin_of(map))).skip(round % 4).step_by(4),
         );
         for piece in pieces {
             let since = Instant::now();

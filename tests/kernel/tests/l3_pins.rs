@@ -135,9 +135,12 @@ fn maps(node: &Node) -> BTreeMap<String, u64> {
     pins.iter().map(|pin| (name(pin), number(pin))).collect()
 }
 
-/// Digests are for agents alone: no program uses their maps, and a lost one is made anew from the objects.
+/// Digests are for agents alone, and Maglev tables and sockets are not asked here: no
+/// program that runs uses their maps, and a lost
+/// one is made anew.
 fn is_digest(name: &str) -> bool {
     name.contains("_digest_")
+        || ["cilium_maglev_", "cilium_sock_rev_"].iter().any(|map| name.starts_with(map))
 }
 
 fn used(mut maps: BTreeMap<String, u64>) -> BTreeMap<String, u64> {

@@ -300,7 +300,7 @@ fn apply(change: &Change, world: &mut World, config: &mut Config) {
                         } else {
                             TargetPort::Number(8080)
                         },
-                        node_port: (how & 2 != 0).then(|| if at == 1 { 20_000 } else { 30_080 }),
+                        node_port: (how & 2 != 0).then_some(if at == 1 { 20_000 } else { 30_080 }),
                     })
                     .collect(),
                 selector: selector.map(|app| match app {
