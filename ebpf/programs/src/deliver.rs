@@ -138,34 +138,37 @@ unsafe extern "C" fn deliver_encapsulate(skb: *mut __sk_buff, tunnel: *const Add
 /// Along the kernel's routes.
 #[inline(always)]
 pub fn route<F: Family>(skb: Skb, flow: &mut Flow, identity: u32) -> Step<i32> {
+    match by_route::<F>(skb, flow)? {
+        Some(verdict) => Ok(verdict),
+        None => Ok(stack(skb, flow, identity, point::TO_STACK)),
+    }
+}
+
+/// The verdict that sends a packet along the kernel's routes; `None`: the stack has to.
+#[inline(always)]
+fn by_route<F: Family>(skb: Skb, flow: &mut Flow) -> Step<Option<i32>> {
     // SAFETY: a valid context and this CPU's flow.
     let sent = unsafe { if F::IS_V6 { deliver_send_v6(skb.0, flow) } else { deliver_send_v4(skb.0, flow) } };
     if sent == PASS as i64 {
-        return Ok(stack(skb, flow, identity, point::TO_STACK));
+        return Ok(None);
     }
     if sent < 0 {
         return Err(Cause::from_raw(-sent as u32));
     }
     // Told here and not below: the deeper the calls, the smaller their share of the stack.
     event::trace(skb, flow, point::TO_NETWORK);
-    Ok(sent as i32)
+    Ok(Some(sent as i32))
 }
 
 /// Along the kernel's routes, for a packet that came in by a device.
 #[inline(always)]
 pub fn pass_on<F: Family>(skb: Skb, flow: &mut Flow) -> Step<i32> {
     flow.is_from_wire = 1;
-    // SAFETY: a valid context and this CPU's flow.
-    let sent = unsafe { if F::IS_V6 { deliver_send_v6(skb.0, flow) } else { deliver_send_v4(skb.0, flow) } };
-    if sent == PASS as i64 {
-        event::trace(skb, flow, point::TO_STACK);
-        return Ok(PASS);
+    if let Some(verdict) = by_route::<F>(skb, flow)? {
+        return Ok(verdict);
     }
-    if sent < 0 {
-        return Err(Cause::from_raw(-sent as u32));
-    }
-    event::trace(skb, flow, point::TO_NETWORK);
-    Ok(sent as i32)
+    event::trace(skb, flow, point::TO_STACK);
+    Ok(PASS)
 }
 
 macro_rules! senders {
