@@ -7,8 +7,9 @@
 #![forbid(unsafe_code)]
 
 use super::error::NetlinkError;
-use super::frame::{Ending, Frame, HEADER, frames};
+use super::frame::{Ending, HEADER, frames};
 use super::netns::{self, Inside};
+use super::socket::{DEADLINE, NLMSG_DONE, NLMSG_ERROR, PATIENCE, ended, receive, send};
 use super::sys;
 use cilium_engine::driver::DriverError;
 use netlink_packet_core::{NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST};
@@ -18,10 +19,8 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::AsFd;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-const NLMSG_ERROR: u16 = 2;
-const NLMSG_DONE: u16 = 3;
 /// `SOCK_DIAG_BY_FAMILY`.
 const BY_FAMILY: u16 = 20;
 /// `SOCK_DESTROY`.
@@ -34,10 +33,6 @@ const ID: usize = 48;
 /// Where that is in `struct inet_diag_msg`.
 const ID_AT: usize = 4;
 
-/// Longest wait for a datagram.
-const PATIENCE: Duration = Duration::from_secs(5);
-/// Longest time for a whole answer.
-const DEADLINE: Duration = Duration::from_secs(30);
 /// The kernel sends dumps in at most 32 KiB.
 const DATAGRAM: usize = 1 << 16;
 /// Sockets of one answer that are kept.
@@ -245,7 +240,7 @@ impl SockDiag {
         self.send(DESTROY, NLM_F_ACK, socket.family, socket.transport, u32::MAX, &socket.id)?;
         let deadline = Instant::now() + DEADLINE;
         loop {
-            self.receive(deadline)?;
+            receive(&self.socket, &mut self.buffer, deadline)?;
             for frame in frames(&self.buffer) {
                 let frame = frame.ok_or(NetlinkError::Malformed)?;
                 if frame.sequence == self.sequence && frame.kind == NLMSG_ERROR {
@@ -275,7 +270,7 @@ impl SockDiag {
         let deadline = Instant::now() + DEADLINE;
         let mut too_many = false;
         loop {
-            self.receive(deadline)?;
+            receive(&self.socket, &mut self.buffer, deadline)?;
             for frame in frames(&self.buffer) {
                 let frame = frame.ok_or(NetlinkError::Malformed)?;
                 if frame.sequence != self.sequence {
@@ -313,33 +308,7 @@ impl SockDiag {
     ) -> Result<(), NetlinkError> {
         self.sequence = self.sequence.wrapping_add(1);
         let message = request(kind, flags, self.sequence, family, transport, states, id);
-        loop {
-            match self.socket.send(&message, 0) {
-                Ok(_) => return Ok(()),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
-    }
-
-    /// One datagram into the buffer.
-    fn receive(&mut self, deadline: Instant) -> Result<(), NetlinkError> {
-        loop {
-            self.buffer.clear();
-            match self.socket.recv(&mut self.buffer, libc::MSG_TRUNC) {
-                Ok(length) if length > self.buffer.len() => return Err(NetlinkError::Malformed),
-                Ok(_) if Instant::now() > deadline => return Err(NetlinkError::Silent(DEADLINE.as_secs())),
-                Ok(_) => return Ok(()),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    return Err(NetlinkError::Silent(PATIENCE.as_secs()));
-                }
-                Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {
-                    return Err(NetlinkError::Overrun);
-                }
-                Err(error) => return Err(error.into()),
-            }
-        }
+        send(&self.socket, &message)
     }
 }
 
@@ -363,13 +332,6 @@ fn request(
     out.extend(states.to_ne_bytes());
     out.extend(id);
     out
-}
-
-fn ended(frame: &Frame<'_>, ending: Ending) -> Result<(), NetlinkError> {
-    match frame.outcome(ending) {
-        (0, _) => Ok(()),
-        (errno, words) => Err(NetlinkError::Refused { errno, words }),
-    }
 }
 
 #[cfg(test)]

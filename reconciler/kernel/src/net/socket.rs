@@ -20,13 +20,13 @@ use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 const NLMSG_NOOP: u16 = 1;
-const NLMSG_ERROR: u16 = 2;
-const NLMSG_DONE: u16 = 3;
+pub(super) const NLMSG_ERROR: u16 = 2;
+pub(super) const NLMSG_DONE: u16 = 3;
 
 /// Longest wait for a datagram.
-const PATIENCE: Duration = Duration::from_secs(5);
+pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 /// Longest time for a whole answer.
-const DEADLINE: Duration = Duration::from_secs(30);
+pub(super) const DEADLINE: Duration = Duration::from_secs(30);
 /// The kernel sends dumps in at most 32 KiB; a single link with many functions may be larger.
 const DATAGRAM: usize = 1 << 17;
 /// How long an interrupted dump is repeated.
@@ -90,10 +90,10 @@ impl Netlink {
             self.write(&mut bytes, message, NLM_F_ACK | flags);
         }
         let mut results: Vec<Option<Result<(), NetlinkError>>> = (0..count).map(|_| None).collect();
-        let outcome = self.send(&bytes).and_then(|()| {
+        let outcome = send(&self.socket, &bytes).and_then(|()| {
             let deadline = Instant::now() + DEADLINE;
             while results.iter().any(Option::is_none) {
-                self.receive(deadline)?;
+                receive(&self.socket, &mut self.buffer, deadline)?;
                 for frame in frames(&self.buffer) {
                     let frame = frame.ok_or(NetlinkError::Malformed)?;
                     let at = usize::try_from(frame.sequence.wrapping_sub(first)).unwrap_or(usize::MAX);
@@ -125,11 +125,11 @@ impl Netlink {
     ) -> Result<Option<RouteNetlinkMessage>, NetlinkError> {
         let mut bytes = Vec::new();
         self.write(&mut bytes, message, NLM_F_ACK);
-        self.send(&bytes)?;
+        send(&self.socket, &bytes)?;
         let deadline = Instant::now() + DEADLINE;
         let mut found = None;
         loop {
-            self.receive(deadline)?;
+            receive(&self.socket, &mut self.buffer, deadline)?;
             for frame in frames(&self.buffer) {
                 let frame = frame.ok_or(NetlinkError::Malformed)?;
                 if frame.sequence != self.sequence {
@@ -193,13 +193,13 @@ impl Netlink {
     ) -> Result<Option<Vec<RouteNetlinkMessage>>, NetlinkError> {
         let mut bytes = Vec::new();
         self.write(&mut bytes, message, NLM_F_DUMP);
-        self.send(&bytes)?;
+        send(&self.socket, &bytes)?;
         let deadline = Instant::now() + DEADLINE;
         let mut entries = Vec::new();
         let mut interrupted = false;
         let mut too_many = false;
         loop {
-            self.receive(deadline)?;
+            receive(&self.socket, &mut self.buffer, deadline)?;
             for frame in frames(&self.buffer) {
                 let frame = frame.ok_or(NetlinkError::Malformed)?;
                 if frame.sequence != self.sequence {
@@ -245,39 +245,40 @@ impl Netlink {
         out.resize(start + message.buffer_len().next_multiple_of(4), 0);
         message.serialize(&mut out[start..]);
     }
+}
 
-    fn send(&self, bytes: &[u8]) -> Result<(), NetlinkError> {
-        loop {
-            match self.socket.send(bytes, 0) {
-                Ok(_) => return Ok(()),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
-    }
-
-    /// One datagram into the buffer.
-    fn receive(&mut self, deadline: Instant) -> Result<(), NetlinkError> {
-        loop {
-            self.buffer.clear();
-            match self.socket.recv(&mut self.buffer, libc::MSG_TRUNC) {
-                Ok(length) if length > self.buffer.len() => return Err(NetlinkError::Malformed),
-                Ok(_) if Instant::now() > deadline => return Err(NetlinkError::Silent(DEADLINE.as_secs())),
-                Ok(_) => return Ok(()),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    return Err(NetlinkError::Silent(PATIENCE.as_secs()));
-                }
-                Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {
-                    return Err(NetlinkError::Overrun);
-                }
-                Err(error) => return Err(error.into()),
-            }
+/// Sends all of a request.
+pub(super) fn send(socket: &Socket, bytes: &[u8]) -> Result<(), NetlinkError> {
+    loop {
+        match socket.send(bytes, 0) {
+            Ok(_) => return Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error.into()),
         }
     }
 }
 
-fn ended(frame: &Frame<'_>, ending: Ending) -> Result<(), NetlinkError> {
+/// One datagram into the buffer.
+pub(super) fn receive(socket: &Socket, buffer: &mut Vec<u8>, deadline: Instant) -> Result<(), NetlinkError> {
+    loop {
+        buffer.clear();
+        match socket.recv(buffer, libc::MSG_TRUNC) {
+            Ok(length) if length > buffer.len() => return Err(NetlinkError::Malformed),
+            Ok(_) if Instant::now() > deadline => return Err(NetlinkError::Silent(DEADLINE.as_secs())),
+            Ok(_) => return Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                return Err(NetlinkError::Silent(PATIENCE.as_secs()));
+            }
+            Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {
+                return Err(NetlinkError::Overrun);
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+pub(super) fn ended(frame: &Frame<'_>, ending: Ending) -> Result<(), NetlinkError> {
     match frame.outcome(ending) {
         (0, _) => Ok(()),
         (errno, words) => Err(NetlinkError::Refused { errno, words }),
