@@ -25,6 +25,18 @@ pub const DIRECTION_SERVICE: u8 = 3;
 pub const FORWARDED: u8 = 0;
 /// Events that did not fit the ring buffer (counted, never a packet's fate).
 pub const EVENT_LOST: u8 = 127;
+/// Events of refused packets beyond [`NodeConstants::refusals`](crate::node::NodeConstants::refusals), not told.
+pub const EVENT_WITHHELD: u8 = 126;
+
+/// What a counter of this reason counts; `None` for a reason that nobody gives.
+pub const fn text(reason: u8) -> Option<&'static str> {
+    match reason {
+        FORWARDED => Some("Success"),
+        EVENT_LOST => Some("Event lost"),
+        EVENT_WITHHELD => Some("Event withheld"),
+        code => crate::drop::text(code),
+    }
+}
 
 /// Number of rows.
 pub const ROWS: u32 = 256 * 4;

@@ -41,6 +41,8 @@ pub struct NodeConstants {
     pub maglev_size: u32,
     /// Seconds between two trace events of one connection and direction.
     pub trace_interval: u32,
+    /// Events that each CPU may give of refused packets within a window of 2^[`WINDOW`] nanoseconds; 0: no limit.
+    pub refusals: u32,
     /// `AGGREGATE_` level for trace events.
     pub trace_aggregation: u8,
     /// Zero.
@@ -50,6 +52,10 @@ pub struct NodeConstants {
     /// Cookie of the node's own network namespace, low word first; 0: the machine's first one.
     pub host_netns: [u32; 2],
 }
+
+/// Binary logarithm of the window of [`NodeConstants::refusals`], nanoseconds: 16.8 ms, some ticks of any kernel's
+/// coarse clock.
+pub const WINDOW: u32 = 24;
 
 /// IPv4 is enabled.
 pub const NODE_IPV4: u32 = 1;

@@ -1,7 +1,7 @@
 //! Telling user space: drops, traces, policy verdicts. A full ring loses the event, never the packet.
 
 use crate::{
-    flow::{Cause, FIN, Flow, RST, SYN, kind},
+    flow::{Cause, FIN, Flow, RST, SYN, clock, kind},
     maps::EVENTS,
     metrics::count,
     node,
@@ -15,7 +15,7 @@ use aya_ebpf::{
 use cilium_abi::{
     Address, Be16, Mac,
     event::{DROP, EVENT_VERDICT, POLICY_VERDICT, TRACE, VERDICT_ALLOW},
-    metrics::{EVENT_LOST, FORWARDED},
+    metrics::{EVENT_LOST, EVENT_WITHHELD, FORWARDED},
     node::{
         AGGREGATE_LOW, AGGREGATE_MEDIUM, AGGREGATE_NONE, NODE_EVENT_DROP, NODE_EVENT_TRACE,
         NODE_EVENT_VERDICT,
@@ -45,10 +45,31 @@ unsafe extern "C" fn event_drop(skb: *mut __sk_buff, flow: *mut Flow, cause: u32
     // SAFETY: as the caller promises.
     let Some(flow) = (unsafe { flow.as_mut() }) else { return TC_ACT_SHOT };
     count(cause.code(), flow.direction, skb.length());
-    if node!(flags) & NODE_EVENT_DROP != 0 {
+    if node!(flags) & NODE_EVENT_DROP != 0 && may_tell(skb, flow) {
         emit(skb, flow, what(DROP, cause.code(), 0, flow.matched), cause.line());
     }
     TC_ACT_SHOT
+}
+
+/// Whether one more refused packet may be told of, or is only counted: a flood of them would fill the ring
+/// and cost the other flows their events.
+#[inline(always)]
+fn may_tell(skb: Skb, flow: &Flow) -> bool {
+    let limit = node!(refusals);
+    if limit == 0 {
+        return true;
+    }
+    let Some(clock) = clock() else { return true };
+    if clock.refusing != clock.window {
+        clock.refusing = clock.window;
+        clock.refused = 0;
+    }
+    clock.refused += 1;
+    if clock.refused <= limit {
+        return true;
+    }
+    count(EVENT_WITHHELD, flow.direction, skb.length());
+    false
 }
 
 /// Counts a packet on its way, in the flow's direction.
@@ -70,7 +91,9 @@ pub fn verdict(skb: Skb, flow: &mut Flow, direction: u8, verdict: u8) {
 #[inline(always)]
 pub fn refused(skb: Skb, flow: &mut Flow, direction: u8, cause: Cause) {
     if node!(flags) & NODE_EVENT_DROP == 0 {
-        verdict(skb, flow, direction, cause.code());
+        if may_tell(skb, flow) {
+            verdict(skb, flow, direction, cause.code());
+        }
     } else if node!(flags) & NODE_EVENT_VERDICT != 0 {
         flow.flags |= EVENT_VERDICT;
     }

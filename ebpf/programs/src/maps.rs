@@ -2,7 +2,7 @@
 //!
 //! The loader sets the sizes of the pinned maps; those here are the defaults.
 
-use crate::flow::Flow;
+use crate::flow::{Clock, Flow};
 use aya_ebpf::{
     Global,
     btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf},
@@ -92,6 +92,9 @@ pub static EVENTS: RingBuf<event::Event, { size!(EVENTS) }> = RingBuf::new();
 /// The packet at hand. Not pinned: nothing in it outlives a program's run.
 #[btf_map(name = "cilium_scratch")]
 pub static SCRATCH: PerCpuArray<Flow, 1> = PerCpuArray::new();
+/// What time it is. Not pinned either.
+#[btf_map(name = "cilium_clock")]
+pub static CLOCK: PerCpuArray<Clock, 1> = PerCpuArray::new();
 
 /// [`lb::SourceRangeKey`] behind its length.
 #[repr(C)]
@@ -127,6 +130,7 @@ const ZERO: NodeConstants = NodeConstants {
     snat_port_max: 0,
     maglev_size: 0,
     trace_interval: 0,
+    refusals: 0,
     trace_aggregation: 0,
     reserved: 0,
     tunnel_port: cilium_abi::Be16(0),

@@ -23,6 +23,8 @@ mod masquerade;
 mod north_south;
 #[path = "l1/policy.rs"]
 mod policy;
+#[path = "l1/refusals.rs"]
+mod refusals;
 #[path = "l1/service.rs"]
 mod service;
 

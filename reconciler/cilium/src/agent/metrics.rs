@@ -98,7 +98,8 @@ pub(super) struct AgentMetrics {
     drop_bytes: Family<DropLabel, Counter>,
     forwards: Family<DirectionLabel, Counter>,
     forward_bytes: Family<DirectionLabel, Counter>,
-    events_lost: Counter,
+    events_lost: Family<DirectionLabel, Counter>,
+    events_withheld: Family<DirectionLabel, Counter>,
 }
 
 impl Default for AgentMetrics {
@@ -120,7 +121,8 @@ impl Default for AgentMetrics {
             drop_bytes: Family::default(),
             forwards: Family::default(),
             forward_bytes: Family::default(),
-            events_lost: Counter::default(),
+            events_lost: Family::default(),
+            events_withheld: Family::default(),
             registry: Registry::default(),
         };
         let r = &mut registry;
@@ -151,6 +153,11 @@ impl Default for AgentMetrics {
         r.register("forward_count", "Packets forwarded", metrics.forwards.clone());
         r.register("forward_bytes", "Bytes forwarded", metrics.forward_bytes.clone());
         r.register("events_lost", "Events that did not fit the ring buffer", metrics.events_lost.clone());
+        r.register(
+            "events_withheld",
+            "Events of refused packets beyond monitor.refusals_per_second",
+            metrics.events_withheld.clone(),
+        );
         let version: Family<VersionLabel, Gauge> = Family::default();
         version.get_or_create(&VersionLabel { version: env!("CARGO_PKG_VERSION") }).set(1);
         r.register("version", "Version of the agent", version);
@@ -177,7 +184,9 @@ impl AgentMetrics {
                 raise(&self.forwards.get_or_create(&DirectionLabel { direction }), packets);
                 raise(&self.forward_bytes.get_or_create(&DirectionLabel { direction }), bytes);
             } else if reason == cilium_abi::metrics::EVENT_LOST {
-                raise(&self.events_lost, packets);
+                raise(&self.events_lost.get_or_create(&DirectionLabel { direction }), packets);
+            } else if reason == cilium_abi::metrics::EVENT_WITHHELD {
+                raise(&self.events_withheld.get_or_create(&DirectionLabel { direction }), packets);
             } else if let Some(text) = cilium_abi::drop::text(reason) {
                 let label = DropLabel { reason: text, direction };
                 raise(&self.drops.get_or_create(&label), packets);

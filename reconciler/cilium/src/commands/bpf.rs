@@ -95,11 +95,7 @@ fn maps(loaded: &Loaded, form: Form) -> Result<ExitCode> {
 
 fn metrics(loaded: &Loaded, form: Form) -> Result<ExitCode> {
     let list = counters::read(&loaded.config.paths.bpf_dir)?;
-    let reason = |code: u8| match code {
-        cilium_abi::metrics::FORWARDED => "Success",
-        cilium_abi::metrics::EVENT_LOST => "Event lost",
-        code => cilium_abi::drop::text(code).unwrap_or("Unknown"),
-    };
+    let reason = |code: u8| cilium_abi::metrics::text(code).unwrap_or("Unknown");
     let value: Vec<Value> = list
         .iter()
         .map(|c| {

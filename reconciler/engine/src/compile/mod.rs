@@ -142,7 +142,6 @@ impl Compiler {
         programs::maps(config, &mut rows);
         programs::compile(site, &self.set, constants, &mut rows);
         host::compile(site, config, &mut rows);
-        policy::unbuilt(config, &mut rows);
         publish::node(config, site, &mut rows);
         edits.replace(&mut self.node, rows);
     }

@@ -108,6 +108,12 @@ pub(super) fn set_id(world: &World, constants: &NodeConstants, config: &Config) 
     SetId(ContentHash::of(parts).digest().to_string())
 }
 
+/// Refused packets that each CPU may tell of in one window, given those in a second.
+fn refusals(per_second: u32) -> u32 {
+    let share = u64::from(per_second) << node::WINDOW;
+    u32::try_from(share.div_ceil(1_000_000_000)).unwrap_or(u32::MAX)
+}
+
 /// The programs' constants.
 pub(super) fn constants(site: &Site, config: &Config) -> NodeConstants {
     let mut flags = 0;
@@ -148,6 +154,7 @@ pub(super) fn constants(site: &Site, config: &Config) -> NodeConstants {
         snat_port_max: SNAT_PORTS.1,
         maglev_size: 0,
         trace_interval: config.monitor.interval.seconds(),
+        refusals: refusals(config.monitor.refusals_per_second),
         trace_aggregation: match config.monitor.aggregation {
             Aggregation::None => node::AGGREGATE_NONE,
             Aggregation::Low => node::AGGREGATE_LOW,

@@ -43,7 +43,7 @@ pub use metrics::Metrics;
 pub use monitor::{Aggregation, Monitor};
 pub use node::Node;
 pub use paths::{AbsolutePath, NotAbsolute, Paths};
-pub use policy::{AllowLocalhost, CidrMatch, Enforcement, InvalidPolicy, Policy};
+pub use policy::{AllowLocalhost, Enforcement, InvalidPolicy, Policy};
 pub use reconciler::Reconciler;
 pub use routing::{Device, NotADevice, Routing, RoutingMode, TunnelProtocol};
 pub use source::{Manifests, Source, SourceKind};

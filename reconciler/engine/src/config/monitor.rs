@@ -35,10 +35,16 @@ pub struct Monitor {
     /// Forwarded packets give events.
     #[schemars(extend("x-impact" = "reload"))]
     pub trace: bool,
+    /// Refused packets that give events, per second and CPU; the others are counted only. 0: all of them.
+    #[schemars(range(min = 0, max = 10_000_000), extend("x-impact" = "reload"))]
+    pub refusals_per_second: u32,
     /// Decisions of policy give events.
     #[schemars(extend("x-impact" = "reload"))]
     pub policy_verdict: bool,
 }
+
+/// What a reader of flows keeps up with, and a flood exceeds.
+const REFUSALS: u32 = 100_000;
 
 impl Default for Monitor {
     fn default() -> Self {
@@ -47,6 +53,7 @@ impl Default for Monitor {
             interval: Span::from_secs(5),
             drop: true,
             trace: true,
+            refusals_per_second: REFUSALS,
             policy_verdict: true,
         }
     }

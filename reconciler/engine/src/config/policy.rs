@@ -2,7 +2,6 @@
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeSet;
 
 /// When a pod is closed to what no rule allows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -42,16 +41,6 @@ pub enum InvalidPolicy {
     Ignore,
 }
 
-/// What CIDR rules match besides addresses outside the cluster.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum CidrMatch {
-    /// Nodes of the cluster.
-    Nodes,
-    /// Pods of the cluster.
-    Pods,
-}
-
 /// Network policy.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -65,9 +54,6 @@ pub struct Policy {
     /// What a policy that was never seen valid does.
     #[schemars(extend("x-impact" = "hitless"))]
     pub invalid: InvalidPolicy,
-    /// What CIDR rules match besides addresses outside the cluster.
-    #[schemars(extend("x-impact" = "hitless"))]
-    pub cidr_match_mode: BTreeSet<CidrMatch>,
 }
 
 impl Policy {

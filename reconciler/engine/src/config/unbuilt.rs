@@ -20,6 +20,7 @@ const KEYS: &[(&str, &[Off])] = &[
     ("load_balancer.socket", &[Off::Flag(false)]),
     ("load_balancer.maglev", &[]),
     ("policy.audit", &[Off::Flag(false)]),
+    ("policy.cidr_match_mode", &[Off::Nothing]),
     ("encryption.type", &[Off::Word("none")]),
     ("encryption.node_encryption", &[Off::Flag(false)]),
     ("encryption.strict", &[Off::Flag(false)]),
@@ -58,6 +59,8 @@ enum Off {
     Flag(bool),
     Number(i64),
     Word(&'static str),
+    /// An empty list.
+    Nothing,
 }
 
 /// What is to be done with a key that is not in [`keys`](super::keys).
@@ -82,6 +85,7 @@ pub fn key(path: &str, value: &Value) -> Option<Planned> {
         Off::Flag(flag) => value.as_bool() == Some(*flag),
         Off::Number(number) => value.as_i64() == Some(*number),
         Off::Word(word) => value.as_str() == Some(word),
+        Off::Nothing => value.as_array().is_some_and(Vec::is_empty),
     });
     Some(if asks_nothing {
         Planned::Off
@@ -130,6 +134,8 @@ mod tests {
         assert_eq!(key("encryption.type", &json!("wireguard")), refused);
         assert_eq!(key("encryption.type", &json!("none")), Some(Planned::Off));
         assert_eq!(key("policy.audit", &json!(false)), Some(Planned::Off));
+        assert_eq!(key("policy.cidr_match_mode", &json!([])), Some(Planned::Off));
+        assert_eq!(key("policy.cidr_match_mode", &json!(["nodes"])), refused);
         assert_eq!(key("hubbles", &json!(true)), None);
         assert_eq!(value("routing.tunnel_protocol", &json!("vxlan")), None);
         assert!(value("routing.tunnel_protocol", &json!("geneve")).is_some());

@@ -3,7 +3,7 @@
 
 use super::counters::Counter;
 use super::ifname::Names;
-use cilium_abi::{Address, Be16, ct, drop, ipcache, lb, metrics, node, snat};
+use cilium_abi::{Address, Be16, ct, ipcache, lb, metrics, node, snat};
 use cilium_engine::state::{
     Backend, BackendId, BackendRow, Device, DeviceRow, Digest, Endpoint, EndpointConfig, EndpointConfigRow,
     EndpointKey, EndpointRow, Frontend, FrontendKey, FrontendRow, IdentityDigest, IdentityId, LinkName,
@@ -293,11 +293,7 @@ pub(super) fn rewritten(row: &lb::SockRevRow, _: &mut Names) -> Shown {
 
 pub(super) fn counter(counter: &Counter) -> (Shown, Shown) {
     let Counter { reason, direction, packets, bytes } = *counter;
-    let words = match reason {
-        metrics::FORWARDED => "Success".to_owned(),
-        metrics::EVENT_LOST => "Event lost".to_owned(),
-        code => drop::text(code).map_or_else(|| format!("reason {code}"), str::to_owned),
-    };
+    let words = metrics::text(reason).map_or_else(|| format!("reason {reason}"), str::to_owned);
     let way = match direction {
         metrics::DIRECTION_INGRESS => "INGRESS",
         metrics::DIRECTION_EGRESS => "EGRESS",

@@ -8,9 +8,11 @@ mod north_south;
 use super::lab::{Hook, Input, Lab};
 use super::packet::{ACK, SYN, tcp, udp};
 use super::sys::{self, SKB_WORDS, insn};
-use super::world::{A, B, Family, Links, Mode, OUTSIDE_ID, Rule, World, at};
+use super::world::{A, B, Family, Links, Mode, OUTSIDE_ID, Rule, World, at, constants};
 use cilium_abi::endpoint::{CONFIG_EGRESS_NO_ANY, CONFIG_INGRESS_NO_ANY};
+use cilium_abi::node::NodeConstants;
 use std::os::fd::AsFd;
+use std::time::Duration;
 
 /// `BPF_MAP_TYPE_HASH` and `BPF_MAP_TYPE_LRU_HASH`.
 const HASH: u32 = 1;
@@ -21,6 +23,11 @@ const PERCPU_ARRAY: u32 = 6;
 const LRU_INSERT: f64 = 400.0;
 /// Nanoseconds of an event: the exact clock, and a place in the ring.
 const EVENT: f64 = 60.0;
+/// Refused packets that may be told of in a window, and how many of them are measured at once.
+const REFUSALS: u32 = 1000;
+const TOLD: u32 = 300;
+/// Longer than a window.
+const A_WINDOW: Duration = Duration::from_millis(25);
 /// Nanoseconds of a lookup in a hash map on a machine that counts as fast.
 const LOOKUP: f64 = 20.0;
 
@@ -39,7 +46,9 @@ pub enum Sort {
     NewOutside,
     /// Opens one of a client outside, with a backend elsewhere: four rows are written.
     NewElsewhere,
-    /// Refused by policy.
+    /// Refused by policy, with an event.
+    Refused,
+    /// The same in a flood, of which most are counted only.
     Denied,
 }
 
@@ -52,6 +61,7 @@ impl Sort {
             Self::NewService | Self::NewOutside => 1800.0,
             Self::Outside => 700.0,
             Self::NewElsewhere => 3000.0,
+            Self::Refused => 300.0,
             Self::Denied => 200.0,
         }
     }
@@ -277,29 +287,36 @@ fn singular(lab: &mut Lab, once_more: f64) -> Vec<Measured> {
             [11.0, 3.0, 2.0, 0.0, 4.0],
         );
         let refused = packets(b, 81).next().expect("there is one");
-        let denied = least(
-            |each| {
-                lab.forget();
-                let ran = lab.run_unheard(&refused, each, 0).expect("the packet runs");
-                assert_eq!(ran.verdict, 2, "policy refuses it");
-                ran.nanoseconds
-            },
-            300,
-        );
-        out.push(Measured {
-            name: format!("{family:?} denied, one event"),
-            nanoseconds: denied + once_more,
-            sort: Sort::Denied,
-            touches: [5.0, 1.0, 0.0, 1.0, 3.0],
-            beyond: 0.0,
-        });
+        let run = |lab: &Lab, each| {
+            let ran = lab.run_unheard(&refused, each, 0).expect("the packet runs");
+            assert_eq!(ran.verdict, 2, "policy refuses it");
+            ran.nanoseconds
+        };
+        let mut denied = |name: &str, sort, nanoseconds: f64, events| {
+            out.push(Measured {
+                name: format!("{family:?} denied, {name}"),
+                nanoseconds: nanoseconds + once_more,
+                sort,
+                touches: [5.0, 1.0, 0.0, events, 3.0],
+                beyond: 0.0,
+            });
+        };
+        let told = |lab: &mut Lab, each| {
+            lab.forget();
+            std::thread::sleep(A_WINDOW);
+            run(lab, each)
+        };
+        denied("told by an event", Sort::Refused, least(|each| told(lab, each), TOLD), 1.0);
+        // Whatever the window has left is used up first.
+        run(lab, REFUSALS);
+        denied("in a flood", Sort::Denied, least(|each| run(lab, each), 1000), 0.0);
     }
     out
 }
 
 /// Measures all. The calling thread ends up in the lab's namespace.
 pub fn measure() -> (Floors, Vec<Cost>) {
-    let mut lab = Lab::new(Mode::Native);
+    let mut lab = Lab::with(Mode::Native, NodeConstants { refusals: REFUSALS, ..constants(Mode::Native) });
     lab.enter();
     let empty_code = [insn(0xb7, 0, 0, 0, 0), insn(0x95, 0, 0, 0, 0)];
     let empty = floor(&empty_code);

@@ -125,8 +125,12 @@ pub struct Lab {
 impl Lab {
     /// Makes the namespace and loads the programs for a mode.
     pub fn new(mode: Mode) -> Self {
+        Self::with(mode, constants(mode))
+    }
+
+    /// As [`Self::new`], with other constants than the mode's.
+    pub fn with(mode: Mode, node: NodeConstants) -> Self {
         let (netns, links) = std::thread::spawn(namespace).join().expect("the namespace could be set up");
-        let node = constants(mode);
         let mut bpf = load(&node, Some(ROWS));
         let events = bpf.take_map(maps::EVENTS.name).expect("the object has a ring buffer");
         let events = RingBuf::try_from(events).expect("it is a ring buffer");

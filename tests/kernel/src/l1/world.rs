@@ -322,6 +322,7 @@ pub fn constants(mode: Mode) -> NodeConstants {
         snat_port_max: if few_ports { 40_007 } else { 65_535 },
         maglev_size: if mode == Mode::Strict { 0 } else { frontends::MAGLEV_SIZE },
         trace_interval: 5,
+        refusals: 0,
         trace_aggregation: node::AGGREGATE_MEDIUM,
         reserved: 0,
         tunnel_port: Be16::new(8472),

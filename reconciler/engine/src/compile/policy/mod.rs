@@ -25,7 +25,7 @@ use super::Pass;
 use super::book::IdBook;
 use super::identity::Identities;
 use super::number::{NUMBERS, probe};
-use super::rows::{Edits, Rows, because, config_origin, error};
+use super::rows::{Edits, because, error};
 use super::view::{PolicyView, RuleView};
 use crate::config::Config;
 use crate::map::Map;
@@ -287,18 +287,4 @@ fn number_contents<'c>(
         numbers.insert(hash.digest(), id);
     }
     numbers
-}
-
-/// Configuration that reads well, but that nothing acts on.
-pub(super) fn unbuilt(config: &Config, rows: &mut Rows) {
-    let unbuilt: BTreeSet<_> = config.policy.cidr_match_mode.iter().collect();
-    if !unbuilt.is_empty() {
-        rows.error(
-            &config_origin("policy.cidr_match_mode"),
-            format!(
-                "not in force: CIDR rules match only addresses outside the cluster ({unbuilt:?} ignored)"
-            ),
-            "leave it empty",
-        );
-    }
 }
