@@ -61,6 +61,8 @@ reasons! {
     NO_SERVICE_BACKEND = 158, "Service backend not found";
     /// The peer has no tunnel endpoint.
     NO_TUNNEL_ENDPOINT = 160, "No tunnel/encapsulation endpoint (datapath BUG!)";
+    /// A packet that belongs to no connection, where there must be one.
+    UNKNOWN_CT = 163, "Unknown connection tracking state";
     /// The local host cannot be reached.
     HOST_UNREACHABLE = 164, "Local host is unreachable";
     /// No free port, or no mapping, for masquerading.

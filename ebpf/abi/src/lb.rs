@@ -75,12 +75,21 @@ pub const FRONTEND_TWO_SCOPES: u32 = 1 << 6;
 pub const FRONTEND_SOURCE_RANGES: u32 = 1 << 7;
 /// With [`FRONTEND_SOURCE_RANGES`]: sources with a row are those that are not served.
 pub const FRONTEND_SOURCE_DENY: u32 = 1 << 8;
-/// New connections choose by the Maglev table, others by chance.
+/// New connections choose by the Maglev table, others by chance. Comes with the table's size ([`maglev_flags`]).
 pub const FRONTEND_MAGLEV: u32 = 1 << 9;
 /// Backends on other nodes answer the client themselves.
 pub const FRONTEND_DSR: u32 = 1 << 10;
 /// Without a backend the client is told so (ICMP unreachable, TCP RST); else its packet is dropped.
 pub const FRONTEND_REJECT: u32 = 1 << 11;
+
+/// The flags' upper five bits: how many bits the size of the frontend's Maglev table has.
+pub const FRONTEND_MAGLEV_BITS: u32 = 27;
+
+/// Flags of a frontend whose Maglev table has this many places. Programs made for tables of another size do
+/// not ask it: they would look beyond its end. Sizes are below 2^31.
+pub const fn maglev_flags(size: u32) -> u32 {
+    FRONTEND_MAGLEV | (32 - size.leading_zeros()) << FRONTEND_MAGLEV_BITS
+}
 
 /// Key of `cilium_slot`: one place in a list.
 #[repr(C)]

@@ -25,6 +25,8 @@ pub enum MapType {
 
 /// `BPF_F_NO_PREALLOC`.
 pub const NO_PREALLOC: u32 = 1;
+/// `BPF_F_MMAPABLE`.
+pub const MMAPABLE: u32 = 1 << 10;
 
 /// Shape of one map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,8 +97,8 @@ maps! {
     AFFINITY = "cilium_affinity" v 1, LruHash<lb::AffinityKey, lb::AffinityRow> 65_536, 0, &["cilium_lb4_affinity", "cilium_lb6_affinity"];
     /// Who may use which frontend.
     SOURCE_RANGE = "cilium_source_range" v 1, LpmTrie<lb::SourceRangeKey, lb::SourceRangeRow> 65_536, NO_PREALLOC, &["cilium_lb4_source_range", "cilium_lb6_source_range"];
-    /// Maglev tables, one behind the other: a place → a backend's number, 0: none.
-    MAGLEV = "cilium_maglev" v 1, Array<u32, u32> 1, 0, &["cilium_lb4_maglev", "cilium_lb6_maglev"];
+    /// Maglev tables: a place → a backend's number. After each table comes a place with 0, as in free room.
+    MAGLEV = "cilium_maglev" v 1, Array<u32, u32> 1, MMAPABLE, &["cilium_lb4_maglev", "cilium_lb6_maglev"];
     /// What sockets of this node were connected to.
     SOCK_REV = "cilium_sock_rev" v 1, LruHash<lb::SockRevKey, lb::SockRevRow> 262_144, 0, &["cilium_lb4_reverse_sk", "cilium_lb6_reverse_sk"];
     /// Runtime facts.

@@ -28,10 +28,14 @@ pub const EVENT_LOST: u8 = 127;
 /// Events of refused packets beyond [`NodeConstants::refusals`](crate::node::NodeConstants::refusals), not told.
 pub const EVENT_WITHHELD: u8 = 126;
 
+/// Packets forwarded before the stack saw them (counted beside [`FORWARDED`]).
+pub const ACCELERATED: u8 = 125;
+
 /// What a counter of this reason counts; `None` for a reason that nobody gives.
 pub const fn text(reason: u8) -> Option<&'static str> {
     match reason {
         FORWARDED => Some("Success"),
+        ACCELERATED => Some("Success before the stack"),
         EVENT_LOST => Some("Event lost"),
         EVENT_WITHHELD => Some("Event withheld"),
         code => crate::drop::text(code),

@@ -1,18 +1,19 @@
 //! North-south traffic to and from backends elsewhere, before the stack sees it: the same steps as
 //! [`crate::north_south`], on frames.
 //!
-//! What is not plainly such traffic, or needs what only the stack can do (a tunnel, a neighbour that is not
-//! known yet, a word to user space), is passed untouched: everything is decided before the first write.
+//! What is not plainly such traffic, or needs what only the stack can do (a tunnel, another device, a
+//! neighbour that is not known yet, an error to the sender), is passed untouched, for
+//! [`crate::netdev`] to judge: everything is decided before the first write.
 
 use crate::{
-    cause, conntrack,
-    flow::{Flow, Step, kind},
+    cause, conntrack, event,
+    flow::{FIN, Flow, RST, Step, kind},
     ipcache::{self, Memory},
-    maps::DEVICE,
+    maps::{DEVICE, WAY},
     metrics::count,
-    node,
+    netdev, node,
     packet::{Packet, Xdp, at},
-    parse::{Ethernet, Family, IPV4, IPV6, L2, V4, V6, parse},
+    parse::{Ethernet, Family, IPV4, IPV6, L2, Link, V4, V6, parse},
     rewrite::{FromPod, hop},
     service, snat,
 };
@@ -21,18 +22,18 @@ use aya_ebpf::{
         BPF_FIB_LKUP_RET_SUCCESS, bpf_fib_lookup as FibParams,
         xdp_action::{XDP_DROP, XDP_PASS, XDP_TX},
     },
-    helpers::generated::{bpf_fib_lookup, bpf_redirect},
+    helpers::generated::bpf_fib_lookup,
 };
 use cilium_abi::{
     Address,
     endpoint::ENDPOINT_HOST,
-    event::reason,
-    lb::{FRONTEND_EXTERNAL, FrontendRow},
-    metrics::{DIRECTION_INGRESS, FORWARDED},
-    node::{NODE_LB, NODE_TUNNEL, NODE_XDP},
+    event::{point, reason},
+    lb::{BackendRow, FRONTEND_EXTERNAL, FrontendRow},
+    metrics::{ACCELERATED, DIRECTION_INGRESS, FORWARDED},
+    node::{DeviceRow, NODE_LB, NODE_TUNNEL, NODE_XDP},
     proto,
 };
-use core::mem::MaybeUninit;
+use core::mem::{MaybeUninit, offset_of};
 
 /// A frame that a device's driver received.
 #[inline(always)]
@@ -44,108 +45,164 @@ pub fn receive(frame: Xdp) -> u32 {
     let Some(flow) = Flow::start(frame, DIRECTION_INGRESS) else { return XDP_PASS };
     let Some(ethernet) = at::<Ethernet, Xdp>(frame, 0) else { return XDP_PASS };
     // SAFETY: `at` proved the header lies inside the frame.
-    let step = match unsafe { (*ethernet).ethertype } {
+    match unsafe { (*ethernet).ethertype } {
         IPV4 => one::<V4>(frame, flow),
         IPV6 => one::<V6>(frame, flow),
-        _ => Ok(XDP_PASS),
-    };
+        _ => XDP_PASS,
+    }
+}
+
+#[inline(always)]
+fn one<F: Family>(frame: Xdp, flow: &mut Flow) -> u32 {
+    if parse::<F, L2, Xdp>(frame, flow).is_err() || flow.ttl <= 1 {
+        return XDP_PASS;
+    }
+    if flow.kind != kind::PORTS || flow.tuple.proto == proto::SCTP || netdev::is_overlay(flow) {
+        return XDP_PASS;
+    }
+    let found = ipcache::local(&flow.tuple.dst);
+    if found.is_some_and(|row| row.flags & ENDPOINT_HOST == 0) {
+        return XDP_PASS;
+    }
+    if let Some(frontend) = service::outside(flow) {
+        return serve::<F>(frame, flow, frontend);
+    }
+    if found.is_some() { answer::<F>(frame, flow) } else { XDP_PASS }
+}
+
+/// What becomes of a frame.
+#[inline(always)]
+fn finish(frame: Xdp, flow: &mut Flow, step: Step<u32>) -> u32 {
     match step {
         Ok(verdict) => verdict,
         // Half written: nobody may have it.
         Err(cause) => {
-            count(cause.code(), DIRECTION_INGRESS, frame.length());
+            event::refuse(frame, flow, cause);
             XDP_DROP
         }
     }
 }
 
+/// The device, if the frame is addressed to it: one for another machine on the wire is not ours.
 #[inline(always)]
-fn one<F: Family>(frame: Xdp, flow: &mut Flow) -> Step<u32> {
-    if parse::<F, L2, Xdp>(frame, flow).is_err() || flow.ttl <= 1 {
-        return Ok(XDP_PASS);
-    }
-    let is_overlay = node!(flags) & NODE_TUNNEL != 0
-        && flow.tuple.proto == proto::UDP
-        && flow.tuple.dst_port.0 == node!(tunnel_port).0;
-    if flow.kind != kind::PORTS || is_overlay {
-        return Ok(XDP_PASS);
-    }
-    let found = ipcache::local(&flow.tuple.dst);
-    if found.is_some_and(|row| row.flags & ENDPOINT_HOST == 0) {
-        return Ok(XDP_PASS);
-    }
-    if let Some(frontend) = service::outside(flow) {
-        return forward::<F>(frame, flow, frontend);
-    }
-    if found.is_some() { back::<F>(frame, flow) } else { Ok(XDP_PASS) }
-}
-
-#[inline(always)]
-fn is_tunnelled(addr: &Address) -> bool {
-    node!(flags) & NODE_TUNNEL != 0
-        && ipcache::exact(addr).or_else(|| ipcache::prefix(addr)).is_some_and(|row| !row.tunnel.is_none())
-}
-
-/// To a backend elsewhere.
-#[inline(always)]
-fn forward<F: Family>(frame: Xdp, flow: &mut Flow, frontend: &FrontendRow) -> Step<u32> {
-    if frontend.flags & FRONTEND_EXTERNAL == 0 || service::permits(flow, frontend).is_err() {
-        return Ok(XDP_PASS);
-    }
-    flow.tick();
-    let Some(backend) = service::choose(flow, frontend) else { return Ok(XDP_PASS) };
-    if ipcache::local(&backend.addr).is_some() || is_tunnelled(&backend.addr) {
-        return Ok(XDP_PASS);
-    }
+fn device(frame: Xdp, flow: &Flow) -> Option<&'static DeviceRow> {
+    const _: () = assert!(offset_of!(DeviceRow, mac) % 2 == 0);
     // SAFETY: the row is read field by field; user space replaces rows whole.
-    let Some(device) = (unsafe { DEVICE.get(flow.ifindex) }) else { return Ok(XDP_PASS) };
-    let own = if F::IS_V6 { &device.ipv6 } else { &device.ipv4 };
-    let Some(way) = way::<F>(frame, flow.ifindex, own, &backend.addr) else { return Ok(XDP_PASS) };
-    service::lead::<F, _>(frame, flow, frontend, backend)?;
-    let row = conntrack::find(flow);
-    conntrack::commit(flow, row, Memory::NONE)?;
-    snat::lend::<F, _>(frame, flow, own)?;
-    send::<F>(frame, flow, &way)
+    let device = unsafe { DEVICE.get(flow.ifindex) }?;
+    let ethernet = at::<Ethernet, Xdp>(frame, 0)?;
+    // SAFETY: `at` proved the header lies inside the frame; the row's field is two-byte aligned.
+    let ([a, b, c], [d, e, f]) = unsafe { ((*ethernet).dst, *(&raw const device.mac.0).cast::<[u16; 3]>()) };
+    ((a ^ d) | (b ^ e) | (c ^ f) == 0).then_some(device)
 }
 
-/// Back to a client.
+/// To a frontend.
 #[inline(always)]
-fn back<F: Family>(frame: Xdp, flow: &mut Flow) -> Step<u32> {
-    let Some(client) = snat::owner(flow) else { return Ok(XDP_PASS) };
-    if ipcache::local(&client).is_some() {
-        return Ok(XDP_PASS);
+fn serve<F: Family>(frame: Xdp, flow: &mut Flow, frontend: &FrontendRow) -> u32 {
+    if frontend.flags & FRONTEND_EXTERNAL == 0
+        || netdev::is_near(flow)
+        || service::permits(flow, frontend).is_err()
+    {
+        return XDP_PASS;
     }
-    let Some(way) = way::<F>(frame, flow.ifindex, &flow.tuple.dst, &client) else { return Ok(XDP_PASS) };
-    if !snat::incoming::<F, _>(frame, flow)? {
-        return Ok(XDP_PASS);
+    // The end of a connection is noted once, with what else it means, where backends here are served too.
+    if flow.tcp_flags & (FIN | RST) != 0 {
+        return XDP_PASS;
     }
-    let row = conntrack::find(flow);
-    if flow.state != reason::REPLY {
-        // The flow of somebody who left: as in the other hook, the stack may route it.
-        return Ok(XDP_PASS);
+    let Some(device) = device(frame, flow) else { return XDP_PASS };
+    flow.tick();
+    let Some(backend) = service::choose(flow, frontend) else { return XDP_PASS };
+    if ipcache::local(&backend.addr).is_some() {
+        return XDP_PASS;
     }
-    let rev_nat = row.as_deref().map_or(0, |row| row.rev_nat);
-    conntrack::commit(flow, row, Memory::NONE)?;
-    if rev_nat != 0 {
-        service::restore::<F, _>(frame, flow, rev_nat)?;
+    let found = ipcache::exact(&backend.addr).or_else(|| ipcache::prefix(&backend.addr));
+    if node!(flags) & NODE_TUNNEL != 0 && found.is_some_and(|row| !row.tunnel.is_none()) {
+        return XDP_PASS;
     }
-    send::<F>(frame, flow, &way)
+    flow.dst_identity = found.map_or(0, |row| row.identity);
+    forward::<F>(frame, flow, frontend, backend, if F::IS_V6 { &device.ipv6 } else { &device.ipv4 })
 }
 
-/// The next hop.
-struct Way {
-    ifindex: u32,
-    dst: [u16; 3],
-    src: [u16; 3],
-}
-
-/// The kernel's route, if it leads over a neighbour that is known.
+/// To a backend elsewhere, with the node's `own` address.
 #[inline(always)]
-fn way<F: Family>(frame: Xdp, ifindex: u32, src: &Address, dst: &Address) -> Option<Way> {
-    // SAFETY: all zeroes is a valid value of this plain struct.
-    let mut fib: FibParams = unsafe { MaybeUninit::zeroed().assume_init() };
+fn forward<F: Family>(
+    frame: Xdp,
+    flow: &mut Flow,
+    frontend: &FrontendRow,
+    backend: &BackendRow,
+    own: &Address,
+) -> u32 {
+    let Some(way) = way::<F>(frame, flow.ifindex, own, &backend.addr) else { return XDP_PASS };
+    if lead::<F>(frame, flow, frontend, backend) { lend::<F>(frame, flow, own, way) } else { XDP_DROP }
+}
+
+/// Gives a frame its backend's address, and remembers the connection; whether that could be done. A function
+/// of its own, since the stacks of those that call each other count together.
+#[inline(never)]
+fn lead<F: Family>(frame: Xdp, flow: &mut Flow, frontend: &FrontendRow, backend: &BackendRow) -> bool {
+    let step = service::lead::<F, _>(frame, flow, frontend, backend).and_then(|()| {
+        let row = conntrack::find(flow);
+        conntrack::commit(flow, row, Memory::NONE)
+    });
+    if let Err(cause) = step {
+        event::refuse(frame, flow, cause);
+    }
+    step.is_ok()
+}
+
+/// Sends a frame on with the node's `own` address. A function of its own, as [`lead`].
+#[inline(never)]
+fn lend<F: Family>(frame: Xdp, flow: &mut Flow, own: &Address, way: &FibParams) -> u32 {
+    let step = snat::lend::<F, _>(frame, flow, own).and_then(|()| send::<F>(frame, flow, way));
+    finish(frame, flow, step)
+}
+
+/// Perhaps the answer of a backend elsewhere.
+#[inline(always)]
+fn answer<F: Family>(frame: Xdp, flow: &mut Flow) -> u32 {
+    let Some(client) = snat::owner(flow) else { return XDP_PASS };
+    if ipcache::local(&client).is_some() || device(frame, flow).is_none() {
+        return XDP_PASS;
+    }
+    back::<F>(frame, flow, &client)
+}
+
+/// Back to a client. A function of its own, as [`lead`].
+#[inline(never)]
+fn back<F: Family>(frame: Xdp, flow: &mut Flow, client: &Address) -> u32 {
+    let Some(way) = way::<F>(frame, flow.ifindex, &flow.tuple.dst, client) else { return XDP_PASS };
+    let step = (|| {
+        if !snat::incoming::<F, _>(frame, flow)? {
+            return Ok(XDP_PASS);
+        }
+        let row = conntrack::find(flow);
+        if flow.state != reason::REPLY {
+            // Half translated, as in the other hook.
+            return Err(cause!(UNKNOWN_CT));
+        }
+        let rev_nat = row.as_deref().map_or(0, |row| row.rev_nat);
+        conntrack::commit(flow, row, Memory::NONE)?;
+        if rev_nat != 0 {
+            service::restore::<F, _>(frame, flow, rev_nat)?;
+        }
+        send::<F>(frame, flow, way)
+    })();
+    finish(frame, flow, step)
+}
+
+/// The kernel's route, if it leads out of the device that the frame came in by, over a neighbour that is
+/// known. Other devices may not take frames from a driver, and would not say so.
+#[inline(always)]
+fn way<F: Family>(frame: Xdp, ifindex: u32, src: &Address, dst: &Address) -> Option<&'static FibParams> {
+    // Not on the stack: what is there counts together with that of whatever is called.
+    // SAFETY: this CPU's row, used by one program at a time; all zeroes is a valid value.
+    let fib = unsafe {
+        let row = WAY.get_ptr_mut(0)?;
+        *row = MaybeUninit::zeroed().assume_init();
+        &mut *row
+    };
     fib.family = F::AF;
     fib.ifindex = ifindex;
+    fib.__bindgen_anon_1.tot_len = (frame.length() - L2::HEADER as u32) as u16;
     if F::IS_V6 {
         fib.__bindgen_anon_3.ipv6_src = src.words;
         fib.__bindgen_anon_4.ipv6_dst = dst.words;
@@ -155,33 +212,21 @@ fn way<F: Family>(frame: Xdp, ifindex: u32, src: &Address, dst: &Address) -> Opt
     }
     // SAFETY: a valid context and an initialised struct of the given size.
     let found =
-        unsafe { bpf_fib_lookup(frame.0.cast(), &raw mut fib, size_of::<FibParams>() as i32, 0) } as u32;
-    if found != BPF_FIB_LKUP_RET_SUCCESS {
-        return None;
-    }
-    // SAFETY: six bytes each, at even offsets of an aligned struct.
-    unsafe {
-        Some(Way {
-            ifindex: fib.ifindex,
-            dst: *(&raw const fib.dmac).cast(),
-            src: *(&raw const fib.smac).cast(),
-        })
-    }
+        unsafe { bpf_fib_lookup(frame.0.cast(), &raw mut *fib, size_of::<FibParams>() as i32, 0) } as u32;
+    (found == BPF_FIB_LKUP_RET_SUCCESS && fib.ifindex == ifindex).then_some(fib)
 }
 
 #[inline(always)]
-fn send<F: Family>(frame: Xdp, flow: &mut Flow, way: &Way) -> Step<u32> {
+fn send<F: Family>(frame: Xdp, flow: &mut Flow, way: &FibParams) -> Step<u32> {
     hop::<F, FromPod, _>(frame, flow)?;
     let ethernet = at::<Ethernet, Xdp>(frame, 0).ok_or(cause!(INVALID_PACKET))?;
-    // SAFETY: `at` proved the header lies inside the frame.
+    // SAFETY: `at` proved the header lies inside the frame; the row's fields are two-byte aligned.
     unsafe {
-        (*ethernet).dst = way.dst;
-        (*ethernet).src = way.src;
+        (*ethernet).dst = *(&raw const way.dmac).cast();
+        (*ethernet).src = *(&raw const way.smac).cast();
     }
     count(FORWARDED, DIRECTION_INGRESS, frame.length());
-    if way.ifindex == flow.ifindex {
-        return Ok(XDP_TX);
-    }
-    // SAFETY: a helper with scalar arguments.
-    Ok(unsafe { bpf_redirect(way.ifindex, 0) } as u32)
+    count(ACCELERATED, DIRECTION_INGRESS, frame.length());
+    event::trace(frame, flow, point::TO_NETWORK);
+    Ok(XDP_TX)
 }

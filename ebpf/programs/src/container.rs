@@ -1,7 +1,7 @@
 //! A pod's own interface: what the pod sends; and how a packet from elsewhere is admitted to it.
 
 use crate::{
-    cause, conntrack, deliver, event,
+    answer, cause, conntrack, deliver, event,
     flow::{Flow, Step, kind, same},
     ipcache::{self, Memory},
     maps::EP_CONFIG,
@@ -17,7 +17,7 @@ use cilium_abi::{
     endpoint::{ENDPOINT_HOST, EndpointConfigRow, EndpointRow},
     event::{point, reason},
     identity,
-    node::{NODE_ALLOW_LOCALHOST, NODE_TUNNEL},
+    node::{NODE_ALLOW_LOCALHOST, NODE_TUNNEL, mark},
     proto,
 };
 
@@ -60,7 +60,13 @@ pub fn from<F: Family>(skb: Skb, flow: &mut Flow, config: &EndpointConfigRow) ->
             || flow.is_syn()
             || (flow.tuple.proto != proto::TCP && conntrack::is_forward(flow)));
     if may_be_service && let Some(frontend) = service::inside(flow) {
-        service::translate::<F, _>(skb, flow, frontend)?;
+        // A connection from a time without the frontend: the packets to come would be taken for its own.
+        if let Some(row) = row {
+            row.expires = 0;
+        }
+        if let Err(cause) = service::translate::<F, _>(skb, flow, frontend) {
+            return answer::unserved::<F>(skb, flow, frontend, cause);
+        }
         if same(&flow.tuple.src, &flow.tuple.dst) {
             return to_itself::<F>(skb, flow);
         }
@@ -93,7 +99,13 @@ pub fn from<F: Family>(skb: Skb, flow: &mut Flow, config: &EndpointConfigRow) ->
             if conntrack::is_forward(flow) {
                 policy::egress(skb, flow, row.as_deref(), config, far.identity)?;
             }
+            let is_answer =
+                row.as_deref().is_some_and(|row| row.rev_nat != 0) && !conntrack::is_forward(flow);
             settle::<F>(skb, flow, row, far.memory)?;
+            if is_answer {
+                // The port it has now is a frontend's: no flow of the node holds it.
+                skb.set_mark(mark::SNAT_DONE);
+            }
             event::forwarded(skb, flow);
             match far.row {
                 Some(found) if !found.tunnel.is_none() => {

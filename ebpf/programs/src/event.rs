@@ -5,11 +5,11 @@ use crate::{
     maps::EVENTS,
     metrics::count,
     node,
-    packet::{Packet, Skb, at},
+    packet::{Packet, Skb, Xdp, at},
     parse::Ethernet,
 };
 use aya_ebpf::{
-    bindings::{__sk_buff, BPF_RB_NO_WAKEUP, TC_ACT_SHOT},
+    bindings::{__sk_buff, BPF_RB_NO_WAKEUP, TC_ACT_SHOT, xdp_md},
     helpers::generated::bpf_ktime_get_ns,
 };
 use cilium_abi::{
@@ -44,17 +44,23 @@ unsafe extern "C" fn event_drop(skb: *mut __sk_buff, flow: *mut Flow, cause: u32
     let (skb, cause) = (Skb(skb), Cause::from_raw(cause));
     // SAFETY: as the caller promises.
     let Some(flow) = (unsafe { flow.as_mut() }) else { return TC_ACT_SHOT };
-    count(cause.code(), flow.direction, skb.length());
-    if node!(flags) & NODE_EVENT_DROP != 0 && may_tell(skb, flow) {
-        emit(skb, flow, what(DROP, cause.code(), 0, flow.matched), cause.line());
-    }
+    refuse(skb, flow, cause);
     TC_ACT_SHOT
+}
+
+/// Counts a packet that ends, and tells why.
+#[inline(always)]
+pub fn refuse<P: Told>(packet: P, flow: &mut Flow, cause: Cause) {
+    count(cause.code(), flow.direction, packet.length());
+    if node!(flags) & NODE_EVENT_DROP != 0 && may_tell(packet, flow) {
+        packet.tell(flow, what(DROP, cause.code(), 0, flow.matched), cause.line());
+    }
 }
 
 /// Whether one more refused packet may be told of, or is only counted: a flood of them would fill the ring
 /// and cost the other flows their events.
 #[inline(always)]
-fn may_tell(skb: Skb, flow: &Flow) -> bool {
+fn may_tell<P: Packet>(packet: P, flow: &Flow) -> bool {
     let limit = node!(refusals);
     if limit == 0 {
         return true;
@@ -68,7 +74,7 @@ fn may_tell(skb: Skb, flow: &Flow) -> bool {
     if clock.refused <= limit {
         return true;
     }
-    count(EVENT_WITHHELD, flow.direction, skb.length());
+    count(EVENT_WITHHELD, flow.direction, packet.length());
     false
 }
 
@@ -82,7 +88,7 @@ pub fn forwarded(skb: Skb, flow: &Flow) {
 #[inline(always)]
 pub fn verdict(skb: Skb, flow: &mut Flow, direction: u8, verdict: u8) {
     if node!(flags) & NODE_EVENT_VERDICT != 0 {
-        emit(skb, flow, what(POLICY_VERDICT, direction, verdict, flow.matched), 0);
+        skb.tell(flow, what(POLICY_VERDICT, direction, verdict, flow.matched), 0);
     }
 }
 
@@ -101,10 +107,10 @@ pub fn refused(skb: Skb, flow: &mut Flow, direction: u8, cause: Cause) {
 
 /// Tells that a packet left or was delivered, as often as the aggregation level asks.
 #[inline(always)]
-pub fn trace(skb: Skb, flow: &mut Flow, point: u8) {
+pub fn trace<P: Told>(packet: P, flow: &mut Flow, point: u8) {
     if node!(flags) & NODE_EVENT_TRACE != 0 && (node!(trace_aggregation) <= AGGREGATE_LOW || flow.report != 0)
     {
-        emit(skb, flow, what(TRACE, point, VERDICT_ALLOW, flow.state), 0);
+        packet.tell(flow, what(TRACE, point, VERDICT_ALLOW, flow.state), 0);
     }
 }
 
@@ -112,7 +118,7 @@ pub fn trace(skb: Skb, flow: &mut Flow, point: u8) {
 #[inline(always)]
 pub fn received(skb: Skb, flow: &mut Flow, point: u8) {
     if node!(flags) & NODE_EVENT_TRACE != 0 && node!(trace_aggregation) == AGGREGATE_NONE {
-        emit(skb, flow, what(TRACE, point, VERDICT_ALLOW, flow.state), 0);
+        skb.tell(flow, what(TRACE, point, VERDICT_ALLOW, flow.state), 0);
     }
 }
 
@@ -124,10 +130,25 @@ pub fn notable_flags() -> u8 {
 
 /// Events never wake their reader: with one that keeps up, a wake-up per event costs the packet more
 /// than all else it goes through (measured: 9 µs). The reader looks by itself every few ms.
-#[inline(always)]
-fn emit(skb: Skb, flow: &mut Flow, what: u32, line: u16) {
-    // SAFETY: a valid context and this CPU's flow.
-    unsafe { event_emit(skb.0, flow, what, line as u32) };
+pub trait Told: Packet {
+    /// Writes an event about it.
+    fn tell(self, flow: &mut Flow, what: u32, line: u16);
+}
+
+impl Told for Skb {
+    #[inline(always)]
+    fn tell(self, flow: &mut Flow, what: u32, line: u16) {
+        // SAFETY: a valid context and this CPU's flow.
+        unsafe { event_emit(self.0, flow, what, line as u32) };
+    }
+}
+
+impl Told for Xdp {
+    #[inline(always)]
+    fn tell(self, flow: &mut Flow, what: u32, line: u16) {
+        // SAFETY: as above.
+        unsafe { event_frame(self.0, flow, what, line as u32) };
+    }
 }
 
 /// A subprogram of its own, which the verifier checks once.
@@ -137,11 +158,27 @@ fn emit(skb: Skb, flow: &mut Flow, what: u32, line: u16) {
 #[unsafe(no_mangle)]
 #[inline(never)]
 unsafe extern "C" fn event_emit(skb: *mut __sk_buff, flow: *mut Flow, what: u32, line: u32) -> u32 {
-    let skb = Skb(skb);
     // SAFETY: as the caller promises.
     let Some(flow) = (unsafe { flow.as_mut() }) else { return 1 };
+    write(Skb(skb), flow, what, line)
+}
+
+/// A subprogram of its own, which the verifier checks once.
+///
+/// # Safety
+/// `frame` must be a valid context, `flow` null or this CPU's flow.
+#[unsafe(no_mangle)]
+#[inline(never)]
+unsafe extern "C" fn event_frame(frame: *mut xdp_md, flow: *mut Flow, what: u32, line: u32) -> u32 {
+    // SAFETY: as the caller promises.
+    let Some(flow) = (unsafe { flow.as_mut() }) else { return 1 };
+    write(Xdp(frame), flow, what, line)
+}
+
+#[inline(always)]
+fn write<P: Packet>(packet: P, flow: &mut Flow, what: u32, line: u32) -> u32 {
     let Some(mut entry) = EVENTS.reserve(0) else {
-        count(EVENT_LOST, flow.direction, skb.length());
+        count(EVENT_LOST, flow.direction, packet.length());
         return 1;
     };
     if flow.time == 0 {
@@ -149,7 +186,7 @@ unsafe extern "C" fn event_emit(skb: *mut __sk_buff, flow: *mut Flow, what: u32,
         flow.time = unsafe { bpf_ktime_get_ns() };
     }
     let [kind, subtype, verdict, reason] = what.to_le_bytes();
-    let (dst_mac, src_mac) = match at::<Ethernet, Skb>(skb, 0) {
+    let (dst_mac, src_mac) = match at::<Ethernet, P>(packet, 0) {
         // SAFETY: `at` proved the header lies inside the packet.
         Some(ethernet) => unsafe { ((*ethernet).dst, (*ethernet).src) },
         None => ([0; 3], [0; 3]),
@@ -175,7 +212,7 @@ unsafe extern "C" fn event_emit(skb: *mut __sk_buff, flow: *mut Flow, what: u32,
         (*event).src_identity = flow.src_identity;
         (*event).dst_identity = flow.dst_identity;
         (*event).ifindex = flow.ifindex;
-        (*event).len = skb.length();
+        (*event).len = packet.length();
         (*event).cookie = flow.cookie;
         (*event).endpoint_id = flow.endpoint_id;
         (*event).verdict = verdict;

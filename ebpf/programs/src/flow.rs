@@ -9,6 +9,7 @@ use cilium_abi::{
     Address, Be16,
     ct::Tuple,
     event,
+    lb::FrontendRow,
     node::{REVISION, WINDOW},
 };
 use core::num::NonZeroU32;
@@ -53,6 +54,21 @@ impl Cause {
             None => Self(NonZeroU32::MIN),
         }
     }
+
+    /// What a subprogram returns for a step: a verdict in the low half, or a cause in the high.
+    #[inline(always)]
+    pub const fn cross(step: Step<i32>) -> u64 {
+        match step {
+            Ok(verdict) => verdict as u32 as u64,
+            Err(cause) => (cause.raw() as u64) << 32,
+        }
+    }
+
+    /// The inverse of [`Self::cross`].
+    #[inline(always)]
+    pub const fn crossed(returned: u64) -> Step<i32> {
+        if returned >> 32 == 0 { Ok(returned as i32) } else { Err(Self::from_raw((returned >> 32) as u32)) }
+    }
 }
 
 /// A step's value, or the end of the packet.
@@ -86,6 +102,8 @@ pub struct Flow {
     pub inner: Tuple,
     /// Address before translation; meaningful if [`Self::is_translated`].
     pub original: Address,
+    /// The frontend that a packet from a device is for, once that is known.
+    pub frontend: FrontendRow,
     /// Number of the frontend to translate back to; 0: none.
     pub rev_nat: u16,
     /// Nanoseconds since boot, once an event needed them; 0 before.

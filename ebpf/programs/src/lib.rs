@@ -6,6 +6,7 @@
 #![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 
 pub mod accelerate;
+pub mod answer;
 pub mod arp;
 pub mod conntrack;
 pub mod container;

@@ -2,9 +2,13 @@
 //!
 //! The loader sets the sizes of the pinned maps; those here are the defaults.
 
-use crate::flow::{Clock, Flow};
+use crate::{
+    answer::Desk,
+    flow::{Clock, Flow},
+};
 use aya_ebpf::{
     Global,
+    bindings::bpf_fib_lookup,
     btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf},
     macros::btf_map,
 };
@@ -95,6 +99,14 @@ pub static SCRATCH: PerCpuArray<Flow, 1> = PerCpuArray::new();
 /// What time it is. Not pinned either.
 #[btf_map(name = "cilium_clock")]
 pub static CLOCK: PerCpuArray<Clock, 1> = PerCpuArray::new();
+
+/// Answers to clients of frontends without backend. Not pinned either.
+#[btf_map(name = "cilium_answer")]
+pub static DESK: PerCpuArray<Desk, 1> = PerCpuArray::new();
+
+/// The next hop of the frame at hand. Not pinned either.
+#[btf_map(name = "cilium_way")]
+pub static WAY: PerCpuArray<bpf_fib_lookup, 1> = PerCpuArray::new();
 
 /// [`lb::SourceRangeKey`] behind its length.
 #[repr(C)]

@@ -74,12 +74,10 @@ fn is_link_local(addr: &Address) -> bool {
 #[inline(always)]
 pub fn answer(skb: Skb, flow: &mut Flow, config: &EndpointConfigRow) -> Step<i32> {
     // SAFETY: a valid context, this CPU's flow, and a map row.
-    let answer = unsafe { nd_answer(skb.0, flow, config) };
-    if answer >> 32 == 0 { Ok(answer as i32) } else { Err(Cause::from_raw((answer >> 32) as u32)) }
+    Cause::crossed(unsafe { nd_answer(skb.0, flow, config) })
 }
 
-/// A subprogram of its own, which the verifier checks once: a verdict in the low half, or a cause in
-/// the high.
+/// A subprogram of its own, which the verifier checks once: see [`Cause::cross`].
 ///
 /// # Safety
 /// `skb` must be a valid context, `flow` null or this CPU's flow, `config` null or a row.
@@ -91,14 +89,10 @@ unsafe extern "C" fn nd_answer(
     config: *const EndpointConfigRow,
 ) -> u64 {
     // SAFETY: as the caller promises.
-    let decided = match unsafe { (flow.as_mut(), config.as_ref()) } {
+    Cause::cross(match unsafe { (flow.as_mut(), config.as_ref()) } {
         (Some(flow), Some(config)) => decide(Skb(skb), flow, config),
         _ => Err(cause!(INVALID_PACKET)),
-    };
-    match decided {
-        Ok(verdict) => verdict as u32 as u64,
-        Err(cause) => (cause.raw() as u64) << 32,
-    }
+    })
 }
 
 #[inline(always)]

@@ -5,13 +5,14 @@ use crate::{
     container::{admit, config, source},
     deliver::{self, PASS},
     event,
-    flow::{Flow, Step, kind},
+    flow::{Cause, Flow, Step, kind},
     ipcache, node, north_south,
     packet::{Skb, at},
-    parse::{Ethernet, Family, IPV4, IPV6, Ipv4, Ipv6, L2, Link, parse},
+    parse::{Ethernet, Family, IPV4, IPV6, Ipv4, Ipv6, L2, Link, V4, V6, parse},
     rewrite::FromWire,
     service, snat,
 };
+use aya_ebpf::bindings::__sk_buff;
 use cilium_abi::{
     Address,
     endpoint::ENDPOINT_HOST,
@@ -69,9 +70,52 @@ pub fn is_from_overlay(skb: Skb) -> bool {
     skb.mark() & mark::MASK == mark::OVERLAY && node!(trace_aggregation) > AGGREGATE_LOW
 }
 
+/// The verdict of [`receive`] on a packet to a frontend: [`north_south::arrive`] has it, and all of the stack.
+const TO_FRONTEND: i32 = i32::MIN;
+
+/// On an error about what a frontend answered: [`north_south::error`] has it.
+const TO_BACKEND: i32 = i32::MIN + 1;
+
+macro_rules! receivers {
+    ($($name:ident => $family:ident;)*) => {
+        $(
+            /// A subprogram of its own, which the verifier checks once: see [`Cause::cross`].
+            ///
+            /// # Safety
+            /// `skb` must be a valid context, `flow` null or this CPU's flow.
+            #[unsafe(no_mangle)]
+            #[inline(never)]
+            unsafe extern "C" fn $name(skb: *mut __sk_buff, flow: *mut Flow) -> u64 {
+                // SAFETY: as the caller promises.
+                Cause::cross(match unsafe { flow.as_mut() } {
+                    Some(flow) => receive::<$family>(Skb(skb), flow),
+                    None => Err(cause!(INVALID_PACKET)),
+                })
+            }
+        )*
+    };
+}
+
+receivers! {
+    netdev_receive_v4 => V4;
+    netdev_receive_v6 => V6;
+}
+
 /// A packet that a device received.
 #[inline(always)]
 pub fn from<F: Family>(skb: Skb, flow: &mut Flow) -> Step<i32> {
+    // SAFETY: a valid context and this CPU's flow.
+    let received =
+        unsafe { if F::IS_V6 { netdev_receive_v6(skb.0, flow) } else { netdev_receive_v4(skb.0, flow) } };
+    match Cause::crossed(received)? {
+        TO_FRONTEND => north_south::arrive::<F>(skb, flow),
+        TO_BACKEND => north_south::error::<F>(skb, flow),
+        verdict => Ok(verdict),
+    }
+}
+
+#[inline(always)]
+fn receive<F: Family>(skb: Skb, flow: &mut Flow) -> Step<i32> {
     let parsed = parse::<F, L2, Skb>(skb, flow);
     event::received(skb, flow, point::FROM_NETWORK);
     let mut found = ipcache::local(&flow.tuple.dst);
@@ -84,13 +128,20 @@ pub fn from<F: Family>(skb: Skb, flow: &mut Flow) -> Step<i32> {
             if is_near(flow) {
                 return Err(cause!(INVALID_SOURCE_IP));
             }
-            return north_south::arrive::<F>(skb, flow, frontend);
+            flow.frontend = *frontend;
+            return Ok(TO_FRONTEND);
         }
         if is_host && (snat::enabled::<F>() || north_south::enabled()) && snat::incoming::<F, _>(skb, flow)? {
             found = ipcache::local(&flow.tuple.dst);
             if north_south::enabled() && found.is_none() {
                 return north_south::back::<F>(skb, flow);
             }
+        } else if north_south::enabled() && north_south::is_about_answer(flow) {
+            flow.tick();
+            if is_near(flow) {
+                return Err(cause!(INVALID_SOURCE_IP));
+            }
+            return Ok(TO_BACKEND);
         }
     }
     let endpoint = match found {
@@ -117,7 +168,7 @@ pub fn is_near(flow: &Flow) -> bool {
 
 /// Whether the packet is the overlay's own, which never shares ports with anyone.
 #[inline(always)]
-fn is_overlay(flow: &Flow) -> bool {
+pub fn is_overlay(flow: &Flow) -> bool {
     node!(flags) & NODE_TUNNEL != 0
         && flow.tuple.proto == proto::UDP
         && flow.tuple.dst_port.0 == node!(tunnel_port).0
@@ -139,10 +190,10 @@ pub fn to<F: Family>(skb: Skb, flow: &mut Flow) -> Step<i32> {
     {
         match parsed {
             Ok(()) => {
-                let is_answer = north_south::enabled()
-                    && sender.flags & ENDPOINT_HOST != 0
-                    && north_south::leave::<F>(skb, flow)?;
-                if !is_answer && snat::enabled::<F>() {
+                // Ports of the node are lent to clients of frontends, too.
+                let is_lender = north_south::enabled() && sender.flags & ENDPOINT_HOST != 0;
+                let is_answer = is_lender && north_south::leave::<F>(skb, flow)?;
+                if !is_answer && (is_lender || snat::enabled::<F>()) {
                     snat::outgoing::<F>(skb, flow, sender)?;
                 }
             }

@@ -5,23 +5,27 @@
 //! address of this node, so that the answer comes back here.
 
 use crate::{
-    cause, conntrack,
+    answer, cause, conntrack,
     container::{admit, config, settle, source},
     deliver::{self, PASS},
     event,
-    flow::{Flow, Step},
+    flow::{Cause, Flow, Step, kind, same},
     ipcache::{self, Memory},
     maps::DEVICE,
     node,
     packet::Skb,
-    parse::Family,
-    rewrite::{self, FromWire},
+    parse::{Family, V4, V6},
+    rewrite::{self, Destination, FromWire, Source},
     service, snat,
 };
+use aya_ebpf::bindings::__sk_buff;
 use cilium_abi::{
+    Address,
+    ct::{KIND_CONNECTION, KIND_SERVICE, Tuple},
     endpoint::ENDPOINT_HOST,
     event::{point, reason},
     identity,
+    ipcache::IpcacheRow,
     lb::{FRONTEND_EXTERNAL, FrontendRow},
     node::{NODE_LB, mark},
 };
@@ -32,15 +36,136 @@ pub fn enabled() -> bool {
     node!(flags) & NODE_LB != 0
 }
 
-/// A packet from a device to a frontend.
+macro_rules! arrivals {
+    ($($name:ident => $what:ident::<$family:ident>;)*) => {
+        $(
+            /// A subprogram of its own, which the verifier checks once: see [`Cause::cross`].
+            ///
+            /// # Safety
+            /// `skb` must be a valid context, `flow` null or this CPU's flow.
+            #[unsafe(no_mangle)]
+            #[inline(never)]
+            unsafe extern "C" fn $name(skb: *mut __sk_buff, flow: *mut Flow) -> u64 {
+                // SAFETY: as the caller promises.
+                Cause::cross(match unsafe { flow.as_mut() } {
+                    Some(flow) => $what::<$family>(Skb(skb), flow),
+                    None => Err(cause!(INVALID_PACKET)),
+                })
+            }
+        )*
+    };
+}
+
+arrivals! {
+    north_south_arrive_v4 => serve::<V4>;
+    north_south_arrive_v6 => serve::<V6>;
+    north_south_related_v4 => relate::<V4>;
+    north_south_related_v6 => relate::<V6>;
+}
+
+/// A packet from a device to the frontend of [`Flow::frontend`].
 #[inline(always)]
-pub fn arrive<F: Family>(skb: Skb, flow: &mut Flow, frontend: &FrontendRow) -> Step<i32> {
+pub fn arrive<F: Family>(skb: Skb, flow: &mut Flow) -> Step<i32> {
+    // SAFETY: a valid context and this CPU's flow.
+    Cause::crossed(unsafe {
+        if F::IS_V6 { north_south_arrive_v6(skb.0, flow) } else { north_south_arrive_v4(skb.0, flow) }
+    })
+}
+
+/// An ICMP error from a device that [`is_about_answer`].
+#[inline(always)]
+pub fn error<F: Family>(skb: Skb, flow: &mut Flow) -> Step<i32> {
+    // SAFETY: as above.
+    Cause::crossed(unsafe {
+        if F::IS_V6 { north_south_related_v6(skb.0, flow) } else { north_south_related_v4(skb.0, flow) }
+    })
+}
+
+/// The connection that an ICMP error on the client's side is about, as the backend here or elsewhere has it:
+/// the client, and the backend chosen for it.
+#[inline(always)]
+fn answered(flow: &Flow) -> Option<Tuple> {
+    let asked = flow.inner.reversed();
+    let choice = conntrack::lookup(&asked.key(KIND_SERVICE).0, flow.now)?;
+    let backend = service::backend(choice.backend)?;
+    let tuple = Tuple { dst: backend.addr, dst_port: backend.port, ..asked };
+    conntrack::lookup(&tuple.key(KIND_CONNECTION).0, flow.now)?;
+    Some(tuple)
+}
+
+/// Whether a packet may be an ICMP error about what a frontend answered a client, told to the frontend.
+#[inline(always)]
+pub fn is_about_answer(flow: &Flow) -> bool {
+    flow.kind == kind::ICMP_ERROR && same(&flow.inner.src, &flow.tuple.dst)
+}
+
+/// Tells a backend of an ICMP error about its answer to a client, such as that it was too long for the way. The
+/// error is made one about what the backend itself sent. What is about no connection is the stack's.
+#[inline(always)]
+fn relate<F: Family>(skb: Skb, flow: &mut Flow) -> Step<i32> {
+    let Some(tuple) = answered(flow) else { return Ok(PASS) };
+    let local = ipcache::local(&tuple.dst);
+    flow.state = reason::RELATED;
+    flow.report = 1;
+    if let Some(endpoint) = local {
+        let port = flow.tuple.dst_port;
+        rewrite::embedded::<F, Source, _>(skb, flow, &tuple.dst, tuple.dst_port)?;
+        rewrite::end::<F, Destination, _>(skb, flow, &tuple.dst, port)?;
+        event::forwarded(skb, flow);
+        if endpoint.flags & ENDPOINT_HOST != 0 {
+            return Ok(PASS);
+        }
+        let config = config(endpoint.ifindex)?;
+        flow.endpoint_id = config.endpoint_id;
+        flow.dst_identity = config.identity;
+        return deliver::local::<F, FromWire>(skb, flow, endpoint);
+    }
+    // It knows the client by an address of this node.
+    let Some(lent) = snat::lent(&tuple) else { return Ok(PASS) };
+    let (src_port, dst_port) = (flow.tuple.src_port, flow.tuple.dst_port);
+    rewrite::embedded::<F, Source, _>(skb, flow, &tuple.dst, tuple.dst_port)?;
+    rewrite::embedded::<F, Destination, _>(skb, flow, &lent.addr, lent.port)?;
+    rewrite::end::<F, Destination, _>(skb, flow, &tuple.dst, dst_port)?;
+    rewrite::end::<F, Source, _>(skb, flow, &lent.addr, src_port)?;
+    let found = place(&flow.tuple.dst);
+    send_on::<F>(skb, flow, found)
+}
+
+/// What is known of an address that is not here.
+#[inline(always)]
+fn place(addr: &Address) -> Option<&'static IpcacheRow> {
+    ipcache::exact(addr).or_else(|| ipcache::prefix(addr))
+}
+
+/// To a backend elsewhere, with an address of this node.
+#[inline(always)]
+fn send_on<F: Family>(skb: Skb, flow: &mut Flow, found: Option<&IpcacheRow>) -> Step<i32> {
+    match found {
+        Some(found) if !found.tunnel.is_none() => {
+            rewrite::hop::<F, FromWire, _>(skb, flow)?;
+            event::forwarded(skb, flow);
+            // Whoever the client is, it is no node: there its policy must not take it for one.
+            deliver::overlay(skb, flow, &found.tunnel, ipcache::world::<F>())
+        }
+        _ => {
+            skb.set_mark(mark::SNAT_DONE);
+            event::forwarded(skb, flow);
+            deliver::pass_on::<F>(skb, flow)
+        }
+    }
+}
+
+#[inline(always)]
+fn serve<F: Family>(skb: Skb, flow: &mut Flow) -> Step<i32> {
+    let frontend = &FrontendRow { ..flow.frontend };
     if frontend.flags & FRONTEND_EXTERNAL == 0 {
         return Err(cause!(IS_CLUSTER_IP));
     }
     service::permits(flow, frontend)?;
     flow.tick();
-    service::translate::<F, _>(skb, flow, frontend)?;
+    if let Err(cause) = service::translate::<F, _>(skb, flow, frontend) {
+        return answer::unserved::<F>(skb, flow, frontend, cause);
+    }
     match ipcache::local(&flow.tuple.dst) {
         Some(pod) if pod.flags & ENDPOINT_HOST == 0 => {
             admit::<F>(skb, flow, config(pod.ifindex)?, |flow, row| source::<F>(flow, row))?;
@@ -62,27 +187,18 @@ pub fn arrive<F: Family>(skb: Skb, flow: &mut Flow, frontend: &FrontendRow) -> S
 fn onwards<F: Family>(skb: Skb, flow: &mut Flow) -> Step<i32> {
     let row = conntrack::find(flow);
     conntrack::commit(flow, row, Memory::NONE)?;
-    let found = ipcache::exact(&flow.tuple.dst).or_else(|| ipcache::prefix(&flow.tuple.dst));
+    let found = place(&flow.tuple.dst);
     flow.dst_identity = found.map_or(0, |row| row.identity);
-    match found {
-        Some(found) if !found.tunnel.is_none() => {
-            // Another node's pod answers into the overlay only what has an address of the overlay.
-            let router = if F::IS_V6 { node!(router_ipv6) } else { node!(router_ipv4) };
-            snat::lend::<F, _>(skb, flow, &router)?;
-            rewrite::hop::<F, FromWire, _>(skb, flow)?;
-            event::forwarded(skb, flow);
-            // Whoever the client is, it is no node: there its policy must not take it for one.
-            deliver::overlay(skb, flow, &found.tunnel, ipcache::world::<F>())
-        }
-        _ => {
-            // SAFETY: the row is read field by field; user space replaces rows whole.
-            let Some(device) = (unsafe { DEVICE.get(flow.ifindex) }) else { return Err(cause!(NO_DEVICE)) };
-            snat::lend::<F, _>(skb, flow, if F::IS_V6 { &device.ipv6 } else { &device.ipv4 })?;
-            skb.set_mark(mark::SNAT_DONE);
-            event::forwarded(skb, flow);
-            deliver::pass_on::<F>(skb, flow)
-        }
+    if found.is_some_and(|found| !found.tunnel.is_none()) {
+        // Another node's pod answers into the overlay only what has an address of the overlay.
+        let router = if F::IS_V6 { node!(router_ipv6) } else { node!(router_ipv4) };
+        snat::lend::<F, _>(skb, flow, &router)?;
+    } else {
+        // SAFETY: the row is read field by field; user space replaces rows whole.
+        let Some(device) = (unsafe { DEVICE.get(flow.ifindex) }) else { return Err(cause!(NO_DEVICE)) };
+        snat::lend::<F, _>(skb, flow, if F::IS_V6 { &device.ipv6 } else { &device.ipv4 })?;
     }
+    send_on::<F>(skb, flow, found)
 }
 
 /// A packet that [`snat::incoming`] gave back its own destination, which is nobody here: the answer of a
@@ -91,7 +207,8 @@ fn onwards<F: Family>(skb: Skb, flow: &mut Flow) -> Step<i32> {
 pub fn back<F: Family>(skb: Skb, flow: &mut Flow) -> Step<i32> {
     let row = conntrack::find(flow);
     if conntrack::is_forward(flow) {
-        return Ok(PASS);
+        // Half translated: from here on it would look like the backend's own.
+        return Err(cause!(UNKNOWN_CT));
     }
     settle::<F>(skb, flow, row, Memory::NONE)?;
     skb.set_mark(mark::SNAT_DONE);

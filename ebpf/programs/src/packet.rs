@@ -156,7 +156,7 @@ impl Packet for Xdp {
 
     #[inline(always)]
     fn length(self) -> u32 {
-        (self.data_end() - self.data()) as u32
+        difference(self.data_end(), self.data()) as u32
     }
 
     #[inline(always)]
@@ -173,6 +173,25 @@ impl Packet for Xdp {
     fn load<T: Copy>(self, offset: u32, to: &mut T) -> bool {
         // SAFETY: the helper writes exactly `size_of::<T>()` bytes or fails; `T` is plain bytes.
         unsafe { bpf_xdp_load_bytes(self.0, offset, from_mut(to).cast(), size_of::<T>() as u32) == 0 }
+    }
+}
+
+/// The distance between two pointers into a packet: a number, which a compiler may cut to 32 bits and keep
+/// on the stack, where the verifier wants pointers whole.
+#[inline(always)]
+fn difference(end: usize, start: usize) -> usize {
+    #[cfg(target_arch = "bpf")]
+    {
+        let mut distance = end;
+        // SAFETY: one arithmetic instruction on registers.
+        unsafe {
+            core::arch::asm!("{0} -= {1}", inout(reg) distance, in(reg) start, options(pure, nomem, nostack));
+        }
+        distance
+    }
+    #[cfg(not(target_arch = "bpf"))]
+    {
+        end - start
     }
 }
 

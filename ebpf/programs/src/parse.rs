@@ -84,17 +84,27 @@ pub struct Ipv6 {
     pub dst: [u32; 4],
 }
 
+/// TCP header without options; numbers in network order.
 #[repr(C)]
-struct Tcp {
-    src: u16,
-    dst: u16,
-    seq: u32,
-    ack: u32,
-    offset: u8,
-    flags: u8,
-    window: u16,
-    checksum: u16,
-    urgent: u16,
+pub struct Tcp {
+    /// Source port.
+    pub src: u16,
+    /// Destination port.
+    pub dst: u16,
+    /// Sequence number.
+    pub seq: u32,
+    /// Acknowledged sequence number.
+    pub ack: u32,
+    /// Header length in words, in the high half.
+    pub offset: u8,
+    /// Flags.
+    pub flags: u8,
+    /// Window.
+    pub window: u16,
+    /// Checksum.
+    pub checksum: u16,
+    /// Urgent pointer.
+    pub urgent: u16,
 }
 
 #[repr(C)]

@@ -9,17 +9,21 @@ use crate::{
     parse::Family,
     rewrite::{self, Destination, Source, Writable},
 };
-use aya_ebpf::{btf_maps::lpm_trie::Key, helpers::generated::bpf_get_prandom_u32};
+use aya_ebpf::{
+    btf_maps::lpm_trie::Key,
+    helpers::generated::{bpf_get_prandom_u32, bpf_loop},
+};
 use cilium_abi::{
     Address, Be16,
     ct::{CT_CLOSING_FORWARD, CT_RESET, CtRow, KIND_SERVICE, Tuple},
     lb::{
-        AffinityKey, AffinityRow, BACKEND_TERMINATING, BackendRow, FRONTEND_MAGLEV, FRONTEND_SOURCE_DENY,
-        FRONTEND_SOURCE_RANGES, FRONTEND_TWO_SCOPES, FrontendKey, FrontendRow, SCOPE_EXTERNAL,
-        SCOPE_INTERNAL, SlotKey,
+        AffinityKey, AffinityRow, BACKEND_TERMINATING, BackendRow, FRONTEND_MAGLEV, FRONTEND_MAGLEV_BITS,
+        FRONTEND_SOURCE_DENY, FRONTEND_SOURCE_RANGES, FRONTEND_TWO_SCOPES, FrontendKey, FrontendRow,
+        SCOPE_EXTERNAL, SCOPE_INTERNAL, SlotKey,
     },
     proto,
 };
+use core::ffi::c_void;
 
 /// Slots tried before a service counts as without backend: a list is read while it is replaced.
 const TRIES: u32 = 4;
@@ -133,10 +137,10 @@ unsafe extern "C" fn service_choose(flow: *mut Flow, frontend: *const FrontendRo
     let client = AffinityKey { client: flow.tuple.src, rev_nat: frontend.rev_nat, is_cookie: 0 };
     let mut number = 0;
     if frontend.affinity != 0 {
-        number = kept(&client, frontend.affinity, flow.now);
+        number = kept(&client, frontend, flow.now);
     }
     if number == 0 && frontend.flags & FRONTEND_MAGLEV != 0 {
-        number = by_table(&flow.tuple, frontend.maglev);
+        number = by_table(&flow.tuple, frontend);
     }
     for _ in 0..TRIES {
         if number != 0 {
@@ -162,46 +166,80 @@ unsafe extern "C" fn service_choose(flow: *mut Flow, frontend: *const FrontendRo
     if conntrack::write(&key, &row) { number } else { 0 }
 }
 
-/// The backend that a client keeps, if it is still one for new connections.
+/// The backend that a client keeps, if it is still one of the frontend's for new connections: it may have left
+/// this Service and live on in another.
 #[inline(always)]
-fn kept(client: &AffinityKey, seconds: u32, now: u32) -> u32 {
+fn kept(client: &AffinityKey, frontend: &FrontendRow, now: u32) -> u32 {
     // SAFETY: the row is read field by field.
     let Some(row) = (unsafe { AFFINITY.get(client) }) else { return 0 };
     let number = row.backend;
-    match backend(number) {
-        Some(found) if found.flags & BACKEND_TERMINATING == 0 && row.used + seconds >= now => number,
-        _ => 0,
+    if row.used + frontend.affinity < now || backend(number).is_none() {
+        return 0;
     }
+    if is_member(frontend.list, frontend.count as u32, number) { number } else { 0 }
+}
+
+/// A place in a list, and what is looked for there.
+struct Search {
+    list: u32,
+    backend: u32,
+    found: u32,
+}
+
+/// Called for each slot until it says 1.
+#[inline(never)]
+extern "C" fn search_slot(slot: u32, search: *mut Search) -> u64 {
+    // SAFETY: the kernel passes on what `is_member` gave it, which lives on its stack.
+    let search = unsafe { &mut *search };
+    // SAFETY: one word, read at once.
+    let number = unsafe { SLOT.get(SlotKey { list: search.list, slot }) };
+    if number.is_some_and(|number| *number == search.backend) {
+        search.found = 1;
+        return 1;
+    }
+    0
+}
+
+#[inline(always)]
+fn is_member(list: u32, count: u32, backend: u32) -> bool {
+    let mut search = Search { list, backend, found: 0 };
+    let callback = search_slot as extern "C" fn(u32, *mut Search) -> u64;
+    // SAFETY: the callback takes what it is given here, which outlives the loop.
+    unsafe { bpf_loop(count, callback as *mut c_void, (&raw mut search).cast(), 0) };
+    // SAFETY: a live local; volatile since the callback writes it behind the compiler's back.
+    (unsafe { core::ptr::read_volatile(&raw const search.found) }) != 0
 }
 
 /// The backend in a random slot.
 #[inline(always)]
 fn by_chance(list: u32, count: u32) -> u32 {
     // SAFETY: a helper without arguments.
-    let slot = unsafe { bpf_get_prandom_u32() } % count;
+    let chance = unsafe { bpf_get_prandom_u32() };
+    let slot = ((chance as u64 * count as u64) >> 32) as u32;
     // SAFETY: one word, read at once.
     let number = unsafe { SLOT.get(SlotKey { list, slot }) }.copied().unwrap_or(0);
     if backend(number).is_some() { number } else { 0 }
 }
 
-/// The backend in the place of a Maglev table that the ends of the connection hash to, on every node alike.
+/// The backend in the place of a Maglev table that the connection hashes to, on every node alike.
 #[inline(always)]
-fn by_table(tuple: &Tuple, first: u32) -> u32 {
+fn by_table(tuple: &Tuple, frontend: &FrontendRow) -> u32 {
     let size = node!(maglev_size);
-    if size == 0 {
+    if size == 0 || (size << 1) >> (frontend.flags >> FRONTEND_MAGLEV_BITS) != 1 {
         return 0;
     }
-    let number = MAGLEV.get(first + hash(tuple) % size).copied().unwrap_or(0);
+    let number = MAGLEV.get(frontend.maglev + hash(tuple) % size).copied().unwrap_or(0);
     if backend(number).is_some() { number } else { 0 }
 }
 
-/// A hash of a connection's ends: each word is mixed in by multiplication (the finaliser of MurmurHash3).
+/// A hash of a connection: each word is mixed in by multiplication (the finaliser of MurmurHash3). Not of the
+/// destination's address: a client that comes by another node's NodePort gets the same backend.
 #[inline(always)]
 pub fn hash(tuple: &Tuple) -> u32 {
     let ports = (tuple.src_port.0 as u32) << 16 | tuple.dst_port.0 as u32;
-    let (s, d) = (&tuple.src.words, &tuple.dst.words);
+    let s = &tuple.src.words;
     let mut sum = tuple.proto as u32;
-    for word in [s[0], s[1], s[2], s[3], d[0], d[1], d[2], d[3], ports] {
+    for word in [s[0], s[1], s[2], s[3], ports] {
         sum ^= word;
         sum ^= sum >> 16;
         sum = sum.wrapping_mul(0x85eb_ca6b);
@@ -212,8 +250,9 @@ pub fn hash(tuple: &Tuple) -> u32 {
     sum
 }
 
+/// The backend of a number.
 #[inline(always)]
-fn backend(number: u32) -> Option<&'static BackendRow> {
+pub fn backend(number: u32) -> Option<&'static BackendRow> {
     // SAFETY: the row is read field by field; user space replaces rows whole.
     unsafe { BACKEND.get(number) }
 }

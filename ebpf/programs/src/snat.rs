@@ -20,7 +20,7 @@ use cilium_abi::{
     endpoint::{ENDPOINT_HOST, EndpointRow},
     identity,
     ipcache::FLAG_IN_CLUSTER,
-    node::{NODE_LB, NODE_MASQUERADE_IPV4, NODE_MASQUERADE_IPV6, NODE_TUNNEL},
+    node::{NODE_LB, NODE_MASQUERADE_IPV4, NODE_MASQUERADE_IPV6, NODE_TUNNEL, mark},
     proto,
     snat::{IN, OUT, SNAT_HOST, SnatKey, SnatRow},
 };
@@ -178,6 +178,12 @@ pub fn lend<F: Family, P: Writable>(packet: P, flow: &mut Flow, addr: &Address) 
     borrow::<F, P>(packet, flow, addr)
 }
 
+/// What a client's packets to a backend elsewhere have as their source.
+#[inline(always)]
+pub fn lent(tuple: &Tuple) -> Option<&'static SnatRow> {
+    row(&key(tuple, OUT)).map(|row| &*row)
+}
+
 /// Gives the flow a port of `addr`.
 #[inline(always)]
 fn borrow<F: Family, P: Writable>(packet: P, flow: &mut Flow, addr: &Address) -> Step<()> {
@@ -229,7 +235,7 @@ fn stays(flow: &Flow) -> bool {
     }
 }
 
-/// The node's own packet: holds its port, or gives way if a pod's flow has it.
+/// The node's own packet: holds its port, or gives way if a pod's flow or a frontend has it.
 #[inline(always)]
 fn hold<F: Family>(skb: Skb, flow: &mut Flow, addr: &Address) -> Step<()> {
     let is_echo = flow.kind == kind::ECHO && flow.icmp_type == F::ECHO_REQUEST;
@@ -244,6 +250,14 @@ fn hold<F: Family>(skb: Skb, flow: &mut Flow, addr: &Address) -> Step<()> {
     }
     if flow.tuple.proto == proto::TCP && !flow.is_syn() {
         return Ok(());
+    }
+    // What comes in for a frontend's port is the frontend's.
+    if node!(flags) & NODE_LB != 0 && service::is_frontend(addr, out.src_port, out.proto) {
+        // A pod's answer, by the stack: the client knows it by that port.
+        if skb.mark() & mark::MASK == mark::IDENTITY {
+            return Ok(());
+        }
+        return borrow::<F, _>(skb, flow, addr);
     }
     let back = mirror(&out, addr, out.src_port, IN);
     if let Some(row) = row(&back) {

@@ -79,7 +79,7 @@ pub(crate) enum Command {
     Node(ListOnly),
     /// Services.
     #[command(subcommand)]
-    Service(ListOnly),
+    Service(ListOrGet),
     /// Pinned maps as they are.
     #[command(subcommand)]
     Map(MapCommand),
@@ -251,7 +251,7 @@ pub(crate) enum BpfCommand {
     Policy(ListOnly),
     /// Frontends and backends.
     #[command(subcommand)]
-    Lb(ListOnly),
+    Lb(LbCommand),
     /// Connections.
     #[command(subcommand)]
     Ct(ListOnly),
@@ -270,6 +270,39 @@ pub(crate) enum BpfCommand {
     /// Maps.
     #[command(subcommand)]
     Map(ListOnly),
+}
+
+/// `bpf lb …`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum LbCommand {
+    /// Frontends with the backends that new connections go to, or one of the maps.
+    List(LbArgs),
+}
+
+/// Parameters of `bpf lb list`.
+#[derive(Debug, Args)]
+pub(crate) struct LbArgs {
+    /// Frontends alone.
+    #[arg(long, group = "what")]
+    pub frontends: bool,
+    /// Backends by number.
+    #[arg(long, group = "what")]
+    pub backends: bool,
+    /// Frontends by the number that replies find them by.
+    #[arg(long, group = "what")]
+    pub revnat: bool,
+    /// Clients that keep their backend.
+    #[arg(long, group = "what")]
+    pub affinity: bool,
+    /// Sources that frontends serve, or do not serve.
+    #[arg(long, group = "what")]
+    pub source_ranges: bool,
+    /// The Maglev table of the service with this number.
+    #[arg(long, group = "what", value_name = "ID")]
+    pub maglev: Option<u16>,
+    /// Form.
+    #[command(flatten)]
+    pub form: Form,
 }
 
 /// Parameters of `monitor`.

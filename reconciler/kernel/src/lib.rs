@@ -16,6 +16,8 @@ pub struct KernelPaths {
     pub bpf_dir: PathBuf,
     /// Directory where this agent publishes its objects, if any.
     pub publish_dir: Option<PathBuf>,
+    /// `paths.cgroup_root`: the cgroup that programs of sockets are attached to; none: the first mount's root.
+    pub cgroup_root: Option<PathBuf>,
     /// CNI configuration directory, if one is written.
     pub cni_conf_dir: Option<PathBuf>,
     /// This node's name: recognises its published files.
@@ -49,7 +51,7 @@ impl Kernel {
     /// # Errors
     /// No netlink socket, or `bpf_dir` is not on a mounted bpffs.
     pub fn open(paths: KernelPaths, attach: AttachMode) -> Result<Self, cilium_engine::driver::DriverError> {
-        let bpf = bpf::Bpf::open(&paths.bpf_dir, attach)?;
+        let bpf = bpf::Bpf::open(&paths.bpf_dir, attach)?.with_cgroup(paths.cgroup_root.clone());
         let net = net::Net::open()?;
         Ok(Self { paths, bpf, net })
     }

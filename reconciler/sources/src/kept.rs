@@ -51,9 +51,15 @@ pub fn read(path: &Path, most: u64) -> io::Result<Vec<u8>> {
 /// The step that failed; the file is as it was.
 pub fn write(path: &Path, bytes: &[u8], lasting: Lasting) -> Result<(), Failed> {
     let dir = path.parent().unwrap_or(Path::new("."));
-    fs::create_dir_all(dir).map_err(|error| ("create the folder of", error))?;
     let beside = path.with_extension("tmp");
-    let written = File::create(&beside).and_then(|mut file| {
+    let created = match File::create(&beside) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            fs::create_dir_all(dir).map_err(|error| ("create the folder of", error))?;
+            File::create(&beside)
+        }
+        created => created,
+    };
+    let written = created.and_then(|mut file| {
         file.write_all(bytes)?;
         if lasting == Lasting::Forever { file.sync_all() } else { Ok(()) }
     });

@@ -73,7 +73,6 @@ fn what_cannot_be_read_is_put_aside_and_told_and_the_others_count() {
         records.put(record(id)).unwrap();
     }
     records.keep_router(router()).unwrap();
-    fs::remove_dir_all(dir.path().join("state/copies")).unwrap();
     let folder = dir.path().join("state/endpoints");
     fs::write(folder.join("1.json"), "{\"half").unwrap();
     let text = fs::read_to_string(folder.join("2.json")).unwrap();
@@ -98,12 +97,31 @@ fn what_cannot_be_read_is_put_aside_and_told_and_the_others_count() {
 }
 
 #[test]
+fn a_record_put_by_an_agent_that_died_before_the_copy_gets_its_copy_at_the_next_start() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut records = Records::load(dir.path(), dir.path(), "b");
+    records.put(record(1)).unwrap();
+    records.put(record(2)).unwrap();
+    records.remove(2).unwrap();
+    assert!(!dir.path().join("state/copies/1.json").exists());
+    let again = Records::load(dir.path(), dir.path(), "b");
+    assert_eq!((again.endpoints(), again.problems()), (records.endpoints(), &[][..]));
+    fs::remove_file(dir.path().join("state/endpoints/1.json")).unwrap();
+    let mended = Records::load(dir.path(), dir.path(), "b");
+    assert_eq!(mended.endpoints(), again.endpoints());
+    // The agent that lives goes on: what it removed meanwhile gets no copy.
+    records.copy();
+    assert!(!dir.path().join("state/copies/2.json").exists());
+}
+
+#[test]
 fn a_damaged_or_lost_record_is_mended_from_its_copy() {
     let dir = tempfile::tempdir().unwrap();
     let mut records = Records::load(dir.path(), dir.path(), "b");
     for id in 1..=4 {
         records.put(record(id)).unwrap();
     }
+    records.copy();
     let folder = dir.path().join("state/endpoints");
     fs::write(folder.join("1.json"), "").unwrap();
     // Still a record, but of another address.

@@ -2,6 +2,7 @@
 //! and drops nothing).
 
 use anyhow::{Context, Result};
+use cilium_tests_kernel::cgroup::own;
 use std::path::Path;
 use std::process::{Command, ExitCode};
 
@@ -31,7 +32,7 @@ pub(crate) fn behind_another() -> Result<Option<ExitCode>> {
     Ok(Some(code.into()))
 }
 
-/// Ends what runs in namespaces with this prefix, and removes them and the pins with it.
+/// Ends what runs in namespaces with this prefix, and removes them and the pins and cgroups with it.
 fn clear(prefix: &str) {
     let names = |dir: &str| -> Vec<String> {
         let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
@@ -50,5 +51,9 @@ fn clear(prefix: &str) {
     }
     for name in names("/sys/fs/bpf") {
         let _ = std::fs::remove_dir_all(Path::new("/sys/fs/bpf").join(name));
+    }
+    let cgroups = own();
+    for name in names(&cgroups.display().to_string()) {
+        let _ = std::fs::remove_dir(cgroups.join(name));
     }
 }

@@ -1,12 +1,14 @@
 //! What our datapath is compared with, each in namespaces of its own so that no netfilter, conntrack
 //! or route of one is met by another; and ours, with policy on.
 
-use crate::traffic::{self, CLOSED, Server};
+use crate::traffic::{self, CLOSED, Path, Server};
 use anyhow::{Context, Result, bail};
 use cilium_tests_kernel::probe::eventually;
 use cilium_tests_kernel::{Cluster, Mode, Netns, Options, Pod};
+use std::io::{Seek, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
-use std::time::Duration;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
 
 /// Two ends, and what is between them.
 #[derive(Debug)]
@@ -21,6 +23,9 @@ pub(crate) struct Reference {
 
 /// MTU of pods, the same on all ways: what VXLAN leaves of 1500.
 const MTU: u32 = 1450;
+
+/// The server behind `rt`.
+pub(crate) const ROUTED_SERVER: Ipv4Addr = Ipv4Addr::new(10, 66, 1, 3);
 
 /// A pod's link as kubenet lays it out: a veth, a host route on the router's side.
 fn plug(router: &Netns, pod: &Netns, link: &str, address: Ipv4Addr) {
@@ -55,9 +60,8 @@ fn ends(client: Netns, server: Netns, address: Ipv4Addr, mut between: Vec<Netns>
 pub(crate) fn route() -> Result<Reference> {
     let (host, client, server) = (router("rt")?, Netns::new("rtc"), Netns::new("rts"));
     plug(&host, &client, "c", Ipv4Addr::new(10, 66, 1, 2));
-    let address = Ipv4Addr::new(10, 66, 1, 3);
-    plug(&host, &server, "s", address);
-    ends(client, server, address, vec![host])
+    plug(&host, &server, "s", ROUTED_SERVER);
+    ends(client, server, ROUTED_SERVER, vec![host])
 }
 
 /// `rt` with connection tracking, as any rule on a connection's state turns it on.
@@ -69,6 +73,37 @@ pub(crate) fn tracked() -> Result<Reference> {
         bail!("iptables: {}", String::from_utf8_lossy(&done.stderr).trim());
     }
     Ok(reference)
+}
+
+/// `rt` with Services: what `load` is, run with `text` as its input, makes of the router. The server answers
+/// echoes on `ports`.
+pub(crate) fn kube_proxy(load: &str, text: &str, ports: &[u16]) -> Result<Reference> {
+    let reference = route()?;
+    let [router, server] = reference.between.as_slice() else { bail!("a router and a server were made") };
+    Server::also(server, ports.iter().copied())?;
+    feed(router, load, text)?;
+    let short = "sysctl -qw net.netfilter.nf_conntrack_tcp_timeout_time_wait=1 net.netfilter.nf_conntrack_max=1048576";
+    // The second key is the host's alone on some kernels.
+    let _ = router.shell(short);
+    Ok(reference)
+}
+
+/// Runs a command inside with a text on its input, and tells how long it took.
+pub(crate) fn feed(netns: &Netns, command: &str, text: &str) -> Result<Duration> {
+    let mut input = tempfile::tempfile().context("a temporary file")?;
+    input.write_all(text.as_bytes()).context("write the rules")?;
+    input.rewind().context("rewind the rules")?;
+    let mut words = command.split_whitespace();
+    let mut run = netns.command(words.next().unwrap_or_default());
+    run.args(words).stdin(input).stdout(Stdio::null()).stderr(Stdio::piped());
+    let began = Instant::now();
+    let done = run.output().with_context(|| format!("run {command}"))?;
+    let took = began.elapsed();
+    if !done.status.success() {
+        let said = String::from_utf8_lossy(&done.stderr);
+        bail!("{command}: {}", said.lines().next().unwrap_or("failed"));
+    }
+    Ok(took)
 }
 
 /// Two routers on a bridge, a kernel VXLAN between them, a pod on each: laid out as our nodes are.
@@ -107,7 +142,7 @@ pub(crate) struct Pair {
     /// The client.
     pub client: Pod,
     /// The server's pod.
-    _pod: Pod,
+    pub pod: Pod,
     /// The server.
     pub server: Server,
 }
@@ -124,7 +159,7 @@ pub(crate) struct Ours {
 }
 
 /// Default deny on both sides; what passes has a rule with ports.
-const POLICY: &str = "---
+pub(crate) const POLICY: &str = "---
 apiVersion: cilium.io/v2
 kind: CiliumNetworkPolicy
 metadata: {name: servers, namespace: default}
@@ -146,24 +181,27 @@ spec:
 
 /// A pair in a cluster; it answers when this returns.
 pub(crate) fn pair(cluster: &Cluster, name: &str, client: usize, server: usize) -> Result<Pair> {
-    let client = cluster.pod(client, &format!("{name}-client"), "role: client");
-    let pod = cluster.pod(server, &format!("{name}-server"), "role: server");
+    pair_with(cluster, name, (client, "role: client"), (server, "role: server"))
+}
+
+/// As [`pair`], with labels.
+pub(crate) fn pair_with(
+    cluster: &Cluster,
+    name: &str,
+    (client, of_client): (usize, &str),
+    (server, of_server): (usize, &str),
+) -> Result<Pair> {
+    let client = cluster.pod(client, &format!("{name}-client"), of_client);
+    let pod = cluster.pod(server, &format!("{name}-server"), of_server);
     for netns in [&client.netns, &pod.netns] {
         traffic::prepare(netns)?;
     }
     let server = Server::start(&pod.netns, pod.ipv4)?;
-    let answers = || tcp_echo(&client.netns, server.address);
+    let answers = || Path::new("", &client.netns, &server).answers();
     if !eventually(Duration::from_secs(15), answers) {
         bail!("{name}: the server does not answer\n{}", cluster.nodes[client.node].log_tail());
     }
-    Ok(Pair { client, _pod: pod, server })
-}
-
-fn tcp_echo(client: &Netns, server: IpAddr) -> bool {
-    client.enter(|| {
-        let stream = traffic::connect(SocketAddr::new(server, traffic::ECHO));
-        stream.and_then(|mut stream| traffic::round_trip(&mut stream)).is_ok()
-    })
+    Ok(Pair { client, pod, server })
 }
 
 /// Whether a port answers that policy closes.

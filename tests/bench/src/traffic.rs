@@ -5,6 +5,7 @@
 use crate::stats::median;
 use anyhow::{Context, Result, ensure};
 use cilium_tests_kernel::Netns;
+use cilium_tests_kernel::cgroup::Cgroup;
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::mpsc;
@@ -72,24 +73,24 @@ pub(crate) struct Server {
 }
 
 impl Server {
+    /// Has echoes answered on more ports of a pod, until this process ends.
+    pub(crate) fn also(netns: &Netns, ports: impl Iterator<Item = u16>) -> Result<()> {
+        for port in ports {
+            let listener = netns
+                .enter(|| TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)))
+                .with_context(|| format!("listen on {port}"))?;
+            std::thread::spawn(move || answer(&listener));
+        }
+        Ok(())
+    }
+
     /// Serves inside `netns`; clients reach it at `address`.
     pub(crate) fn start(netns: &Netns, address: IpAddr) -> Result<Self> {
         let [echo, sink, closed] =
             netns.enter(|| [ECHO, SINK, CLOSED].map(|port| TcpListener::bind((Ipv4Addr::UNSPECIFIED, port))));
         let (echo, sink, closed) =
             (echo.context("listen")?, sink.context("listen")?, closed.context("listen")?);
-        std::thread::spawn(move || {
-            pin();
-            each(&echo, |stream| {
-                let mut buffer = [0; 64];
-                loop {
-                    match stream.read(&mut buffer)? {
-                        0 => return Ok(()),
-                        n => stream.write_all(&buffer[..n])?,
-                    }
-                }
-            });
-        });
+        std::thread::spawn(move || answer(&echo));
         let (tell, told) = mpsc::channel();
         std::thread::spawn(move || {
             pin();
@@ -105,6 +106,20 @@ impl Server {
         let sink = told.recv_timeout(PATIENCE).context("the server's thread does not start")?;
         Ok(Self { address, sink })
     }
+}
+
+/// Answers what comes, one connection after the other, on the CPU of the clients.
+fn answer(listener: &TcpListener) {
+    pin();
+    each(listener, |stream| {
+        let mut buffer = [0; 64];
+        loop {
+            match stream.read(&mut buffer)? {
+                0 => return Ok(()),
+                n => stream.write_all(&buffer[..n])?,
+            }
+        }
+    });
 }
 
 fn each(listener: &TcpListener, mut serve: impl FnMut(&mut TcpStream) -> io::Result<()>) {
@@ -124,7 +139,11 @@ pub(crate) struct Path<'a> {
     /// Where the client is.
     pub client: &'a Netns,
     /// The server.
-    pub server: &'a Server,
+    server: &'a Server,
+    /// Where clients ask for an echo, connection by connection in turn.
+    echo: Vec<SocketAddr>,
+    /// The cgroup of the client's sockets, if it matters.
+    cgroup: Option<&'a Cgroup>,
 }
 
 /// Prepares a client's namespace: plain congestion control, and ports enough for many connections.
@@ -156,7 +175,50 @@ pub(crate) fn round_trip(stream: &mut TcpStream) -> io::Result<()> {
     stream.read_exact(&mut [0])
 }
 
-impl Path<'_> {
+impl<'a> Path<'a> {
+    /// To the server itself.
+    pub(crate) fn new(name: &'static str, client: &'a Netns, server: &'a Server) -> Self {
+        Self { name, client, server, echo: vec![SocketAddr::new(server.address, ECHO)], cgroup: None }
+    }
+
+    /// The client's sockets are of this cgroup.
+    #[must_use]
+    pub(crate) fn of(mut self, cgroup: Option<&'a Cgroup>) -> Self {
+        self.cgroup = cgroup;
+        self
+    }
+
+    /// Does it as the client.
+    fn as_client<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        self.client.enter(|| {
+            // The thread is one of its own, and ends here.
+            if let Some(cgroup) = self.cgroup {
+                cgroup.enter();
+            }
+            work()
+        })
+    }
+
+    /// To what stands for the server.
+    #[must_use]
+    pub(crate) fn by(self, service: SocketAddr) -> Self {
+        self.by_turns(vec![service])
+    }
+
+    /// To what stands for the server, each in turn.
+    #[must_use]
+    pub(crate) fn by_turns(mut self, services: Vec<SocketAddr>) -> Self {
+        self.echo = services;
+        self
+    }
+
+    /// Whether an echo comes back.
+    pub(crate) fn answers(&self) -> bool {
+        self.as_client(|| {
+            self.echo.iter().all(|to| connect(*to).and_then(|mut stream| round_trip(&mut stream)).is_ok())
+        })
+    }
+
     /// Runs one slice.
     pub(crate) fn slice(&self, work: Work) -> Result<f64> {
         let run = || match work {
@@ -168,11 +230,12 @@ impl Path<'_> {
             pin();
             run()
         };
-        self.client.enter(pinned).with_context(|| format!("{work:?} over {}", self.name))
+        self.as_client(pinned).with_context(|| format!("{work:?} over {}", self.name))
     }
 
     fn round_trips(&self) -> Result<f64> {
-        let mut stream = connect(SocketAddr::new(self.server.address, ECHO))?;
+        let first = self.echo.first().context("there is somewhere to ask")?;
+        let mut stream = connect(*first)?;
         for _ in 0..20 {
             round_trip(&mut stream)?;
         }
@@ -180,8 +243,11 @@ impl Path<'_> {
     }
 
     fn connections(&self) -> Result<f64> {
-        let to = SocketAddr::new(self.server.address, ECHO);
-        let once = || round_trip(&mut connect(to)?);
+        let mut turns = self.echo.iter().cycle();
+        let mut once = || match turns.next() {
+            Some(to) => round_trip(&mut connect(*to)?),
+            None => Err(io::Error::other("there is nowhere to ask")),
+        };
         for _ in 0..5 {
             once()?;
         }

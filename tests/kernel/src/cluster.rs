@@ -1,12 +1,14 @@
 //! Nodes (a namespace and an agent each) on one wire, with an outside host.
 
 use crate::Netns;
+use crate::cgroup::Cgroup;
 use crate::netns::{succeed, unique};
 use crate::probe::eventually;
 use std::io::Write;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// How pods of different nodes reach each other.
@@ -27,11 +29,14 @@ pub struct Options {
     pub nodes: usize,
     /// Lines added to every `cilium.toml`.
     pub extra: String,
+    /// Sockets meet Services: each node gets a cgroup of its own ([`Node::cgroup`]). Else packets are
+    /// translated one by one.
+    pub socket: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { mode: Mode::Tunnel, nodes: 2, extra: String::new() }
+        Self { mode: Mode::Tunnel, nodes: 2, extra: String::new(), socket: false }
     }
 }
 
@@ -50,6 +55,8 @@ pub struct Node {
     pub dir: PathBuf,
     /// Its `bpf_dir`.
     pub pins: PathBuf,
+    /// The cgroup of its processes and pods, with [`Options::socket`].
+    pub cgroup: Option<Arc<Cgroup>>,
     agent: Option<Child>,
 }
 
@@ -143,6 +150,7 @@ impl Cluster {
                 ipv6: ipv6.parse().expect("a literal address"),
                 pins: pins_root.join(format!("n{n}")),
                 dir: home,
+                cgroup: options.socket.then(|| Arc::new(Cgroup::new(&format!("n{n}")))),
                 agent: None,
             };
             std::fs::create_dir_all(&node.pins).expect("create the pin directory");
@@ -163,13 +171,20 @@ impl Cluster {
             ),
         };
         let (dir, pins, manifests) = (node.dir.display(), node.pins.display(), self.manifests.display());
+        let cgroup =
+            node.cgroup.as_ref().map_or_else(String::new, |cgroup| cgroup.path().display().to_string());
+        let socket = format!("[load_balancer]\nsocket = {}\n", options.socket);
+        let extra = match options.extra.contains("[load_balancer]\n") {
+            true => options.extra.replace("[load_balancer]\n", &socket),
+            false => format!("{}\n{socket}", options.extra),
+        };
         format!(
             "version = 1\n[cluster]\nname = \"test\"\n[node]\nname = \"{}\"\n[paths]\nrun_dir = \
-             \"{dir}/run\"\nstate_dir = \"{dir}/state\"\nbpf_dir = \"{pins}\"\ncni_conf_dir = \
+             \"{dir}/run\"\nstate_dir = \"{dir}/state\"\nbpf_dir = \"{pins}\"\ncgroup_root = \"{cgroup}\"\ncni_conf_dir = \
              \"{dir}/cni\"\ncni_bin_dir = \"\"\n[source.manifests]\npath = \"{manifests}\"\npublish = \
              \"{manifests}/published\"\n[ipv6]\nenabled = true\n[metrics]\nlisten = \"\"\n[routing]\nmode = \
-             \"{mode}\"\n{direct}[bpf]\nct_tcp_max = 65536\nct_any_max = 65536\nnat_max = 65536\n{}\n",
-            node.name, options.extra
+             \"{mode}\"\n{direct}[bpf]\nct_tcp_max = 65536\nct_any_max = 65536\nnat_max = 65536\n{extra}\n",
+            node.name
         )
     }
 
@@ -231,6 +246,19 @@ impl Cluster {
                 String::from_utf8_lossy(&node.cilium(&["plan"]).stdout),
                 node.log_tail()
             );
+        }
+    }
+}
+
+impl Cluster {
+    /// Makes the veth devices of nodes and of the client outside behave as network cards do: what leaves has whole
+    /// checksums and no more than a frame's length, and what a driver sends back is taken. Needs `ethtool`.
+    pub fn like_cards(&self) {
+        let hosts = self.nodes.iter().map(|node| &node.netns).chain([&self.outside]);
+        for host in hosts {
+            let port = host.name().rsplit('-').next().unwrap_or("x");
+            succeed(host.command("ethtool").args(["-K", "eth0", "tx", "off", "tso", "off", "gso", "off"]));
+            succeed(self.wire.command("ethtool").args(["-K", &format!("p-{port}"), "gro", "on"]));
         }
     }
 }

@@ -3,6 +3,7 @@
 //! Everything made here carries a name with this process's id and is removed on drop, also when a test
 //! fails. Root is needed.
 
+pub mod cgroup;
 pub mod cluster;
 pub mod cni;
 pub mod floor;
@@ -13,5 +14,6 @@ pub mod netns;
 pub mod policy_cases;
 pub mod probe;
 
+pub use cgroup::Cgroup;
 pub use cluster::{Cluster, Mode, Node, Options, Pod};
 pub use netns::Netns;

@@ -45,7 +45,9 @@ fn one(lab: &mut Lab, seed: u64, ended: &mut BTreeMap<String, usize>) -> Vec<Str
         match trial.step(&input) {
             Ok(None) => {}
             Ok(Some((seen, expected))) => {
-                *ended.entry(format!("{:?} {:?}", input.hook, expected.verdict)).or_default() += 1;
+                let place =
+                    if seen.by_driver { "the driver".to_owned() } else { format!("{:?}", input.hook) };
+                *ended.entry(format!("{place} {:?}", expected.verdict)).or_default() += 1;
                 let v6 = seen.data[12..14] == [0x86, 0xdd];
                 if (v6 || seen.data[12..14] == [8, 0]) && !matches!(expected.verdict, Verdict::Drop(_)) {
                     let out = parse(&seen.data, v6);

@@ -3,6 +3,8 @@
 use cilium_tests_kernel::l1::{lab::Lab, script::Fixture, world::Mode};
 use std::sync::{Mutex, PoisonError};
 
+#[path = "l1/answer.rs"]
+mod answer;
 #[path = "l1/basics.rs"]
 mod basics;
 #[path = "l1/case.rs"]
@@ -40,14 +42,17 @@ fn with_lab(mode: Mode, work: &mut dyn FnMut(&mut Lab) -> Result<(), String>) ->
     work(lab)
 }
 
-/// Runs all fixtures of a table; fails with everything that went otherwise.
-fn run(table: Vec<Fixture>) {
-    let mut wrong = Vec::new();
+/// Runs all fixtures of a table; fails with everything that went otherwise. Gives how many frames ended in the
+/// driver.
+fn run(table: Vec<Fixture>) -> usize {
+    let (mut wrong, mut driven) = (Vec::new(), 0);
     for fixture in &table {
-        if let Err(why) = fixture.run(&mut with_lab) {
-            wrong.push(format!("{}: {why}", fixture.name));
+        match fixture.run(&mut with_lab) {
+            Ok(frames) => driven += frames,
+            Err(why) => wrong.push(format!("{}: {why}", fixture.name)),
         }
     }
-    println!("{} fixtures", table.len());
+    println!("{} fixtures, {driven} frames ended in the driver", table.len());
     assert!(wrong.is_empty(), "{} of {} fixtures fail:\n{}", wrong.len(), table.len(), wrong.join("\n"));
+    driven
 }

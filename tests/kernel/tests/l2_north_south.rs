@@ -125,6 +125,8 @@ struct Stage {
     _backends: [Pod; 2],
     client: Pod,
     mode: Mode,
+    /// Whether drivers serve clients.
+    accelerated: bool,
     cells: Mutex<usize>,
     failed: Mutex<Vec<String>>,
 }
@@ -132,8 +134,10 @@ struct Stage {
 const OUTSIDE: [&str; 2] = [OUTSIDE_V4, OUTSIDE_V6];
 
 impl Stage {
-    fn set(mode: Mode) -> Self {
-        let cluster = Cluster::start(&Options { mode, ..Options::default() });
+    fn set(mode: Mode, accelerated: bool) -> Self {
+        let extra = if accelerated { "[load_balancer]\nacceleration = \"native\"\n" } else { "" }.to_owned();
+        let cluster = Cluster::start(&Options { mode, extra, ..Options::default() });
+        cluster.like_cards();
         let ports = ["TCP", "UDP"]
             .map(|proto| format!("{{containerPort: {TARGET}, hostPort: {HOST_PORT}, protocol: {proto}}}"));
         cluster.write(
@@ -175,6 +179,7 @@ impl Stage {
             _backends: [near, far],
             client,
             mode,
+            accelerated,
             cells: Mutex::new(0),
             failed: Mutex::new(Vec::new()),
         };
@@ -342,6 +347,44 @@ impl Stage {
         }
     }
 
+    /// Packets that the drivers of a node sent on.
+    fn sent_by_driver(&self, node: usize) -> u64 {
+        let output = self.cluster.nodes[node].cilium(&["bpf", "metrics", "list", "-o", "json"]);
+        let rows: serde_json::Value = serde_json::from_slice(&output.stdout)
+            .unwrap_or_else(|e| panic!("{e}: {}", String::from_utf8_lossy(&output.stderr)));
+        let rows = rows.as_array().expect("a list").iter();
+        rows.filter(|row| row["description"] == "Success before the stack")
+            .map(|row| row["packets"].as_u64().expect("a number"))
+            .sum()
+    }
+
+    /// Each family and protocol of a frontend whose backend is elsewhere: drivers send its packets on, both ways,
+    /// if they are to, and if no tunnel is between; those to a backend here they leave alone.
+    fn drivers(&self) {
+        let outside = &self.cluster.outside;
+        for (n, far) in [(21, false), (22, true)] {
+            let places = [(self.node(0), node_port(n)), (balancer(n), PORT), (external(n), PORT)];
+            for (to, port) in places.into_iter().flat_map(|(to, port)| to.map(|to| (to, port))) {
+                for (proto, ask) in [("TCP", tcp as Ask), ("UDP", udp as Ask)] {
+                    *self.cells.lock().unwrap() += 1;
+                    let before = self.sent_by_driver(0);
+                    let answered = ask(outside, to, port).is_some();
+                    let sent = self.sent_by_driver(0) - before;
+                    let wanted = self.accelerated && far && self.mode == Mode::Native;
+                    if !answered || (sent >= 2) != wanted {
+                        let to = SocketAddr::new(to, port);
+                        self.fail(format!("{proto} {to}: drivers sent {sent} packets, answered: {answered}"));
+                    }
+                }
+            }
+        }
+        let status = String::from_utf8_lossy(&self.cluster.nodes[0].cilium(&["status"]).stdout).into_owned();
+        let line = if self.accelerated { "Acceleration:  eth0 active" } else { "Acceleration:  disabled" };
+        if !status.contains(line) {
+            self.fail(format!("no {line:?} in:\n{status}"));
+        }
+    }
+
     fn end(self) {
         let failed = self.failed.into_inner().unwrap();
         println!("{:?}: {} cells", self.mode, self.cells.into_inner().unwrap());
@@ -349,9 +392,10 @@ impl Stage {
     }
 }
 
-fn matrix(mode: Mode) {
-    let stage = Stage::set(mode);
+fn matrix(mode: Mode, accelerated: bool) {
+    let stage = Stage::set(mode, accelerated);
     stage.frontends();
+    stage.drivers();
     stage.local();
     stage.refused();
     stage.many();
@@ -361,10 +405,10 @@ fn matrix(mode: Mode) {
 
 #[test]
 fn tunnel() {
-    matrix(Mode::Tunnel);
+    matrix(Mode::Tunnel, false);
 }
 
 #[test]
 fn native() {
-    matrix(Mode::Native);
+    matrix(Mode::Native, false);
 }

@@ -6,7 +6,7 @@ use cilium_crds::object::{Object, Reading};
 use cilium_engine::config::Config;
 use cilium_engine::problem::Problems;
 use cilium_engine::state::{LinkName, Mac, Source, SourceSet};
-use cilium_engine::world::{EndpointRecord, HostDevice, HostFacts, ObjectName, World};
+use cilium_engine::world::{Cgroup, EndpointRecord, HostDevice, HostFacts, ObjectName, World};
 use ipnet::IpNet;
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -125,6 +125,12 @@ impl Inputs {
             devices: host.device.into_iter().map(device).collect::<Result<_, String>>()?,
             object_digest: "0123456789abcdef".to_owned(),
             boot_id: "boot".to_owned(),
+            cgroup: match host.cgroup {
+                None => Cgroup::Unknown,
+                Some(dir) if dir.is_empty() => Cgroup::Missing("no cgroup2 is mounted".to_owned()),
+                Some(dir) => Cgroup::At(dir.into()),
+            },
+            netns_cookie: 0,
         })
     }
 
@@ -157,6 +163,8 @@ fn mac(text: &str) -> Result<Mac, String> {
 #[serde(deny_unknown_fields, default)]
 struct HostText {
     device: Vec<DeviceText>,
+    /// Directory of the cgroup of sockets; empty: there is no cgroup2; none: nobody looked.
+    cgroup: Option<String>,
 }
 
 #[derive(Deserialize)]

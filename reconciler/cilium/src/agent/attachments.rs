@@ -187,19 +187,19 @@ impl Attachments {
     }
 
     /// Answers what waited for the pass, but ADDs of pods whose object is likely to be read in the next one,
-    /// which is due after `next_look`: until then their connections would fail. Returns whether records were
+    /// if a file is to be looked at again within `scan_again`: until then their connections would fail. Returns whether records were
     /// taken back, so that another pass is due.
     pub(super) fn answer(
         &mut self,
         waiting: Vec<Waiting>,
         done: &Done,
-        next_look: Option<Duration>,
+        scan_again: Option<Duration>,
         records: &mut Records,
     ) -> bool {
         let mut took_back = false;
         for Waiting { what, reply, since } in waiting {
             if let Awaited::Attached(id) = what
-                && next_look.is_some_and(|next| next <= SOON)
+                && scan_again.is_some_and(|again| again <= SOON)
                 && since.elapsed() < PATIENCE
                 && lacks_object(id, done)
             {

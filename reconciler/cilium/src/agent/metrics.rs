@@ -88,6 +88,8 @@ pub(super) struct AgentMetrics {
     pub rows: Family<KindLabel, Gauge>,
     /// Problems with objects.
     pub problems: Family<SeverityLabel, Gauge>,
+    /// Sockets ended because their backend was gone.
+    pub sockets_ended: Counter,
     /// Endpoints.
     pub endpoints: Gauge,
     /// Whether the last pass ended in sync.
@@ -114,6 +116,7 @@ impl Default for AgentMetrics {
             drift_repaired: Family::default(),
             rows: Family::default(),
             problems: Family::default(),
+            sockets_ended: Counter::default(),
             endpoints: Gauge::default(),
             in_sync: Gauge::default(),
             config_changed: Gauge::default(),
@@ -147,6 +150,11 @@ impl Default for AgentMetrics {
             metrics.config_changed.clone(),
         );
         r.register("problems", "Problems with objects", metrics.problems.clone());
+        r.register(
+            "sockets_ended",
+            "Sockets ended because no Service has their backend any more",
+            metrics.sockets_ended.clone(),
+        );
         r.register("endpoint", "Endpoints of this node", metrics.endpoints.clone());
         r.register("drop_count", "Packets dropped by reason", metrics.drops.clone());
         r.register("drop_bytes", "Bytes dropped by reason", metrics.drop_bytes.clone());

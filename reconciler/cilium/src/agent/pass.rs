@@ -3,23 +3,28 @@
 //! Used by the agent's loop and, once, by `apply`, `plan` and `destroy`. Owned by one thread; no lock is
 //! held across a pass. Everything in [`Memo`] may be dropped between two passes: it only says where to look.
 
+mod destroy;
+
 use super::history::History;
+use super::offline::folder_to_look;
+use super::refusals::{self, Refusals};
+use super::sockets::Ground;
 use super::status::{FailedRow, PassSummary, StageTimes};
 use anyhow::{Context, Result};
-use cilium_engine::compile::{Compiled, Compiler, IdBook, View, compile, pod_cidrs, router_addresses};
+use cilium_engine::compile::{Compiled, Compiler, IdBook, View, pod_cidrs, router_addresses};
 use cilium_engine::config::{Attach, Config};
 use cilium_engine::diff::diff;
 use cilium_engine::driver::Scope;
 use cilium_engine::history::{Circumstances, Record};
 use cilium_engine::pace::Pace;
-use cilium_engine::plan::Plan;
+use cilium_engine::plan::{Phase, Plan};
 use cilium_engine::problem::Problems;
 use cilium_engine::realise::{Outcome, Report, observe, realise};
 use cilium_engine::scope::Scopes;
 use cilium_engine::state::{
-    DesiredState, Kind, LinkName, PodInterface, RowId, Source, SourceSet, State, Table,
+    AttachmentKey, Backend, DesiredState, Hook, Kind, LinkName, PodInterface, RowId, SourceSet, State, Table,
 };
-use cilium_engine::world::World;
+use cilium_engine::world::{HostFacts, World};
 use cilium_kernel::bpf::object_digest;
 use cilium_kernel::{AttachMode, Kernel, KernelPaths};
 use cilium_sources::config::Loaded;
@@ -38,7 +43,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 pub(crate) enum Looking {
     /// All rows of all kinds.
     AtEverything,
-    /// Rows whose wish changed, rows that failed, and these kinds.
+    /// Rows whose wish changed, rows that failed, and these kinds. None of them: nothing was heard of, and the
+    /// host's devices are as they were.
     AtChanges(BTreeSet<Kind>),
 }
 
@@ -59,6 +65,8 @@ struct Memo {
     /// The pass ended with nothing left to do: the book says what the kernel held then. A number that
     /// others have taken away or changed since is given back, not given up for another.
     in_sync: bool,
+    /// The host as it was read when something was last heard of it.
+    facts: Option<HostFacts>,
 }
 
 /// What a pass would do.
@@ -80,10 +88,12 @@ pub(crate) struct Thought {
 pub(crate) struct Done {
     /// What was to be done.
     pub plan: Plan,
-    /// Steps carried out.
+    /// Steps carried out. As all that tells of outcomes, without the last files until [`Reconciler::settle`].
     pub done: usize,
     /// Rows not as wanted, with the reason.
     pub failures: Vec<(RowId, String)>,
+    /// The same of kinds that a node does without.
+    pub refused: Vec<(RowId, String)>,
     /// What is wrong with objects.
     pub problems: Problems,
     /// Kinds that could not be read.
@@ -104,12 +114,28 @@ pub(crate) struct Done {
     pub summary: PassSummary,
     /// Every step with its outcome.
     pub report: Report,
+    drifted: Vec<RowId>,
+    /// Not carried out yet, and not in the plan till then.
+    files: Vec<Phase>,
     pod_interfaces: Table<PodInterface>,
+    backends: Table<Backend>,
+    sockets_at: Option<PathBuf>,
+    drivers: Vec<AttachmentKey>,
     desired: DesiredState,
     book: IdBook,
 }
 
 impl Done {
+    /// Where programs of sockets are wanted; none: nowhere.
+    pub(crate) fn sockets_at(&self) -> Option<&Path> {
+        self.sockets_at.as_deref()
+    }
+
+    /// Devices whose drivers are to serve clients outside.
+    pub(crate) fn drivers(&self) -> &[AttachmentKey] {
+        &self.drivers
+    }
+
     /// MTU inside the pod behind an interface, bytes.
     pub(crate) fn pod_mtu(&self, link: &str) -> Option<u32> {
         self.pod_interfaces.find(&link.into()).map(|row| row.mtu)
@@ -131,6 +157,7 @@ pub(crate) struct Reconciler {
     assembler: Assembler,
     compiler: Compiler,
     pace: Pace,
+    refusals: Refusals,
     pool: Pool,
     began: Instant,
     scan_again: Option<Duration>,
@@ -178,6 +205,7 @@ impl Reconciler {
             KernelPaths {
                 bpf_dir: config.paths.bpf_dir.to_path_buf(),
                 publish_dir: config.source.manifests.publish.as_ref().map(|p| p.to_path_buf()),
+                cgroup_root: config.paths.cgroup_root.as_ref().map(|p| p.to_path_buf()),
                 cni_conf_dir: config.paths.cni_conf_dir.as_ref().map(|p| p.to_path_buf()),
                 node_name: config.node.name.clone(),
             },
@@ -196,6 +224,7 @@ impl Reconciler {
             assembler: Assembler::default(),
             compiler: Compiler::default(),
             pace: Pace::default(),
+            refusals: Refusals::default(),
             pool: Pool::default(),
             began: Instant::now(),
             scan_again: None,
@@ -218,7 +247,7 @@ impl Reconciler {
     fn look(&mut self, looking: &Looking) -> Result<Thought> {
         let mut micros = StageTimes::default();
         let (mut clock, began) = (Stopwatch::start(), cpu_time());
-        let world = self.world(*looking == Looking::AtEverything)?;
+        let world = self.world(looking)?;
         micros.sources = clock.lap();
         let whole =
             *looking == Looking::AtEverything || self.memo.wanted.is_none() || self.memo.book.is_none();
@@ -255,7 +284,6 @@ impl Reconciler {
             }
             self.pace.later(Duration::ZERO).iter().for_each(|row| scopes.add(row.kind));
             watch_sysctls(&mut self.kernel, &compiled, config);
-            scopes.add(Kind::Sysctl);
             observed = observe(&mut self.kernel, &scopes);
             micros.observe = clock.lap();
         }
@@ -267,72 +295,95 @@ impl Reconciler {
     }
 
     /// The world as the sources and the host tell it. Of the folder all is looked at, or only what was heard of.
-    fn world(&mut self, whole: bool) -> Result<World> {
-        let mut facts = self.kernel.net.facts().context("read the host's devices")?;
-        facts.object_digest = object_digest().to_owned();
+    fn world(&mut self, looking: &Looking) -> Result<World> {
+        let facts = self.facts(looking)?;
         let now = self.now();
+        let whole = *looking == Looking::AtEverything;
         let snapshot = if whole { self.folder.scan(now) } else { self.folder.scan_heard(now) };
         self.scan_again = snapshot.again;
         self.place_pods();
         Ok(self.assembler.assemble(&snapshot, &self.records, facts, &self.loaded.config))
     }
 
+    fn facts(&mut self, looking: &Looking) -> Result<HostFacts> {
+        if let (Looking::AtChanges(heard), Some(facts)) = (looking, &self.memo.facts)
+            && heard.is_empty()
+        {
+            return Ok(facts.clone());
+        }
+        let mut facts = self.kernel.net.facts().context("read the host's devices")?;
+        facts.object_digest = object_digest().to_owned();
+        if self.loaded.config.load_balancer.at_sockets() {
+            facts.cgroup = self.kernel.bpf.cgroup();
+        }
+        self.memo.facts = Some(facts.clone());
+        Ok(facts)
+    }
+
     fn now(&self) -> Now {
         Now { uptime: self.began.elapsed(), wall: SystemTime::now() }
     }
 
-    /// One pass, but for the look at what it wrote: see [`Self::settle`].
+    /// One pass, but for the files that come last, and for the look at what it wrote: see [`Self::settle`].
     ///
     /// # Errors
     /// The host's facts cannot be read; nothing was written.
     pub(crate) fn pass(&mut self, woken_by: &[String], looking: Looking) -> Result<Done> {
         let clock = Instant::now();
         let started = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
-        let thought = self.look(&looking)?;
+        let mut thought = self.look(&looking)?;
         let full = looking == Looking::AtEverything || self.memo.wanted.is_none();
         let drifted = self.drifted(&thought);
-        let now = self.began.elapsed();
-        let later = self.pace.later(now);
+        let steps = thought.plan.len();
+        let files = last_files(&mut thought.plan);
         let mut stage = Stopwatch::start();
-        let report = realise(&thought.plan, &mut self.kernel, &later, &mut |progress| {
-            tracing::trace!(?progress, "apply");
-            ControlFlow::Continue(())
-        });
+        let report = self.realise(&thought.plan);
         let mut micros = thought.micros;
         micros.apply = stage.lap();
-        self.pace.learn(&report, now, chance);
         self.keep_router(&thought.desired);
         micros.total = u64::try_from(clock.elapsed().as_micros()).unwrap_or(u64::MAX);
-        let failures = failures(&report);
-        let mut drift: BTreeMap<Kind, (u64, u64)> = BTreeMap::new();
-        for id in &drifted {
-            let counts = drift.entry(id.kind).or_default();
-            counts.0 += 1;
-            counts.1 += u64::from(report.outcomes.get(id) == Some(&Outcome::Done));
-        }
         let summary = PassSummary {
             woken_by: woken_by.to_vec(),
             started,
             micros,
             rows_read: thought.rows_read,
             rows_wanted: thought.desired.state.len(),
-            steps: thought.plan.len(),
-            failed: failures.len(),
+            steps,
+            failed: 0,
             drift: drifted.len(),
             full,
         };
         let unread = thought.plan.unread.iter();
         Ok(Done {
             done: report.done(),
-            failures,
+            failures: refusals::sort(failures(&report)).0,
+            refused: Vec::new(),
             unread: unread
                 .map(|(kind, e)| FailedRow { row: kind.to_string(), reason: e.to_string() })
                 .collect(),
             pod_interfaces: thought.desired.state.pod_interfaces.clone(),
+            backends: thought.desired.state.backends.clone(),
+            sockets_at: thought
+                .desired
+                .state
+                .socket_programs
+                .iter()
+                .next()
+                .map(|(_, e)| e.row.cgroup.clone()),
+            drivers: thought
+                .desired
+                .state
+                .attachments
+                .keys()
+                .filter(|key| key.hook == Hook::Xdp)
+                .cloned()
+                .collect(),
             wanted: Kind::ALL.iter().map(|kind| (*kind, thought.desired.state.count(*kind))).collect(),
             synced: thought.desired.synced.contains(SourceSet::ALL),
             in_sync: false,
-            drift,
+            drift: BTreeMap::new(),
+            drifted,
+            files,
             looked: thought.cpu,
             summary,
             report,
@@ -344,20 +395,52 @@ impl Reconciler {
         })
     }
 
-    /// Looks again at what a pass wrote, and whether nothing is left to do, and records it. To be called once after each pass,
-    /// which does not do it itself so that nobody who waits for what was written waits for the look, too.
+    /// Ends a pass: writes the files it left, looks again at all it wrote, and records it. To be called once
+    /// after each pass, which does not do it itself so that nobody who waits for a pod waits for what is
+    /// published of it, or for the look.
     pub(crate) fn settle(&mut self, done: &mut Done) {
         let clock = Instant::now();
+        self.records.copy();
+        self.write_files(done);
         done.in_sync = self.settled_after(done);
         done.summary.micros.total += u64::try_from(clock.elapsed().as_micros()).unwrap_or(u64::MAX);
         self.record(&done.plan, &done.report, &done.summary);
         // A scoped read takes the last pass for clean: after any failure everything is read again.
         self.memo = if done.failures.is_empty() && done.unread.is_empty() {
             let wanted = std::mem::take(&mut done.desired.state);
-            Memo { wanted: Some(wanted), book: Some(std::mem::take(&mut done.book)), in_sync: done.in_sync }
+            let book = Some(std::mem::take(&mut done.book));
+            Memo { wanted: Some(wanted), book, in_sync: done.in_sync, facts: self.memo.facts.take() }
         } else {
             Memo::default()
         };
+    }
+
+    fn realise(&mut self, plan: &Plan) -> Report {
+        let later = self.pace.later(self.began.elapsed());
+        realise(plan, &mut self.kernel, &later, &mut |progress| {
+            tracing::trace!(?progress, "apply");
+            ControlFlow::Continue(())
+        })
+    }
+
+    fn write_files(&mut self, done: &mut Done) {
+        let mut stage = Stopwatch::start();
+        let files = Plan { phases: std::mem::take(&mut done.files), ..Plan::default() };
+        done.report.outcomes.extend(self.realise(&files).outcomes);
+        done.plan.phases.extend(files.phases);
+        done.summary.micros.apply += stage.lap();
+        self.pace.learn(&done.report, self.began.elapsed(), chance);
+        done.done = done.report.done();
+        let (failures, refused) = refusals::sort(failures(&done.report));
+        done.failures = failures;
+        done.refused = self.refusals.learn(refused, &done.report);
+        refusals::tell(&done.refused, &mut done.problems);
+        done.summary.failed = done.failures.len();
+        for id in &done.drifted {
+            let counts = done.drift.entry(id.kind).or_default();
+            counts.0 += 1;
+            counts.1 += u64::from(done.report.outcomes.get(id) == Some(&Outcome::Done));
+        }
     }
 
     /// The router's addresses outlive a reboot.
@@ -375,6 +458,11 @@ impl Reconciler {
     /// Forgets what the last pass left; the next one reads everything.
     pub(crate) fn forget(&mut self) {
         self.memo = Memo::default();
+    }
+
+    /// How soon a file that is being written is to be looked at again.
+    pub(crate) fn scan_again(&self) -> Option<Duration> {
+        self.scan_again
     }
 
     /// When the next look is due though nothing happens: a failed row's next try, or a file that is being
@@ -400,11 +488,14 @@ impl Reconciler {
         if done.plan.is_empty() {
             return done.plan.is_settled();
         }
-        if !done.report.is_clean() {
+        if !done.failures.is_empty() {
             return false;
         }
         let again = observe(&mut self.kernel, &done.plan.scopes());
-        diff(&done.desired, &again).is_empty() && done.plan.unread.is_empty()
+        let refused: BTreeSet<&RowId> = done.refused.iter().map(|(id, _)| id).collect();
+        let left = diff(&done.desired, &again);
+        let mut left = left.phases.iter().flat_map(|phase| phase.steps.ids());
+        done.plan.unread.is_empty() && left.all(|id| refused.contains(&id))
     }
 
     fn record(&mut self, plan: &Plan, report: &Report, summary: &PassSummary) {
@@ -421,26 +512,18 @@ impl Reconciler {
         }
     }
 
+    /// Where sockets of this node are, and which backends they may stay connected to.
+    pub(super) fn sockets_of(&self, done: &Done) -> Ground {
+        let pods = match self.loaded.config.load_balancer.socket_host_namespace_only {
+            true => Vec::new(),
+            false => self.records.endpoints().values().map(|record| record.netns.clone()).collect(),
+        };
+        Ground { backends: done.backends.clone(), pods }
+    }
+
     /// How many pods are attached.
     pub(crate) fn attached_pods(&self) -> usize {
         self.records.endpoints().len()
-    }
-
-    /// What [`Self::destroy`] would do.
-    ///
-    /// # Errors
-    /// The host cannot be read.
-    pub(crate) fn plan_destruction(&mut self) -> Result<Plan> {
-        Ok(self.destruction().1)
-    }
-
-    fn destruction(&mut self) -> (DesiredState, Plan) {
-        let desired = DesiredState { synced: SourceSet::ALL, ..DesiredState::default() };
-        self.kernel.net.watch_sysctls(BTreeSet::new(), sysctl_record(&self.loaded.config));
-        self.place_pods();
-        let observed = observe(&mut self.kernel, &Scopes::all());
-        let plan = diff(&desired, &observed);
-        (desired, plan)
     }
 
     /// Tells the drivers where the pods' namespaces are: hints where to look.
@@ -448,74 +531,6 @@ impl Reconciler {
         let places =
             self.records.endpoints().values().map(|r| (LinkName(r.link.clone()), r.netns.clone())).collect();
         self.kernel.net.place(places);
-    }
-
-    /// Removes everything of ours, in passes, until nothing is left or nothing moves.
-    ///
-    /// # Errors
-    /// The record of sysctls cannot be removed.
-    pub(crate) fn destroy(mut self) -> Result<Destroyed> {
-        let mut first = None;
-        let mut failures = Vec::new();
-        for _ in 0..5 {
-            let (_, plan) = self.destruction();
-            if plan.is_empty() {
-                failures.clear();
-                break;
-            }
-            let report =
-                realise(&plan, &mut self.kernel, &BTreeSet::new(), &mut |_| ControlFlow::Continue(()));
-            failures = self::failures(&report);
-            first.get_or_insert(plan);
-        }
-        let ids: Vec<u16> = self.records.endpoints().keys().copied().collect();
-        for id in ids {
-            self.records.remove(id).with_context(|| format!("forget endpoint {id}"))?;
-        }
-        remove_empty(&self.loaded.config.paths.bpf_dir);
-        Ok(Destroyed { plan: first.unwrap_or_default(), failures })
-    }
-}
-
-/// What `destroy` did.
-pub(crate) struct Destroyed {
-    /// What was to be removed.
-    pub plan: Plan,
-    /// What could not be.
-    pub failures: Vec<(RowId, String)>,
-}
-
-/// Sources without a host: what `plan --against` and `--observed none` compile.
-pub(crate) struct Offline {
-    loaded: Loaded,
-    folder: ManifestFolder,
-}
-
-impl Offline {
-    /// Opens the sources; needs neither root nor a kernel.
-    ///
-    /// # Errors
-    /// None today; the folder is read when compiling.
-    pub(crate) fn open(loaded: &Loaded, manifests: Option<&Path>) -> Result<Self> {
-        Ok(Self { folder: folder_to_look(&loaded.config, manifests), loaded: loaded.clone() })
-    }
-
-    /// Compiles what the folder says. This host's devices and attachments are not looked at.
-    ///
-    /// # Errors
-    /// None today.
-    pub(crate) fn compile(&mut self) -> Result<Compiled> {
-        let snapshot = self.folder.scan(Now { uptime: Duration::ZERO, wall: SystemTime::now() });
-        let config = &self.loaded.config;
-        let facts = cilium_engine::world::HostFacts {
-            object_digest: object_digest().to_owned(),
-            ..cilium_engine::world::HostFacts::default()
-        };
-        let nowhere = Path::new("/nonexistent");
-        let records = Records::to_look(nowhere, nowhere, "");
-        let mut world = cilium_sources::world::assemble(&snapshot, &records, facts, config);
-        world.synced = world.synced.with(Source::Endpoints).with(Source::Config);
-        Ok(compile(&world, config, &IdBook::default()))
     }
 }
 
@@ -529,21 +544,11 @@ fn sysctl_record(config: &Config) -> PathBuf {
     config.paths.state_dir.join("sysctls")
 }
 
-/// The folder, read without a trace. Another folder than the configured one has no last good versions.
-fn folder_to_look(config: &Config, manifests: Option<&Path>) -> ManifestFolder {
-    let name = &config.node.name;
-    match manifests {
-        Some(other) => ManifestFolder::to_look(other, name, None),
-        None => ManifestFolder::to_look(&config.source.manifests.path, name, Some(&config.paths.state_dir)),
-    }
-}
-
-/// Removes the directories of pins, if nothing is left in them.
-fn remove_empty(bpf_dir: &Path) {
-    for dir in ["progs", "links", "maps", ""] {
-        // What is not empty holds something that is not ours.
-        let _ = std::fs::remove_dir(bpf_dir.join(dir));
-    }
+/// Takes files off a plan that ends with them: nothing waits for a file, so that whoever waits for what else
+/// is planned need not wait for them.
+fn last_files(plan: &mut Plan) -> Vec<Phase> {
+    let others = plan.phases.iter().rposition(|phase| phase.kind() != Kind::File);
+    plan.phases.split_off(others.map_or(0, |last| last + 1))
 }
 
 fn failures(report: &Report) -> Vec<(RowId, String)> {

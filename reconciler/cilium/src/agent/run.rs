@@ -1,17 +1,19 @@
 //! The agent's life: open, loop, servers, end. The datapath stays when it ends.
 
 use super::attachments::{Attachments, Waiting};
+use super::health_check::HealthChecks;
 use super::metrics::{AgentMetrics, KindLabel, SeverityLabel, StageLabel, StepLabel, TriggerLabel};
 use super::pass::{Done, Looking, Reconciler};
 use super::shared::{Shared, Wake};
-use super::status::{FailedRow, KindStatus, Status};
+use super::sockets::Terminator;
+use super::status::{DriverStatus, FailedRow, KindStatus, SocketState, SocketStatus, Status};
 use super::view::Shown;
 use super::{WriterLock, api, events, gc, memory, wakers};
 use anyhow::{Context, Result};
 use cilium_engine::plan::Verb;
 use cilium_engine::problem::Severity;
 use cilium_engine::realise::Outcome;
-use cilium_engine::state::{Kind, RowId};
+use cilium_engine::state::{AttachmentKey, Kind, RowId};
 use cilium_sources::config::{Loaded, file_digest};
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::ExitCode;
@@ -37,11 +39,16 @@ pub(crate) fn run(loaded: Loaded) -> Result<ExitCode> {
     let folder = reconciler.watch_folder();
     wakers::start(folder, &shared)?;
     events::start(&config, &shared);
+    let terminator = Terminator::start(&config, &shared).context("start the thread that ends sockets")?;
+    let health_checks = {
+        let _within = runtime.enter();
+        HealthChecks::start(shared.clone())
+    };
     let looping = std::thread::Builder::new()
         .name("reconciler".into())
         .spawn({
             let shared = shared.clone();
-            move || Loop::new(reconciler, shared).run(&woken)
+            move || Loop::new(reconciler, shared, terminator, health_checks).run(&woken)
         })
         .context("start the loop")?;
     runtime.block_on(async {
@@ -103,6 +110,8 @@ struct Loop {
     shared: Arc<Shared>,
     attachments: Attachments,
     collector: gc::Collector,
+    terminator: Option<Terminator>,
+    health_checks: HealthChecks,
     drift: BTreeMap<Kind, (u64, u64)>,
     passes: u64,
     next_full: Instant,
@@ -121,6 +130,8 @@ const FULL_READ_SHARE: u32 = 200;
 /// How long nothing must have happened before a pod's program is moved to where it costs packets least: a
 /// container runtime that comes meanwhile waits for it.
 const QUIET: Duration = Duration::from_millis(25);
+/// How long an answer has to leave the agent before the loop goes on: on a busy machine both have one processor.
+const STAND_BACK: Duration = Duration::from_micros(100);
 /// How soon a pass that failed, or ended with work left, is followed by another: twice as long each time,
 /// [`DOUBLINGS`] times at most. What happens meanwhile is looked at at once.
 const AGAIN: Duration = Duration::from_millis(50);
@@ -128,11 +139,18 @@ const AGAIN: Duration = Duration::from_millis(50);
 const DOUBLINGS: u32 = 5;
 
 impl Loop {
-    fn new(reconciler: Reconciler, shared: Arc<Shared>) -> Self {
+    fn new(
+        reconciler: Reconciler,
+        shared: Arc<Shared>,
+        terminator: Option<Terminator>,
+        health_checks: HealthChecks,
+    ) -> Self {
         let collector = gc::Collector::new(&reconciler.loaded.config.bpf);
         Self {
             attachments: Attachments::default(),
             collector,
+            terminator,
+            health_checks,
             drift: BTreeMap::new(),
             passes: 0,
             next_full: Instant::now(),
@@ -240,15 +258,31 @@ impl Loop {
         // First what is shown, so that whoever asks after its answer sees what it made.
         self.show(&done);
         self.attachments.learn(self.reconciler.pool());
-        let next_look = self.reconciler.next_look();
-        let took_back = self.attachments.answer(waiting, &done, next_look, &mut self.reconciler.records);
+        let scan_again = self.reconciler.scan_again();
+        let waited_for = !waiting.is_empty();
+        let took_back = self.attachments.answer(waiting, &done, scan_again, &mut self.reconciler.records);
+        if waited_for {
+            std::thread::sleep(STAND_BACK);
+        }
         self.reconciler.settle(&mut done);
         self.in_sync = done.in_sync && !took_back;
         self.unsettled = if done.in_sync { 0 } else { self.unsettled.saturating_add(1) };
         self.tell(&done);
+        self.end_sockets(&done, full);
         drop(done);
         if full {
             memory::give_back();
+        }
+    }
+
+    /// Has sockets ended whose backend is gone. Never on half a picture: what is not synced may only be late.
+    fn end_sockets(&self, done: &Done, full: bool) {
+        let Some(terminator) = self.terminator.as_ref().filter(|_| done.synced) else { return };
+        let counts = done.plan.counts();
+        let went =
+            [Verb::Remove, Verb::Update].iter().any(|verb| counts.contains_key(&(Kind::Backend, *verb)));
+        if went || full {
+            terminator.look(self.reconciler.sockets_of(done), went);
         }
     }
 
@@ -265,6 +299,10 @@ impl Loop {
         if !kinds.is_empty() && now < since + grace {
             self.put_off = Some((since, std::mem::take(&mut kinds)));
         }
+        if waiting.is_empty() {
+            // The kernel does not tell when others change them.
+            kinds.insert(Kind::Sysctl);
+        }
         (false, Looking::AtChanges(kinds))
     }
 
@@ -273,6 +311,7 @@ impl Loop {
         let failing: BTreeSet<String> =
             done.failures.iter().filter_map(|(id, _)| id.key.split(' ').next().map(str::to_owned)).collect();
         self.shared.show(Shown::new(done.view.clone(), failing));
+        self.health_checks.follow(&done.view.health_checks);
     }
 
     /// Log, metrics and status of a pass.
@@ -345,6 +384,30 @@ impl Loop {
         self.publish(done);
     }
 
+    /// What became of Services at sockets.
+    fn sockets(&self, done: &Done) -> SocketStatus {
+        let wanted = &self.reconciler.loaded.config.load_balancer;
+        let state = match done.sockets_at() {
+            _ if !wanted.at_sockets() => SocketState::Off,
+            Some(_) if done.refused.is_empty() => SocketState::Active,
+            Some(_) | None => SocketState::Inactive,
+        };
+        SocketStatus {
+            state,
+            cgroup: done.sockets_at().map(|path| path.display().to_string()),
+            host_namespace_only: wanted.socket_host_namespace_only,
+            trouble: self.terminator.as_ref().map(Terminator::trouble).unwrap_or_default(),
+        }
+    }
+
+    fn drivers(&self, done: &Done) -> Vec<DriverStatus> {
+        let status = |key: &AttachmentKey| DriverStatus {
+            device: key.link.0.clone(),
+            active: self.reconciler.kernel.bpf.is_in_driver(key),
+        };
+        done.drivers().iter().map(status).collect()
+    }
+
     fn publish(&self, done: &Done) {
         let loaded = &self.reconciler.loaded;
         let changed = match (&loaded.file, &loaded.file_hash) {
@@ -376,6 +439,9 @@ impl Loop {
                 .map(|(id, reason)| FailedRow { row: id.to_string(), reason: reason.clone() })
                 .collect(),
             unread: done.unread.clone(),
+            sockets: self.sockets(done),
+            acceleration: self.drivers(done),
+            health_checks: self.health_checks.trouble(),
             problems: done.problems.clone(),
         };
         self.shared.publish(status);

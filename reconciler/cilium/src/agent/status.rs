@@ -30,8 +30,76 @@ pub(crate) struct Status {
     pub failed: Vec<FailedRow>,
     /// Kinds that could not be read, with the reason.
     pub unread: Vec<FailedRow>,
+    /// Services at sockets.
+    pub sockets: SocketStatus,
+    /// Devices whose drivers are to serve clients outside.
+    pub acceleration: Vec<DriverStatus>,
+    /// Services whose `healthCheckNodePort` is not served, and why.
+    pub health_checks: Vec<String>,
     /// What is wrong with objects.
     pub problems: Problems,
+}
+
+/// A device whose driver is to serve clients outside.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) struct DriverStatus {
+    /// The device.
+    pub device: String,
+    /// Whether it does.
+    pub active: bool,
+}
+
+impl fmt::Display for DriverStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.device, if self.active { "active" } else { "inactive" })
+    }
+}
+
+/// Services at sockets.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) struct SocketStatus {
+    /// Whether sockets meet them.
+    pub state: SocketState,
+    /// The cgroup whose processes' sockets do.
+    pub cgroup: Option<String>,
+    /// Only those of the node's own network namespace.
+    pub host_namespace_only: bool,
+    /// Why sockets to backends that are gone could not be ended; empty: they were.
+    pub trouble: String,
+}
+
+/// Whether sockets meet Services.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum SocketState {
+    /// Nobody wants it.
+    #[default]
+    Off,
+    /// They do.
+    Active,
+    /// They should; the problems say why they do not.
+    Inactive,
+}
+
+impl fmt::Display for SocketStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.state {
+            SocketState::Off => f.write_str("off: packets are translated")?,
+            SocketState::Inactive => f.write_str("do not meet Services; see the problems")?,
+            SocketState::Active => {
+                let whose =
+                    if self.host_namespace_only { "the node itself" } else { "the node and its pods" };
+                write!(f, "those of {whose} meet Services")?;
+                self.cgroup.iter().try_for_each(|cgroup| write!(f, " ({cgroup})"))?;
+            }
+        }
+        if self.trouble.is_empty() {
+            return Ok(());
+        }
+        write!(f, "; those to removed backends were not ended: {}", self.trouble)
+    }
 }
 
 /// What one pass did.
@@ -139,9 +207,19 @@ impl fmt::Display for Status {
             self.last_pass.micros.total / 1000,
             self.last_pass.woken_by.join(", ")
         )?;
+        writeln!(f, "Sockets:       {}", self.sockets)?;
+        if self.acceleration.is_empty() {
+            writeln!(f, "Acceleration:  disabled")?;
+        } else {
+            let devices: Vec<String> = self.acceleration.iter().map(ToString::to_string).collect();
+            writeln!(f, "Acceleration:  {}", devices.join(", "))?;
+        }
         writeln!(f, "Problems:      {}", self.problems.len())?;
         for row in self.unread.iter().chain(&self.failed) {
             writeln!(f, "  ! {}: {}", row.row, row.reason)?;
+        }
+        for trouble in &self.health_checks {
+            writeln!(f, "  ! {trouble}")?;
         }
         for problem in self.problems.iter() {
             writeln!(f, "  {problem}")?;

@@ -12,6 +12,10 @@ use std::time::Duration;
 /// How often is looked whether another folder is in the place of the one that is watched.
 const REPLACED_LOOK: Duration = Duration::from_secs(1);
 
+/// What happens within this time after something was heard is heard together: a write of our own is a dozen
+/// events, and whoever waits for it would wait for a dozen wakes. Far below the debounce time of the loop.
+const TOGETHER: Duration = Duration::from_millis(5);
+
 /// Starts the watchers; they end with the process. Called in the network namespace to be watched.
 ///
 /// # Errors
@@ -56,6 +60,7 @@ fn follow(mut watch: Watch, shared: &Shared) {
         if shared.wake(Wake::Kernel(kinds)).is_err() {
             return;
         }
+        std::thread::sleep(TOGETHER);
     }
 }
 
@@ -65,6 +70,7 @@ fn watch_folder(folder: &FolderWatch, shared: &Shared) {
         if folder.wait(REPLACED_LOOK) && shared.wake(Wake::Manifests).is_err() {
             return;
         }
+        std::thread::sleep(TOGETHER);
     }
 }
 

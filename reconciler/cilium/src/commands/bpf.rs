@@ -2,7 +2,7 @@
 
 use super::print;
 use crate::agent::direction_name;
-use crate::cli::{BpfCommand, Form, MapCommand};
+use crate::cli::{BpfCommand, Form, LbCommand, MapCommand};
 use crate::table::Table;
 use anyhow::Result;
 use cilium_kernel::bpf::dump::{self, DumpRow};
@@ -26,12 +26,7 @@ pub(super) fn bpf(loaded: &Loaded, command: &BpfCommand) -> Result<ExitCode> {
         BpfCommand::Ipcache(c) => rows(loaded, c.form(), &["cilium_ipcache", "cilium_ipcache_prefix"], all),
         BpfCommand::Endpoint(c) => rows(loaded, c.form(), &["cilium_endpoint", "cilium_ep_config"], all),
         BpfCommand::Policy(c) => rows(loaded, c.form(), &["cilium_policy"], all),
-        BpfCommand::Lb(c) => rows(
-            loaded,
-            c.form(),
-            &["cilium_frontend", "cilium_slot", "cilium_backend", "cilium_revnat"],
-            all,
-        ),
+        BpfCommand::Lb(LbCommand::List(args)) => super::lb::list(loaded, args),
         BpfCommand::Ct(c) => rows(loaded, c.form(), &["cilium_ct_tcp", "cilium_ct_any"], all),
         BpfCommand::Nat(c) => rows(loaded, c.form(), &["cilium_snat"], all),
         BpfCommand::Tunnel(c) => {

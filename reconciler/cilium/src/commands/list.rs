@@ -4,7 +4,7 @@ use super::print;
 use crate::cli::{Form, ListOrGet};
 use crate::client::Agent;
 use crate::table::Table;
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use cilium_sources::config::Loaded;
 use serde_json::Value;
 use std::process::ExitCode;
@@ -105,32 +105,51 @@ pub(super) fn nodes(loaded: &Loaded, form: Form) -> Result<ExitCode> {
     show(form, &rows(loaded, "nodes")?, &columns)
 }
 
-/// `service`.
-pub(super) fn services(loaded: &Loaded, form: Form) -> Result<ExitCode> {
-    let rows = rows(loaded, "services")?;
-    print(form, &rows, || {
-        let mut table = Table::new(&["ID", "FRONTEND", "SERVICE", "TYPE", "BACKENDS"]);
-        for row in &rows {
-            let address = |value: &Value| {
-                let (ip, port) = (at(value, "/ip"), at(value, "/port"));
-                if ip.contains(':') { format!("[{ip}]:{port}") } else { format!("{ip}:{port}") }
-            };
-            let backends = row["spec"]["backend-addresses"].as_array().map(Vec::as_slice).unwrap_or_default();
-            table.row([
-                at(row, "/spec/id"),
-                format!(
-                    "{}/{}",
-                    address(&row["spec"]["frontend-address"]),
-                    at(row, "/spec/frontend-address/protocol")
-                ),
-                format!("{}/{}", at(row, "/spec/flags/namespace"), at(row, "/spec/flags/name")),
-                at(row, "/spec/flags/type"),
-                backends.iter().map(address).collect::<Vec<_>>().join(" "),
-            ]);
+/// `service`. A number is that of an address and port; it has two frontends where clients inside get other
+/// backends than those outside.
+pub(super) fn services(loaded: &Loaded, command: &ListOrGet) -> Result<ExitCode> {
+    let mut rows = rows(loaded, "services")?;
+    let form = match command {
+        ListOrGet::List(form) => *form,
+        ListOrGet::Get { id, form } => {
+            rows.retain(|row| row["spec"]["id"].as_u64() == Some(u64::from(*id)));
+            if rows.is_empty() {
+                bail!("there is no service {id} (hint: `cilium service list` has their numbers)");
+            }
+            *form
         }
-        table.to_string()
-    })?;
+    };
+    rows.sort_by_key(|row| row["spec"]["id"].as_u64());
+    print(form, &rows, || services_text(&rows))?;
     Ok(ExitCode::SUCCESS)
+}
+
+fn services_text(rows: &[Value]) -> String {
+    let mut table = Table::new(&["ID", "FRONTEND", "SERVICE", "TYPE", "BACKENDS"]);
+    let address = |value: &Value| {
+        let (ip, port) = (at(value, "/ip"), at(value, "/port"));
+        if ip.contains(':') { format!("[{ip}]:{port}") } else { format!("{ip}:{port}") }
+    };
+    for row in rows {
+        let backends = row["spec"]["backend-addresses"].as_array().map(Vec::as_slice).unwrap_or_default();
+        let backend = |backend: &Value| match at(backend, "/state").as_str() {
+            "active" => address(backend),
+            state => format!("{} ({state})", address(backend)),
+        };
+        let inside = if at(row, "/spec/frontend-address/scope") == "internal" { "/i" } else { "" };
+        table.row([
+            at(row, "/spec/id"),
+            format!(
+                "{}/{}{inside}",
+                address(&row["spec"]["frontend-address"]),
+                at(row, "/spec/frontend-address/protocol"),
+            ),
+            format!("{}/{}", at(row, "/spec/flags/namespace"), at(row, "/spec/flags/name")),
+            at(row, "/spec/flags/type"),
+            backends.iter().map(backend).collect::<Vec<_>>().join(" "),
+        ]);
+    }
+    table.to_string()
 }
 
 /// `metrics`.

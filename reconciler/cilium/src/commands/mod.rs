@@ -5,6 +5,7 @@ mod bpf;
 mod config;
 mod destroy;
 mod history;
+mod lb;
 mod list;
 mod migrate;
 mod monitor;
@@ -33,7 +34,7 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode> {
         Command::Identity(command) => list::identities(&load(&source)?, &command),
         Command::Ip(command) => list::addresses(&load(&source)?, command.form()),
         Command::Node(command) => list::nodes(&load(&source)?, command.form()),
-        Command::Service(command) => list::services(&load(&source)?, command.form()),
+        Command::Service(command) => list::services(&load(&source)?, &command),
         Command::Map(command) => bpf::map(&load(&source)?, &command),
         Command::Bpf(command) => bpf::bpf(&load(&source)?, &command),
         Command::Monitor(args) => monitor::run(&load(&source)?, &args),

@@ -1,7 +1,8 @@
 //! `plan`: what the next pass would do, without doing it.
 
 use super::{load, print};
-use crate::agent::pass::{Offline, Reconciler};
+use crate::agent::offline::Offline;
+use crate::agent::pass::Reconciler;
 use crate::cli::{ConfigSource, PlanArgs};
 use anyhow::{Result, bail};
 use cilium_engine::config::{Change, Impact, changes};

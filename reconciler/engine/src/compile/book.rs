@@ -2,7 +2,8 @@
 //! dropping a book and adopting it again from the kernel changes nothing.
 
 use crate::state::{
-    Backend, BackendId, Frontend, IdentityDigest, ListId, PolicyDigest, RevNat, Slot, SlotKey, State, Table,
+    Backend, BackendId, Frontend, IdentityDigest, ListId, MaglevTable, PolicyDigest, RevNat, Slot, SlotKey,
+    State, Table,
 };
 
 /// Numbers in use and what they stand for: the rows that say so.
@@ -20,6 +21,8 @@ pub struct IdBook {
     pub frontends: Table<Frontend>,
     /// Lists of backends, by slot.
     pub slots: Table<Slot>,
+    /// Maglev tables, by place.
+    pub maglev_tables: Table<MaglevTable>,
 }
 
 impl IdBook {
@@ -32,6 +35,7 @@ impl IdBook {
             rev_nats: state.rev_nats.clone(),
             frontends: state.frontends.clone(),
             slots: state.slots.clone(),
+            maglev_tables: state.maglev_tables.clone(),
         }
     }
 

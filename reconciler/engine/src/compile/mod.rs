@@ -27,6 +27,7 @@ mod programs;
 mod publish;
 mod rows;
 mod site;
+mod sockets;
 #[cfg(test)]
 mod tests;
 mod view;
@@ -137,10 +138,11 @@ impl Compiler {
     /// Rows of the node itself.
     fn node(&mut self, world: &World, config: &Config, site: &Site, edits: &mut Edits) {
         let mut rows = Rows::default();
-        let constants = programs::constants(site, config);
+        let constants = programs::constants(world, site, config);
         self.set = programs::set_id(world, &constants, config);
         programs::maps(config, &mut rows);
-        programs::compile(site, &self.set, constants, &mut rows);
+        programs::compile(site, &self.set, constants, config.load_balancer.at_drivers(), &mut rows);
+        sockets::compile(&world.host, config, &self.set, &mut rows);
         host::compile(site, config, &mut rows);
         publish::node(config, site, &mut rows);
         edits.replace(&mut self.node, rows);

@@ -3,7 +3,7 @@
 use super::number::ContentHash;
 use super::rows::{Rows, because, config_origin};
 use super::site::{Family, Site};
-use crate::config::{Aggregation, Bpf, Config};
+use crate::config::{Acceleration, Aggregation, Config};
 use crate::state::{
     Attachment, AttachmentKey, AttachmentRow, BpfMap, HOST_LINK, Hook, LinkName, MapKey, MapRow, NET_LINK,
     Position, ProgramSet, ProgramSetRow, SetId, VXLAN_LINK, Why,
@@ -19,6 +19,9 @@ use zerocopy::IntoBytes as _;
 const SNAT_PORTS: (u16, u16) = (32_768, 65_535);
 /// Slots per frontend that `bpf.lb_max` makes room for.
 const SLOTS_PER_FRONTEND: u32 = 8;
+
+/// The program of a device's driver.
+const DRIVER: &str = "cil_xdp_entry";
 
 /// Which programs an interface carries.
 pub(super) struct Hooked {
@@ -47,7 +50,13 @@ pub(super) fn attach(link: &LinkName, hooked: &Hooked, set: &SetId, why: &Why, r
 }
 
 /// Programs of the node's own interfaces and devices, and their set.
-pub(super) fn compile(site: &Site, set: &SetId, constants: NodeConstants, rows: &mut Rows) {
+pub(super) fn compile(
+    site: &Site,
+    set: &SetId,
+    constants: NodeConstants,
+    acceleration: Acceleration,
+    rows: &mut Rows,
+) {
     let why = because(&config_origin("datapath"));
     rows.put::<ProgramSet>(set.clone(), ProgramSetRow::Constants(Box::new(constants)), &why);
     attach(&HOST_LINK.into(), &Hooked::HOST, set, &why, rows);
@@ -59,13 +68,24 @@ pub(super) fn compile(site: &Site, set: &SetId, constants: NodeConstants, rows: 
     for device in &site.devices {
         attach(&device.name, &Hooked::DEVICE, set, &why, rows);
     }
+    let first = match acceleration {
+        Acceleration::Disabled => return,
+        Acceleration::Native => Position::First,
+        Acceleration::BestEffort => Position::IfAble,
+    };
+    let why = because(&config_origin("load_balancer.acceleration"));
+    for device in site.devices.iter().filter(|device| device.mac.is_some()) {
+        let key = AttachmentKey { link: device.name.clone(), hook: Hook::Xdp };
+        let row = AttachmentRow { program: DRIVER.to_owned(), set: set.clone(), first };
+        rows.put::<Attachment>(key, row, &why);
+    }
 }
 
 /// Every pinned map.
 pub(super) fn maps(config: &Config, rows: &mut Rows) {
     let why = because(&config_origin("bpf"));
     for spec in all_maps() {
-        rows.put::<BpfMap>(map_key(spec), map_row(spec, &config.bpf), &why);
+        rows.put::<BpfMap>(map_key(spec), map_row(spec, config), &why);
     }
 }
 
@@ -77,13 +97,19 @@ fn map_key(spec: &MapSpec) -> MapKey {
     MapKey(format!("{}_v{}", spec.name, spec.version))
 }
 
-fn map_row(spec: &MapSpec, bpf: &Bpf) -> MapRow {
+fn map_row(spec: &MapSpec, config: &Config) -> MapRow {
+    let bpf = &config.bpf;
     let max_entries = match *spec {
         maps::CT_TCP => bpf.ct_tcp_max,
         maps::CT_ANY => bpf.ct_any_max,
         maps::SNAT => bpf.nat_max,
         maps::FRONTEND | maps::BACKEND | maps::REVNAT | maps::SOURCE_RANGE => bpf.lb_max,
         maps::SLOT => bpf.lb_max.saturating_mul(SLOTS_PER_FRONTEND),
+        // Nobody writes it; the kernel makes no map without room.
+        maps::SOCK_REV if !config.load_balancer.at_sockets() => 1,
+        maps::MAGLEV if config.load_balancer.kube_proxy_replacement => {
+            bpf.maglev_max.saturating_mul(config.load_balancer.maglev.stride())
+        }
         maps::POLICY => bpf.policy_max,
         maps::IPCACHE => bpf.ipcache_max,
         maps::IPCACHE_PREFIX => bpf.ipcache_prefix_max,
@@ -103,7 +129,7 @@ fn map_row(spec: &MapSpec, bpf: &Bpf) -> MapRow {
 pub(super) fn set_id(world: &World, constants: &NodeConstants, config: &Config) -> SetId {
     let mut parts = vec![world.host.object_digest.as_bytes().to_vec(), constants.as_bytes().to_vec()];
     for spec in all_maps() {
-        parts.push(format!("{} {}", map_key(spec), map_row(spec, &config.bpf)).into_bytes());
+        parts.push(format!("{} {}", map_key(spec), map_row(spec, config)).into_bytes());
     }
     SetId(ContentHash::of(parts).digest().to_string())
 }
@@ -115,7 +141,8 @@ fn refusals(per_second: u32) -> u32 {
 }
 
 /// The programs' constants.
-pub(super) fn constants(site: &Site, config: &Config) -> NodeConstants {
+pub(super) fn constants(world: &World, site: &Site, config: &Config) -> NodeConstants {
+    let at_sockets = config.load_balancer.at_sockets();
     let mut flags = 0;
     for (flag, on) in [
         (node::NODE_IPV4, site.ipv4),
@@ -125,6 +152,9 @@ pub(super) fn constants(site: &Site, config: &Config) -> NodeConstants {
         (node::NODE_MASQUERADE_IPV6, site.ipv6 && config.masquerade.ipv6),
         (node::NODE_ALLOW_LOCALHOST, config.policy.localhost_always_allowed()),
         (node::NODE_LB, config.load_balancer.kube_proxy_replacement),
+        (node::NODE_XDP, config.load_balancer.at_drivers() != Acceleration::Disabled),
+        (node::NODE_SOCK, at_sockets),
+        (node::NODE_SOCK_HOST_ONLY, at_sockets && config.load_balancer.socket_host_namespace_only),
         (node::NODE_EVENT_VERDICT, config.monitor.policy_verdict),
         (node::NODE_EVENT_TRACE, config.monitor.trace),
         (node::NODE_EVENT_DROP, config.monitor.drop),
@@ -152,7 +182,7 @@ pub(super) fn constants(site: &Site, config: &Config) -> NodeConstants {
         ct_any: config.bpf.ct_timeout_regular_any.seconds(),
         snat_port_min: SNAT_PORTS.0,
         snat_port_max: SNAT_PORTS.1,
-        maglev_size: 0,
+        maglev_size: config.load_balancer.maglev.table_size.get(),
         trace_interval: config.monitor.interval.seconds(),
         refusals: refusals(config.monitor.refusals_per_second),
         trace_aggregation: match config.monitor.aggregation {
@@ -163,6 +193,11 @@ pub(super) fn constants(site: &Site, config: &Config) -> NodeConstants {
         },
         reserved: 0,
         tunnel_port: Be16::new(config.routing.tunnel_port),
-        host_netns: [0; 2],
+        host_netns: if at_sockets { halves(world.host.netns_cookie) } else { [0; 2] },
     }
+}
+
+/// The low half, then the high one.
+fn halves(number: u64) -> [u32; 2] {
+    [number as u32, (number >> 32) as u32]
 }

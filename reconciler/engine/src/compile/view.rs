@@ -9,7 +9,7 @@ use crate::state::{
     BackendId, Cookie, Digest, Direction, EndpointId, FrontendKey, IdentityId, Ipcache, LinkName, ListId,
     Origin, PolicyId, Protocol, RevNatId, Table,
 };
-use crate::world::{Clause, EndpointRecord, Labels, Name, ObjectName, PolicyRule, RuleVerdict};
+use crate::world::{Clause, Created, EndpointRecord, Labels, Name, ObjectName, PolicyRule, RuleVerdict};
 use ipnet::IpNet;
 use std::net::IpAddr;
 
@@ -135,6 +135,8 @@ pub struct HealthCheckView {
     pub port: u16,
     /// How many ready backends the Service has on this node.
     pub ready: usize,
+    /// When the Service was made: of two that want one port, the older has it.
+    pub created: Option<Created>,
 }
 
 /// A backend of a frontend.

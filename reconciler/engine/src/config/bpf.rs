@@ -24,6 +24,10 @@ pub struct Bpf {
     /// Service frontends, and as many backends and reverse entries; lists of backends take eight times this.
     #[schemars(range(min = 64, max = 2097152), extend("x-impact" = "reload"))]
     pub lb_max: u32,
+    /// Maglev tables: one for each set of backends that frontends choose from by one, and free ones for sets that
+    /// replace others. Each takes eight bytes times `load_balancer.maglev.table_size`.
+    #[schemars(range(min = 1, max = 4096), extend("x-impact" = "reload"))]
+    pub maglev_max: u32,
     /// Policy rows of all pods of this node together; pods with the same rules share theirs.
     #[schemars(range(min = 256, max = 16777216), extend("x-impact" = "reload"))]
     pub policy_max: u32,
@@ -53,6 +57,9 @@ pub struct Bpf {
     pub ct_gc_interval: Span,
 }
 
+/// With tables of the default size, 16 MiB.
+const MAGLEV_TABLES: u32 = 128;
+
 impl Default for Bpf {
     fn default() -> Self {
         Self {
@@ -60,6 +67,7 @@ impl Default for Bpf {
             ct_any_max: maps::CT_ANY.max_entries,
             nat_max: maps::SNAT.max_entries,
             lb_max: maps::FRONTEND.max_entries,
+            maglev_max: MAGLEV_TABLES,
             policy_max: maps::POLICY.max_entries,
             ipcache_max: maps::IPCACHE.max_entries,
             ipcache_prefix_max: maps::IPCACHE_PREFIX.max_entries,

@@ -1,5 +1,6 @@
 //! `[load_balancer]`.
 
+use super::Maglev;
 use ipnet::IpNet;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -11,6 +12,33 @@ pub enum Algorithm {
     /// At random, all alike.
     #[default]
     Random,
+    /// By a Maglev table, for frontends that clients outside reach: a connection meets the same backend on whichever
+    /// node it comes in, and few move when backends come or go. Others choose at random.
+    Maglev,
+}
+
+/// What becomes of a packet to a Service without backend.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum NoBackendResponse {
+    /// It is dropped, and its sender told: a TCP reset, else ICMP "port unreachable".
+    #[default]
+    Reject,
+    /// It is dropped.
+    Drop,
+}
+
+/// Whether drivers serve clients outside, before the stack sees a frame.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Acceleration {
+    /// They do not.
+    #[default]
+    Disabled,
+    /// They do (XDP), in the driver of every device; one whose driver cannot is reported as a failure.
+    Native,
+    /// They do where the driver can; `cilium status` names the devices where it cannot.
+    BestEffort,
 }
 
 /// Services.
@@ -21,9 +49,33 @@ pub struct LoadBalancer {
     /// them to kube-proxy.
     #[schemars(extend("x-impact" = "disruptive"))]
     pub kube_proxy_replacement: bool,
+    /// Sockets that connect, or send, to a Service meet a backend there and then, on the node itself and in its pods:
+    /// no packet of theirs is translated. Needs a cgroup2 mount (`paths.cgroup_root`). `false`: packets of pods
+    /// are translated one by one, and processes of the node itself do not reach Services. Without
+    /// `kube_proxy_replacement` it is off.
+    #[schemars(extend("x-impact" = "reload"))]
+    pub socket: bool,
+    /// Only sockets of the node's own network namespace do so; packets of pods are translated one by one.
+    #[schemars(extend("x-impact" = "reload"))]
+    pub socket_host_namespace_only: bool,
+    /// Connected UDP sockets that met a backend through a Service are ended when no Service has it any more, on the
+    /// node and in its pods: their owners' next calls fail, and they connect anew.
+    #[schemars(extend("x-impact" = "hitless"))]
+    pub socket_terminate: bool,
+    /// TCP connections are ended likewise, although their backend may still answer.
+    #[schemars(extend("x-impact" = "hitless"))]
+    pub socket_terminate_tcp: bool,
     /// How a backend is chosen for a new connection.
     #[schemars(extend("x-impact" = "hitless"))]
     pub algorithm: Algorithm,
+    /// Clients outside are sent on to backends of other nodes by the drivers of devices (XDP), before the stack sees
+    /// a frame, and their answers back. What needs the stack (a tunnel, another device) goes there as without.
+    #[schemars(extend("x-impact" = "reload"))]
+    pub acceleration: Acceleration,
+    /// What becomes of packets to a Service that has no backend. One that has some elsewhere, but none here where its
+    /// traffic policy is `Local`, drops them in either case, so that clients try another node.
+    #[schemars(extend("x-impact" = "hitless"))]
+    pub no_backend_response: NoBackendResponse,
     /// ClusterIPs serve clients outside the cluster too, whose packets to them are dropped otherwise.
     #[schemars(extend("x-impact" = "hitless"))]
     pub external_cluster_ip: bool,
@@ -41,20 +93,41 @@ pub struct LoadBalancer {
     /// devices.
     #[schemars(with = "Vec<String>", extend("x-form" = "prefix", "x-impact" = "reload"))]
     pub node_port_addresses: Vec<IpNet>,
+    /// How Maglev tables are made.
+    pub maglev: Maglev,
 }
 
 /// What Kubernetes gives NodePorts from by default.
 const NODE_PORTS: [u16; 2] = [30_000, 32_767];
 
+impl LoadBalancer {
+    /// Whether programs of sockets are wanted.
+    pub fn at_sockets(&self) -> bool {
+        self.kube_proxy_replacement && self.socket
+    }
+
+    /// Whether programs of drivers are wanted, and what of devices whose driver cannot.
+    pub fn at_drivers(&self) -> Acceleration {
+        if self.kube_proxy_replacement { self.acceleration } else { Acceleration::Disabled }
+    }
+}
+
 impl Default for LoadBalancer {
     fn default() -> Self {
         Self {
             kube_proxy_replacement: true,
+            socket: true,
+            socket_host_namespace_only: false,
+            socket_terminate: true,
+            socket_terminate_tcp: false,
             algorithm: Algorithm::default(),
+            acceleration: Acceleration::default(),
+            no_backend_response: NoBackendResponse::default(),
             external_cluster_ip: false,
             source_ranges_all_types: false,
             node_port_range: NODE_PORTS,
             node_port_addresses: Vec::new(),
+            maglev: Maglev::default(),
         }
     }
 }

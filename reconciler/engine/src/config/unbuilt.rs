@@ -16,9 +16,6 @@ const KEYS: &[(&str, &[Off])] = &[
     ("ipam.ipv6_mask_size", &[]),
     ("routing.endpoint_routes", &[Off::Flag(false)]),
     ("load_balancer.mode", &[]),
-    ("load_balancer.acceleration", &[Off::Word("disabled")]),
-    ("load_balancer.socket", &[Off::Flag(false)]),
-    ("load_balancer.maglev", &[]),
     ("policy.audit", &[Off::Flag(false)]),
     ("policy.cidr_match_mode", &[Off::Nothing]),
     ("encryption.type", &[Off::Word("none")]),
@@ -50,7 +47,6 @@ const VALUES: &[(&str, &str)] = &[
     ("ipam.mode", "cluster-pool"),
     ("ipam.mode", "multi-pool"),
     ("routing.tunnel_protocol", "geneve"),
-    ("load_balancer.algorithm", "maglev"),
 ];
 
 /// A value that asks for nothing.

@@ -36,7 +36,9 @@ impl Kind {
             Kind::RevNat => "revnat",
             Kind::Slot => "slot",
             Kind::SourceRange => "source-range",
+            Kind::MaglevTable => "maglev-table",
             Kind::Frontend => "frontend",
+            Kind::SocketProgram => "socket-program",
             Kind::IdentityDigest => "identity-digest",
             Kind::Policy => "policy",
             Kind::PolicyDigest => "policy-digest",
@@ -46,6 +48,14 @@ impl Kind {
             Kind::LinkUp => "link-up",
             Kind::File => "file",
         }
+    }
+}
+
+impl Kind {
+    /// Whether a node does its work without rows of this kind: where the kernel refuses one, that is a
+    /// problem to be told, and nothing waits for it.
+    pub const fn is_optional(self) -> bool {
+        matches!(self, Kind::SocketProgram)
     }
 }
 

@@ -1,9 +1,14 @@
 //! Rows of load balancing: backends, lists of them, frontends and the way back.
 
-use super::{BackendId, Kind, ListId, Present, Protocol, Resource, RevNatId, RowId, Source, SourceSet};
-use cilium_abi::lb::{FRONTEND_MAGLEV, FRONTEND_SOURCE_RANGES, SCOPE_INTERNAL};
+use super::{
+    BackendId, Kind, ListId, Present, Protocol, Resource, RevNatId, RowId, Source, SourceSet, TableId,
+};
+use crate::maglev::TableSize;
+use crate::shared::Shared;
+use cilium_abi::lb::{self, FRONTEND_MAGLEV, FRONTEND_SOURCE_RANGES, SCOPE_INTERNAL};
 use ipnet::IpNet;
 use std::cmp::Reverse;
+use std::collections::BTreeSet;
 use std::fmt;
 use std::net::IpAddr;
 
@@ -150,6 +155,48 @@ impl Resource for SourceRange {
     }
 }
 
+/// A Maglev table ([`crate::maglev`]): which backend each place leads to. Frontends with the same backends share
+/// it. In the map each is followed by an empty place, by which tables are told apart when they are read.
+#[derive(Clone, Debug)]
+pub struct MaglevTable;
+
+/// Backends by place, none of them 0.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MaglevRow(pub Shared<Vec<BackendId>>);
+
+impl MaglevRow {
+    /// The backends in it.
+    pub fn backends(&self) -> BTreeSet<BackendId> {
+        self.0.iter().copied().collect()
+    }
+}
+
+impl fmt::Display for MaglevRow {
+    /// Tables of the same size and backends may still differ: the last word is a digest (FNV-1a).
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mix = |sum: u32, id: &BackendId| {
+            id.0.to_be_bytes()
+                .iter()
+                .fold(sum, |sum, byte| (sum ^ u32::from(*byte)).wrapping_mul(0x0100_0193))
+        };
+        let digest = self.0.iter().fold(0x811c_9dc5, mix);
+        write!(f, "{} places, {} backends, {digest:08x}", self.0.len(), self.backends().len())
+    }
+}
+
+impl Resource for MaglevTable {
+    const KIND: Kind = Kind::MaglevTable;
+    const NEEDS: &'static [Kind] = &[Kind::Backend];
+    type Key = TableId;
+    type Row = MaglevRow;
+    fn requires(_: &TableId, row: &MaglevRow) -> Vec<RowId> {
+        row.backends().iter().map(Backend::id).collect()
+    }
+    fn sources(_: &TableId, _: &MaglevRow) -> SourceSet {
+        LB_SOURCES
+    }
+}
+
 /// An address and port that clients use.
 #[derive(Clone, Debug)]
 pub struct Frontend;
@@ -204,17 +251,50 @@ pub struct FrontendRow {
     pub rev_nat: RevNatId,
     /// `cilium_abi::lb::FRONTEND_` flags.
     pub flags: u32,
-    /// First place of its Maglev table, if the flags say that it has one.
-    pub maglev: u32,
+    /// Its Maglev table, if the flags say that it has one.
+    pub maglev: TableId,
     /// Seconds for which a client keeps its backend; 0: it does not.
     pub affinity: u32,
 }
 
+/// Flags of frontends, in the words of Cilium's own tools where they have one.
+const WORDS: [(u32, &str); 11] = [
+    (lb::FRONTEND_CLUSTER_IP, "ClusterIP"),
+    (lb::FRONTEND_NODE_PORT, "NodePort"),
+    (lb::FRONTEND_LOAD_BALANCER, "LoadBalancer"),
+    (lb::FRONTEND_EXTERNAL_IP, "ExternalIPs"),
+    (lb::FRONTEND_HOST_PORT, "HostPort"),
+    (lb::FRONTEND_TWO_SCOPES, "two-scopes"),
+    (lb::FRONTEND_SOURCE_RANGES, "check source-range"),
+    (lb::FRONTEND_SOURCE_DENY, "deny source-range"),
+    (lb::FRONTEND_MAGLEV, "maglev"),
+    (lb::FRONTEND_DSR, "dsr"),
+    (lb::FRONTEND_REJECT, "reject"),
+];
+
+impl FrontendRow {
+    /// What its flags say, for people.
+    pub fn words(&self) -> String {
+        let said = WORDS.iter().filter(|(flag, _)| self.flags & flag != 0).map(|(_, word)| *word);
+        let inside = (self.flags & lb::FRONTEND_EXTERNAL == 0).then_some("non-routable");
+        said.chain(inside).collect::<Vec<_>>().join(", ")
+    }
+}
+
 impl fmt::Display for FrontendRow {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "list {} of {} revnat {} flags {:#x}", self.list, self.count, self.rev_nat, self.flags)?;
-        if self.maglev != 0 || self.flags & FRONTEND_MAGLEV != 0 {
-            write!(f, " maglev {}", self.maglev)?;
+        write!(f, "list {} of {} revnat {} [{}]", self.list, self.count, self.rev_nat, self.words())?;
+        // The words leave out bits that no row of ours has; who reads a difference must see them.
+        let known = WORDS.iter().fold(lb::FRONTEND_EXTERNAL, |all, (flag, _)| all | flag);
+        let table = u32::MAX << lb::FRONTEND_MAGLEV_BITS;
+        if self.flags & FRONTEND_MAGLEV != 0 || self.maglev.0 != 0 || self.flags & table != 0 {
+            let bits = self.flags >> lb::FRONTEND_MAGLEV_BITS;
+            let size = TableSize::ALL.into_iter().find(|size| 32 - size.get().leading_zeros() == bits);
+            let size = size.map_or_else(|| format!("{bits} bits"), |size| size.to_string());
+            write!(f, " table {} of {size}", self.maglev)?;
+        }
+        if self.flags & !known & !table != 0 {
+            write!(f, " flags {:#x}", self.flags & !known & !table)?;
         }
         if self.affinity != 0 { write!(f, " affinity {}s", self.affinity) } else { Ok(()) }
     }
@@ -222,7 +302,7 @@ impl fmt::Display for FrontendRow {
 
 impl Resource for Frontend {
     const KIND: Kind = Kind::Frontend;
-    const NEEDS: &'static [Kind] = &[Kind::RevNat, Kind::Slot, Kind::SourceRange];
+    const NEEDS: &'static [Kind] = &[Kind::RevNat, Kind::Slot, Kind::SourceRange, Kind::MaglevTable];
     type Key = FrontendKey;
     type Row = FrontendRow;
     fn requires(_: &FrontendKey, row: &FrontendRow) -> Vec<RowId> {
@@ -230,6 +310,9 @@ impl Resource for Frontend {
         needs.extend((0..u32::from(row.count)).map(|slot| Slot::id(&SlotKey { list: row.list, slot })));
         if row.flags & FRONTEND_SOURCE_RANGES != 0 {
             needs.push(SourceRange::of(row.rev_nat));
+        }
+        if row.flags & FRONTEND_MAGLEV != 0 {
+            needs.push(MaglevTable::id(&row.maglev));
         }
         needs
     }

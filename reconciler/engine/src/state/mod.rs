@@ -12,6 +12,7 @@ mod lb;
 mod number;
 mod policy;
 mod program;
+mod socket;
 mod table;
 
 pub use desired::{Coverage, CoverageOf, Covered, DesiredState, ObservedState};
@@ -22,6 +23,7 @@ pub use lb::*;
 pub use number::*;
 pub use policy::*;
 pub use program::*;
+pub use socket::*;
 pub use table::{Edit, Entry, Origin, Source, SourceSet, Table, Why};
 
 use std::fmt::{Debug, Display};
@@ -99,7 +101,9 @@ macro_rules! for_each_resource {
             (rev_nats, RevNat),
             (slots, Slot),
             (source_ranges, SourceRange),
+            (maglev_tables, MaglevTable),
             (frontends, Frontend),
+            (socket_programs, SocketProgram),
             (identity_digests, IdentityDigest),
             (policies, Policy),
             (policy_digests, PolicyDigest),

@@ -26,6 +26,8 @@ number! {
     RevNatId(u16);
     /// Number of a list of backends.
     ListId(u32);
+    /// First place of a Maglev table in the map of all of them.
+    TableId(u32);
     /// Number of a rule, for counters and explanations; index into the compiled rules.
     Cookie(u32);
 }

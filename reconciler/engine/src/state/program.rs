@@ -154,6 +154,10 @@ pub enum Position {
     First,
     /// Another program runs before it.
     Behind,
+    /// Wanted: the only one, if the device's driver can run it.
+    IfAble,
+    /// Seen: the device's driver cannot run it.
+    Unable,
 }
 
 impl fmt::Display for AttachmentRow {
@@ -162,6 +166,8 @@ impl fmt::Display for AttachmentRow {
         match self.first {
             Position::First => Ok(()),
             Position::Behind => f.write_str(" (not first)"),
+            Position::IfAble => f.write_str(" (if the driver can)"),
+            Position::Unable => f.write_str(" (the driver cannot)"),
         }
     }
 }
@@ -171,9 +177,16 @@ impl Resource for Attachment {
     const NEEDS: &'static [Kind] = &[Kind::ProgramSet, Kind::Link];
     type Key = AttachmentKey;
     type Row = AttachmentRow;
+    fn satisfied(want: &AttachmentRow, seen: &AttachmentRow) -> bool {
+        let placed = match want.first {
+            Position::IfAble => matches!(seen.first, Position::First | Position::Unable),
+            first => first == seen.first,
+        };
+        placed && want.program == seen.program && want.set == seen.set
+    }
     /// Our program of an older set, or behind another's, still filters.
     fn serves(want: &AttachmentRow, seen: &AttachmentRow) -> bool {
-        want.program == seen.program && !seen.set.0.is_empty()
+        want.program == seen.program && !seen.set.0.is_empty() && seen.first != Position::Unable
     }
     fn requires(key: &AttachmentKey, row: &AttachmentRow) -> Vec<RowId> {
         let mut needs = vec![ProgramSet::id(&row.set)];

@@ -1,7 +1,8 @@
-//! Facts of the host that are not ours: devices and their addresses.
+//! Facts of the host that are not ours: devices and their addresses, where sockets are.
 
 use crate::state::{LinkName, Mac};
 use ipnet::IpNet;
+use std::path::PathBuf;
 
 /// A device of the host that carries traffic of the cluster (never one of ours).
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -18,6 +19,18 @@ pub struct HostDevice {
     pub default_route: bool,
 }
 
+/// Where programs of sockets can be attached.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Cgroup {
+    /// Nobody looked.
+    #[default]
+    Unknown,
+    /// At the cgroup with this directory.
+    At(PathBuf),
+    /// Nowhere; the reason.
+    Missing(String),
+}
+
 /// What the host is, read at the beginning of each pass.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct HostFacts {
@@ -27,4 +40,8 @@ pub struct HostFacts {
     pub object_digest: String,
     /// The `/proc/sys/kernel/random/boot_id`.
     pub boot_id: String,
+    /// Where programs of sockets can be attached.
+    pub cgroup: Cgroup,
+    /// Cookie of the node's own network namespace (`SO_NETNS_COOKIE`); 0: the machine's first.
+    pub netns_cookie: u64,
 }

@@ -8,7 +8,7 @@ mod policy;
 mod service;
 mod slice;
 
-pub use host::{HostDevice, HostFacts};
+pub use host::{Cgroup, HostDevice, HostFacts};
 pub use labels::{Label, Labels, Operator, Requirement, Selector};
 pub use object::{
     EndpointRecord, HostPort, IdentityClaim, Namespace, Node, NodeAddress, NodeAddressKind, ObjectName,

@@ -2,6 +2,7 @@
 //! stands for the same content (a list for its backends, a policy for its rules).
 
 use crate::generate::{IDENTITIES, PORTS, any_state};
+use cilium_abi::lb::FRONTEND_MAGLEV;
 use cilium_abi::policy::NONE;
 use cilium_engine::state::*;
 use proptest::prelude::*;
@@ -109,6 +110,9 @@ pub(crate) fn close(mut state: State, catalog: &Catalog) -> State {
         state.program_sets.insert(row.set.clone(), ProgramSetRow::Complete, None);
         state.attachments.insert(key.clone(), row, None);
     }
+    for (_, entry) in state.socket_programs.clone().iter() {
+        state.program_sets.insert(entry.row.set.clone(), ProgramSetRow::Complete, None);
+    }
     for key in state.program_sets.keys().cloned().collect::<Vec<_>>() {
         state.program_sets.insert(key, ProgramSetRow::Complete, None);
     }
@@ -157,6 +161,17 @@ fn services(state: &mut State) {
                 None,
             );
         }
+    }
+    let led = state.frontends.iter().filter(|(_, entry)| entry.row.flags & FRONTEND_MAGLEV != 0);
+    let tables: BTreeSet<TableId> =
+        led.map(|(_, entry)| entry.row.maglev).chain(state.maglev_tables.keys().copied()).collect();
+    for table in tables {
+        let places: Vec<BackendId> = (0..3).map(|place| BackendId((table.0 + place) % 5 + 1)).collect();
+        for backend in &places {
+            let row = BackendRow { addr: [10, 1, 0, 1].into(), port: 0, proto: Protocol::TCP, flags: 0 };
+            state.backends.insert(*backend, row, None);
+        }
+        state.maglev_tables.insert(table, MaglevRow(places.into()), None);
     }
     for id in state.backends.keys().copied().collect::<Vec<_>>() {
         let port = u16::try_from(id.0).expect("small");

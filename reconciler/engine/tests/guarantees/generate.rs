@@ -2,6 +2,7 @@
 //!
 //! A resource without one does not compile: [`any_state`] asks for [`Generate`] of each.
 
+use cilium_abi::lb::{FRONTEND_MAGLEV, FRONTEND_SOURCE_RANGES};
 use cilium_abi::maps::MapType;
 use cilium_abi::node::NodeConstants;
 use cilium_engine::state::*;
@@ -107,11 +108,16 @@ generate! {
     Frontend: (addr(), 80u16..82, 0u8..2).prop_map(|(addr, port, scope)| FrontendKey {
             addr, port, proto: Protocol::TCP, scope,
         }),
-        (1u32..5, 0u16..3, 1u16..5, any::<bool>(), 0u32..2).prop_map(
-            |(list, count, rev_nat, ranges, affinity)| FrontendRow {
-                list: ListId(list), count, rev_nat: RevNatId(rev_nat), maglev: 0, affinity,
-                flags: if ranges { cilium_abi::lb::FRONTEND_SOURCE_RANGES } else { 0 },
+        (1u32..5, 0u16..3, 1u16..5, 0u8..4, 0u32..2, 0u32..3).prop_map(
+            |(list, count, rev_nat, flags, affinity, table)| FrontendRow {
+                list: ListId(list), count, rev_nat: RevNatId(rev_nat), maglev: TableId(table), affinity,
+                flags: [0, FRONTEND_SOURCE_RANGES, FRONTEND_MAGLEV, FRONTEND_SOURCE_RANGES | FRONTEND_MAGLEV]
+                    [usize::from(flags)],
             });
+    MaglevTable: (0u32..3).prop_map(TableId), prop::collection::vec((1u32..6).prop_map(BackendId), 1..4)
+        .prop_map(|places| MaglevRow(places.into()));
+    SocketProgram: prop::sample::select(&SocketHook::ALL[..]),
+        (set(), 0u8..2).prop_map(|(set, n)| SocketRow { cgroup: format!("/cgroup{n}").into(), set });
     SourceRange: (1u16..5, 0u8..3).prop_map(|(rev_nat, n)| SourceRangeKey {
             rev_nat: RevNatId(rev_nat), net: format!("10.{n}.0.0/16").parse().expect("a prefix"),
         }),

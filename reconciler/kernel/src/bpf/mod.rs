@@ -1,8 +1,8 @@
 //! BPF on this host: maps and their rows, program sets, attachments; and what the command line reads.
 //!
 //! [`Bpf`] implements [`cilium_engine::driver::Driver`] for every kind that lives in BPF. It keeps
-//! nothing between two calls but where the pins are, and which pods' programs are yet to be moved to TCX
-//! ([`Bpf::move_one`]): each call reads the kernel anew. Never: a decision, or a change to anything that
+//! nothing between two calls but where the pins are, maps that are open while their pin is the same, and which
+//! pods' programs are yet to be moved to TCX ([`Bpf::move_one`]): each call reads the kernel anew. Never: a decision, or a change to anything that
 //! is not under `bpf_dir` or attached by us.
 //!
 //! Start at `shape` (maps), `rows` (their content), `set` (programs), `attach` (where they run). For
@@ -19,22 +19,24 @@ mod fault;
 pub mod gc;
 mod ifname;
 mod object;
+mod opened;
 mod pins;
 pub mod programs;
 mod rows;
 mod set;
 mod shape;
 mod show;
+pub mod sockets;
 mod sys;
 mod table;
 
 use crate::AttachMode;
-pub use attach::cgroup::{CgroupAttachment, SOCKET_PROGRAMS};
 use cilium_abi::maps;
 use cilium_engine::driver::{Driver, DriverError, Scope, Step};
 use cilium_engine::state;
 use fault::fault;
 pub use object::object_digest;
+use opened::Opened;
 use pins::Pins;
 use std::path::Path;
 use table::Table;
@@ -43,11 +45,16 @@ use table::Table;
 #[derive(Debug)]
 pub struct Bpf {
     pins: Pins,
+    opened: Opened,
     mode: AttachMode,
     /// This kernel has TCX.
     tcx: bool,
     /// Pods' programs that are not at TCX yet.
     young: attach::Young,
+    /// Devices whose driver has no XDP.
+    unable: attach::Unable,
+    /// Where programs of sockets are attached.
+    cgroup: attach::cgroup::Root,
 }
 
 impl Bpf {
@@ -64,7 +71,16 @@ impl Bpf {
                 .hint("mount -t bpf bpf /sys/fs/bpf, or set paths.bpf_dir to a directory on one"));
         }
         let young = attach::Young::default();
-        Ok(Self { pins: Pins { root: bpf_dir.to_path_buf() }, mode, tcx: attach::has_tcx(), young })
+        let pins = Pins { root: bpf_dir.to_path_buf() };
+        Ok(Self {
+            pins,
+            opened: Opened::default(),
+            mode,
+            tcx: attach::has_tcx(),
+            young,
+            unable: attach::Unable::default(),
+            cgroup: attach::cgroup::Root::default(),
+        })
     }
 
     /// To be called once when an agent starts, before its first pass: identities and verdicts that
@@ -144,7 +160,9 @@ in_kernel!(
     RevNat,
     Slot,
     SourceRange,
+    MaglevTable,
     Frontend,
+    SocketProgram,
     IdentityDigest,
     Policy,
     PolicyDigest,

@@ -42,15 +42,21 @@ impl Pins {
     /// Opens a map of ours; `None`: it is not there.
     ///
     /// # Errors
-    /// Another shape than that of this build: its rows could not be read as what they are.
+    /// As [`Self::shaped`].
     pub(super) fn open_map(&self, spec: &MapSpec) -> Result<Option<MapFd>, DriverError> {
-        let path = self.map(spec);
-        let Some(map) = open_map(&path)? else { return Ok(None) };
+        open_map(&self.map(spec))?.map(|map| self.shaped(map, spec)).transpose()
+    }
+
+    /// Hands a map back that has the shape of this build.
+    ///
+    /// # Errors
+    /// It has another: its rows could not be read as what they are.
+    pub(super) fn shaped(&self, map: MapFd, spec: &MapSpec) -> Result<MapFd, DriverError> {
         let info = map.info;
         if (info.kind, info.key_size, info.value_size) != (spec.kind as u32, spec.key_size, spec.value_size) {
             return Err(DriverError::new(format!(
                 "open map {}: type {}, key {} and row {} bytes, but this build has type {}, key {} and row {} bytes",
-                path.display(),
+                self.map(spec).display(),
                 info.kind,
                 info.key_size,
                 info.value_size,
@@ -60,7 +66,7 @@ impl Pins {
             ))
             .hint("the agent or `cilium apply` replaces it in its next pass"));
         }
-        Ok(Some(map))
+        Ok(map)
     }
 }
 

@@ -177,6 +177,10 @@ fn copy_rows(old: &MapFd, new: &MapFd) -> std::io::Result<usize> {
         for (key, row) in
             keys.chunks_exact(old.key_size()).zip(rows.chunks_exact(old.row_size())).take(end.done)
         {
+            // An array begins with zeros everywhere.
+            if old.shape().kind == MapType::Array as u32 && row.iter().all(|byte| *byte == 0) {
+                continue;
+            }
             match new.update(key, row) {
                 Err(e) if e.raw_os_error() != Some(libc::E2BIG) => return Err(e),
                 _ => copied += 1,

@@ -7,6 +7,7 @@ fn paths(root: &Path) -> KernelPaths {
     KernelPaths {
         bpf_dir: root.join("bpf"),
         publish_dir: Some(root.join("published")),
+        cgroup_root: None,
         cni_conf_dir: Some(root.join("cni")),
         node_name: "n1".to_owned(),
     }

@@ -5,6 +5,7 @@
 use super::message::{
     MAIN_TABLE, RouteFilter, SeenLink, address, ask_address, ask_link, ask_route, link, route_outputs,
 };
+use super::netns::own_cookie;
 use super::ownership::is_ours;
 use super::socket::ENTRIES;
 use super::{FEW, Net};
@@ -25,8 +26,8 @@ const OUR_PREFIX: &str = "cilium_";
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
 impl Net {
-    /// Reads the host's devices in the order of their names. `object_digest` stays empty: the BPF half knows
-    /// it.
+    /// Reads the host's devices in the order of their names, and which network namespace this is. What the BPF
+    /// half knows stays empty: `object_digest` and `cgroup`.
     ///
     /// # Errors
     /// The kernel did not answer, or there is no `/proc`.
@@ -59,7 +60,9 @@ impl Net {
         let boot_id = fs::read_to_string(BOOT_ID).map_err(|error| {
             DriverError::new(format!("read {BOOT_ID}: {error}")).hint("is /proc mounted?")
         })?;
-        Ok(HostFacts { devices, object_digest: String::new(), boot_id: boot_id.trim().to_owned() })
+        let boot_id = boot_id.trim().to_owned();
+        let netns_cookie = own_cookie()?;
+        Ok(HostFacts { devices, boot_id, netns_cookie, ..HostFacts::default() })
     }
 
     /// The interfaces with these numbers, and perhaps others: point reads for a few, since on a node with many

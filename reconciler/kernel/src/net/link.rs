@@ -123,9 +123,13 @@ impl Net {
         self.netlink
             .request(request, NLM_F_CREATE | NLM_F_EXCL)
             .map_err(|error| error.during(format_args!("create {what} {name}")))?;
-        self.link_named(name)?.ok_or_else(|| {
+        let made = self.link_named(name)?.ok_or_else(|| {
             DriverError::new(format!("create {what} {name}: it vanished as soon as it was made"))
-        })
+        })?;
+        if want.kind == LinkKind::PodVeth {
+            self.made.insert(name.clone(), made.clone());
+        }
+        Ok(made)
     }
 
     fn remove_link(&mut self, name: &LinkName) -> Result<(), DriverError> {

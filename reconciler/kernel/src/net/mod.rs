@@ -9,6 +9,7 @@
 
 mod address;
 mod delete;
+mod driver;
 mod error;
 mod facts;
 mod frame;
@@ -33,6 +34,7 @@ pub use table::LinkTable;
 use crate::Kernel;
 use cilium_engine::driver::{Driver, DriverError, Scope, Step};
 use cilium_engine::state::{Address, Link, LinkName, LinkUp, PodInterface, Resource, Route, Sysctl};
+pub(crate) use driver::program_of_driver;
 use message::SeenLink;
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::LinkAttribute;
@@ -47,6 +49,8 @@ pub struct Net {
     netlink: Netlink,
     places: Places,
     sysctls: sysctl::Watched,
+    /// Made since [`Net::place`]: of their other ends nothing need be read in the same pass.
+    made: BTreeMap<LinkName, SeenLink>,
     /// Held by every thread that deletes an interface.
     deleting: Arc<()>,
 }
@@ -62,14 +66,16 @@ impl Net {
             netlink,
             places: Places::default(),
             sysctls: sysctl::Watched::default(),
+            made: BTreeMap::new(),
             deleting: Arc::default(),
         })
     }
 
     /// Says where pods' network namespaces are, by the name of their link on the host. Only a hint where to
     /// look: paths that are gone, or stand for another namespace, do no harm. Call it before observing with
-    /// what the endpoint records say; replaces what was said before.
+    /// what the endpoint records say, once a pass; replaces what was said before.
     pub fn place(&mut self, places: BTreeMap<LinkName, PathBuf>) {
+        self.made.clear();
         self.places.replace(places);
     }
 

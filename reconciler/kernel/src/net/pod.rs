@@ -9,7 +9,7 @@ mod inside;
 
 use super::message::{SeenLink, change_link};
 use super::netns::{inside, number, open, search};
-use super::ownership::{NameOf, is_ours, must_be_ours, name_of};
+use super::ownership::{NameOf, is_ours, must_be_ours, name_of, temporary_name};
 use super::{Net, each, within};
 use cilium_engine::driver::{Driver, DriverError, Scope, Step};
 use cilium_engine::state::{LinkName, PodInterface, PodInterfaceRow};
@@ -107,7 +107,12 @@ impl Net {
                 .hint("the pod is gone, or its sandbox was made anew: delete and add the attachment by CNI")
         })?;
         self.places.note(name, &want.netns);
-        let mut link = self.pod_link(name, &what)?;
+        let made = self.made.remove(name).filter(|link| link.peer_netns.is_some());
+        let temporary = made.as_ref().map(|_| LinkName(temporary_name(name)));
+        let mut link = match made {
+            Some(link) => link,
+            None => self.pod_link(name, &what)?,
+        };
         if link.peer_netns.is_none() {
             self.move_end(&link, want, &netns, &what)?;
             link = self.pod_link(name, &what)?;
@@ -124,8 +129,9 @@ impl Net {
                 want.netns.display()
             )));
         }
-        let mut results =
-            inside(&[(netns, index)], |netlink, index| inside::configure(netlink, *index, want));
+        let mut results = inside(&[(netns, index)], |netlink, index| {
+            inside::configure(netlink, *index, temporary.as_ref(), want)
+        });
         match results.pop() {
             Some(Ok(result)) => {
                 result.map_err(|error| DriverError { message: format!("{what}: {}", error.message), ..error })

@@ -48,7 +48,8 @@ pub enum Transport {
 }
 
 impl Transport {
-    fn number(self) -> u8 {
+    /// IP protocol.
+    pub fn number(self) -> u8 {
         match self {
             Self::Tcp => cilium_abi::proto::TCP,
             Self::Udp => cilium_abi::proto::UDP,
@@ -129,7 +130,7 @@ pub fn terminate(
     netns: Option<&Path>,
     transport: Transport,
     to: &BTreeSet<SocketAddr>,
-    wanted: impl Fn(&Connected) -> bool,
+    mut wanted: impl FnMut(&Connected) -> bool,
 ) -> Result<Terminated, DriverError> {
     let mut diag = SockDiag::open_in(netns)?;
     let connected = diag.connected(transport, to)?;

@@ -2,10 +2,11 @@
 
 use crate::bench::{Dir, map_steps, must, run};
 use cilium_abi::node::{NODE_IPV4, NODE_SOCK, NodeConstants};
-use cilium_engine::driver::Step;
+use cilium_engine::driver::{Driver, DriverError, Scope, Step};
 use cilium_engine::state::*;
+use cilium_engine::world;
 use cilium_kernel::AttachMode;
-use cilium_kernel::bpf::{Bpf, CgroupAttachment, SOCKET_PROGRAMS};
+use cilium_kernel::bpf::Bpf;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -60,31 +61,38 @@ fn load(bpf: &mut Bpf, n: u32) {
     );
 }
 
-fn all_of(id: &SetId) -> Vec<CgroupAttachment> {
-    let mut all: Vec<CgroupAttachment> = SOCKET_PROGRAMS
-        .iter()
-        .map(|program| CgroupAttachment { program: (*program).into(), set: id.clone() })
-        .collect();
-    all.sort_unstable();
-    all
+fn all_of(root: &Path, id: &SetId) -> Vec<(SocketHook, SocketRow)> {
+    SocketHook::ALL.map(|hook| (hook, SocketRow { cgroup: root.into(), set: id.clone() })).into()
 }
 
-fn attach(bpf: &Bpf, root: &Path, n: u32) {
-    for program in SOCKET_PROGRAMS {
-        bpf.attach_to_cgroup(root, program, &set(n)).unwrap_or_else(|e| panic!("{program}: {e}"));
+fn put(bpf: &mut Bpf, root: &Path, hook: SocketHook, n: u32) -> Result<(), DriverError> {
+    let row = SocketRow { cgroup: root.into(), set: set(n) };
+    bpf.apply(&[Step::<SocketProgram>::Create { key: hook, row }]).remove(0)
+}
+
+fn attach(bpf: &mut Bpf, root: &Path, n: u32) {
+    for hook in SocketHook::ALL {
+        put(bpf, root, hook, n).unwrap_or_else(|e| panic!("{hook}: {e}"));
     }
 }
 
-fn detach(bpf: &Bpf, root: &Path) {
-    for program in SOCKET_PROGRAMS {
-        bpf.detach_from_cgroup(root, program).unwrap_or_else(|e| panic!("{program}: {e}"));
-    }
+/// Takes off what is seen, in one go.
+fn detach(bpf: &mut Bpf) {
+    let steps: Vec<_> =
+        all(bpf).into_iter().map(|(key, seen)| Step::<SocketProgram>::Remove { key, seen }).collect();
+    must(bpf, &steps);
+}
+
+fn all(bpf: &mut Bpf) -> Vec<(SocketHook, SocketRow)> {
+    Driver::<SocketProgram>::observe(bpf, &Scope::All).unwrap()
 }
 
 /// The set that `cil_sock4_connect` is seen of.
-fn seen(bpf: &Bpf, root: &Path) -> Option<SetId> {
-    let all = bpf.observe_cgroup(root).unwrap();
-    all.into_iter().find(|row| row.program == "cil_sock4_connect").map(|row| row.set)
+fn seen(bpf: &mut Bpf) -> Option<SetId> {
+    let hook = SocketHook::Connect4;
+    let found = Driver::<SocketProgram>::observe(bpf, &Scope::Keys([hook].into())).unwrap();
+    assert!(found.iter().all(|(key, _)| *key == hook), "only what was asked for");
+    found.into_iter().next().map(|(_, row)| row.set)
 }
 
 fn none() -> SetId {
@@ -97,34 +105,40 @@ fn programs_of_sockets_are_attached_replaced_and_taken_off() {
     let (dir, other) = (Dir::new(), Dir::new());
     let cgroup = Cgroup::new("life");
     let root = &cgroup.path;
-    let (mut bpf, mut foreign) = (dir.bpf(AttachMode::Auto), other.bpf(AttachMode::Auto));
+    let at = |dir: &Dir| dir.bpf(AttachMode::Auto).with_cgroup(Some(root.clone()));
+    let (mut bpf, mut foreign) = (at(&dir), at(&other));
+    assert_eq!(bpf.cgroup(), world::Cgroup::At(root.clone()));
     for bpf in [&mut bpf, &mut foreign] {
         must(bpf, &map_steps());
         load(bpf, 1);
     }
     load(&mut bpf, 2);
-    assert_eq!(bpf.observe_cgroup(root).unwrap(), vec![]);
-    attach(&foreign, root, 1);
-    assert_eq!(bpf.observe_cgroup(root).unwrap(), vec![], "another's are none of ours");
+    assert_eq!(all(&mut bpf), vec![]);
+    attach(&mut foreign, root, 1);
+    assert_eq!(all(&mut bpf), vec![], "another's are none of ours");
     for n in [1, 1, 2] {
         let begun = Instant::now();
-        attach(&bpf, root, n);
+        attach(&mut bpf, root, n);
         let attached = begun.elapsed();
-        assert_eq!(bpf.observe_cgroup(root).unwrap(), all_of(&set(n)));
+        assert_eq!(all(&mut bpf), all_of(root, &set(n)));
         println!("10 programs attached in {attached:?}, attached and read in {:?}", begun.elapsed());
     }
-    assert_eq!(foreign.observe_cgroup(root).unwrap(), all_of(&set(1)), "beside ours");
+    assert_eq!(all(&mut foreign), all_of(root, &set(1)), "beside ours");
     // A set taken away under its programs: they run on, of no known set.
     must::<ProgramSet>(&mut bpf, &[Step::Remove { key: set(2), seen: ProgramSetRow::Complete }]);
-    assert_eq!(seen(&bpf, root), Some(none()));
-    attach(&bpf, root, 1);
-    assert_eq!(bpf.observe_cgroup(root).unwrap(), all_of(&set(1)));
+    assert_eq!(seen(&mut bpf), Some(none()));
+    attach(&mut bpf, root, 1);
+    let whole = all(&mut bpf);
+    assert_eq!(whole, all_of(root, &set(1)));
     for _ in 0..2 {
-        detach(&bpf, root);
-        assert_eq!(bpf.observe_cgroup(root).unwrap(), vec![]);
+        // Gone already is fine.
+        let steps: Vec<_> =
+            whole.iter().cloned().map(|(key, seen)| Step::<SocketProgram>::Remove { key, seen }).collect();
+        must(&mut bpf, &steps);
+        assert_eq!(all(&mut bpf), vec![]);
     }
-    assert_eq!(foreign.observe_cgroup(root).unwrap(), all_of(&set(1)), "another's stay");
-    detach(&foreign, root);
+    assert_eq!(all(&mut foreign), all_of(root, &set(1)), "another's stay");
+    detach(&mut foreign);
     std::fs::remove_dir(root).unwrap();
 }
 
@@ -134,11 +148,11 @@ fn a_call_never_goes_by_without_a_program() {
     let dir = Dir::new();
     let cgroup = Cgroup::new("swap");
     let root = &cgroup.path;
-    let mut bpf = dir.bpf(AttachMode::Auto);
+    let mut bpf = dir.bpf(AttachMode::Auto).with_cgroup(Some(root.clone()));
     must(&mut bpf, &map_steps());
     load(&mut bpf, 1);
     load(&mut bpf, 2);
-    attach(&bpf, root, 1);
+    attach(&mut bpf, root, 1);
     // The link stays the same while its program changes: there is no moment between two.
     let link = || {
         let shown = run("bpftool", &["-j", "link", "show", "pinned", pin(&dir).to_str().unwrap()]);
@@ -147,10 +161,10 @@ fn a_call_never_goes_by_without_a_program() {
     };
     let first = link();
     for n in [2, 1, 2] {
-        attach(&bpf, root, n);
-        assert_eq!((seen(&bpf, root), link()), (Some(set(n)), first));
+        attach(&mut bpf, root, n);
+        assert_eq!((seen(&mut bpf), link()), (Some(set(n)), first));
     }
-    detach(&bpf, root);
+    detach(&mut bpf);
 }
 
 fn pin(dir: &Dir) -> PathBuf {
@@ -163,22 +177,22 @@ fn what_runs_at_a_cgroup_as_it_should_not_is_put_right() {
     let dir = Dir::new();
     let cgroup = Cgroup::new("drift");
     let root = &cgroup.path;
-    let mut bpf = dir.bpf(AttachMode::Auto);
+    let mut bpf = dir.bpf(AttachMode::Auto).with_cgroup(Some(root.clone()));
     must(&mut bpf, &map_steps());
     load(&mut bpf, 1);
     load(&mut bpf, 2);
-    let right = |why: &str| {
-        assert_eq!(seen(&bpf, root), Some(none()), "{why}: seen");
-        attach(&bpf, root, 1);
-        assert_eq!(bpf.observe_cgroup(root).unwrap(), all_of(&set(1)), "{why}: put right");
+    let right = |bpf: &mut Bpf, why: &str| {
+        assert_eq!(seen(bpf), Some(none()), "{why}: seen");
+        attach(bpf, root, 1);
+        assert_eq!(all(bpf), all_of(root, &set(1)), "{why}: put right");
         assert_eq!(running(root), 1, "{why}: once");
     };
-    attach(&bpf, root, 1);
+    attach(&mut bpf, root, 1);
 
     // Somebody holds the link while its pin goes.
     let held = aya::programs::links::PinnedLink::from_pin(pin(&dir)).unwrap();
     std::fs::remove_file(pin(&dir)).unwrap();
-    right("a lost pin");
+    right(&mut bpf, "a lost pin");
     drop(held);
 
     // By hand, without a link: the same program a second time cannot be, another set's can.
@@ -190,35 +204,42 @@ fn what_runs_at_a_cgroup_as_it_should_not_is_put_right() {
         run("bpftool", &args);
     };
     by_hand("attach");
-    right("attached by hand too");
-    detach(&bpf, root);
+    right(&mut bpf, "attached by hand too");
+    detach(&mut bpf);
     by_hand("attach");
-    right("attached by hand only");
+    right(&mut bpf, "attached by hand only");
 
     // The cgroup goes, and one of the same name comes.
     std::fs::remove_dir(root).unwrap();
-    assert_eq!(bpf.observe_cgroup(root).unwrap(), all_of(&none()), "pins without a cgroup");
-    let absent = bpf.attach_to_cgroup(root, "cil_sock4_connect", &set(1)).unwrap_err();
+    assert_eq!(all(&mut bpf), all_of(Path::new(""), &none()), "pins without a cgroup");
+    let absent = put(&mut bpf, root, SocketHook::Connect4, 1).unwrap_err();
     assert!(absent.message.contains("no such directory"), "{absent}");
+    let world::Cgroup::Missing(reason) = bpf.cgroup() else { panic!("there is none") };
+    assert!(reason.contains("does not exist"), "{reason}");
     std::fs::create_dir(root).unwrap();
-    right("another cgroup of the same name");
+    right(&mut bpf, "another cgroup of the same name");
 
     // The programs move to another one.
     let next = root.join(NEXT);
     std::fs::create_dir(&next).unwrap();
-    assert_eq!(seen(&bpf, &next), Some(none()));
-    attach(&bpf, &next, 1);
-    assert_eq!(bpf.observe_cgroup(&next).unwrap(), all_of(&set(1)));
+    let mut bpf = bpf.with_cgroup(Some(next.clone()));
+    assert_eq!(seen(&mut bpf), Some(none()));
+    attach(&mut bpf, &next, 1);
+    assert_eq!(all(&mut bpf), all_of(&next, &set(1)));
     assert_eq!((running(root), running(&next)), (0, 1), "not at both");
-    detach(&bpf, &next);
+    detach(&mut bpf);
     assert_eq!(running(&next), 0);
     std::fs::remove_dir(&next).unwrap();
 
     // What cannot be is said.
-    let plain = bpf.observe_cgroup(Path::new("/tmp")).unwrap_err();
+    let mut bpf = bpf.with_cgroup(Some("/tmp".into()));
+    let world::Cgroup::Missing(reason) = bpf.cgroup() else { panic!("/tmp is no cgroup") };
+    assert!(reason.contains("not on a mounted cgroup2"), "{reason}");
+    assert_eq!(all(&mut bpf), vec![], "and none is there");
+    let plain = put(&mut bpf, Path::new("/tmp"), SocketHook::Connect4, 1).unwrap_err();
     assert!(plain.hint.contains("cgroup2"), "{plain}");
-    assert!(bpf.attach_to_cgroup(root, "cil_to_host", &set(1)).is_err());
-    assert!(bpf.attach_to_cgroup(root, "cil_sock4_connect", &set(9)).is_err());
+    let mut bpf = bpf.with_cgroup(Some(root.clone()));
+    assert!(put(&mut bpf, root, SocketHook::Connect4, 9).is_err());
     run(
         "bpftool",
         &[
@@ -231,7 +252,7 @@ fn what_runs_at_a_cgroup_as_it_should_not_is_put_right() {
         ],
     );
     must::<ProgramSet>(&mut bpf, &[Step::Remove { key: set(2), seen: ProgramSetRow::Complete }]);
-    let exclusive = bpf.attach_to_cgroup(root, "cil_sock4_connect", &set(1)).unwrap_err();
+    let exclusive = put(&mut bpf, root, SocketHook::Connect4, 1).unwrap_err();
     assert!(exclusive.hint.contains("alone"), "{exclusive}");
 }
 

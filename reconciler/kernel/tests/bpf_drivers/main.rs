@@ -3,6 +3,8 @@
 
 mod bench;
 mod cgroup;
+mod flip;
+mod maglev;
 mod maps;
 mod programs;
 mod reading;

@@ -101,7 +101,7 @@ fn every_kind_of_row_survives_the_round_trip() {
         count: 3,
         rev_nat: RevNatId(2),
         flags: 1,
-        maglev: 7 * list,
+        maglev: TableId(7 * list),
         affinity: 9 * list,
     };
     round_trip::<Frontend>(

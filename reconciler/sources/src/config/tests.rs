@@ -205,7 +205,6 @@ fn planned_features_are_refused_as_not_built_and_not_as_unknown() {
     for (text, path) in [
         ("[routing]\ntunnel_protocol = \"geneve\"\n", "routing.tunnel_protocol"),
         ("[load_balancer]\nmode = \"dsr\"\n", "load_balancer.mode"),
-        ("[load_balancer]\nacceleration = \"native\"\n", "load_balancer.acceleration"),
         ("[encryption]\ntype = \"wireguard\"\n", "encryption.type"),
         ("[source]\nkind = \"kubernetes\"\n", "source.kind"),
         ("[source.kubernetes]\nkubeconfig = \"\"\n", "source.kubernetes.kubeconfig"),

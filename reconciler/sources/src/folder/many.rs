@@ -11,8 +11,10 @@ const MOST: usize = 8;
 
 /// Does it for each, and gives the results in their order.
 pub(super) fn each<T: Sync, R: Send>(jobs: &[T], work: impl Fn(&T) -> R + Sync) -> Vec<R> {
-    let helpers = available_parallelism().map_or(1, NonZero::get).min(MOST) - 1;
-    if jobs.len() < FEW || helpers == 0 {
+    // How many processors there are is not for nothing: it stands in files of the control groups.
+    let processors = || available_parallelism().map_or(1, NonZero::get);
+    let helpers = if jobs.len() < FEW { 0 } else { processors().min(MOST) - 1 };
+    if helpers == 0 {
         return jobs.iter().map(work).collect();
     }
     let next = AtomicUsize::new(0);

@@ -50,6 +50,9 @@ const DEAF_LOOK: Duration = Duration::from_secs(10);
 /// Whether last good versions were written is looked at after this.
 const WRITTEN_LOOK: Duration = Duration::from_secs(1);
 
+/// Files read before what they say is taken in: labels take memory once for all files only from then on.
+const READ_AT_ONCE: usize = 512;
+
 /// The time of a scan.
 #[derive(Clone, Copy, Debug)]
 pub struct Now {
@@ -281,9 +284,11 @@ impl ManifestFolder {
             self.writing.remove(&name);
             changed.push((name, *stamp));
         }
-        let fresh = read::read_all(self.sight.root(), &self.node_name, &changed);
-        for ((name, _), fresh) in changed.iter().zip(fresh) {
-            self.take_in(name, fresh, now, again);
+        for some in changed.chunks(READ_AT_ONCE) {
+            let fresh = read::read_all(self.sight.root(), &self.node_name, some);
+            for ((name, _), fresh) in some.iter().zip(fresh) {
+                self.take_in(name, fresh, now, again);
+            }
         }
     }
 

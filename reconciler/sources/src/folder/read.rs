@@ -73,5 +73,7 @@ fn read(root: &Path, node_name: &str, name: &str, stamp: Stamp) -> ReadFile {
             Reading::Other(problem) => out.problems.extend(problem),
         }
     }
+    // Most files hold one object, and room for four would be kept.
+    out.members.shrink_to_fit();
     out
 }

@@ -1,6 +1,6 @@
 //! Records of this node's CNI attachments: one JSON file each in `run_dir/state/endpoints`, written whole
-//! and renamed before an attachment is told to be done, with a copy in `run_dir/state/copies` that counts
-//! where the record is lost or damaged. None of it is synced to disk: a power cut ends the pods too, and what
+//! and renamed before an attachment is told to be done, with a copy in `run_dir/state/copies`, made afterwards,
+//! that counts where the record is lost or damaged. None of it is synced to disk: a power cut ends the pods too, and what
 //! another boot recorded is discarded. The router's addresses stand apart in `state_dir/router.json`, synced,
 //! because they outlive a reboot, and pods do not.
 
@@ -64,6 +64,8 @@ pub struct Records {
     problems: Vec<Problem>,
     readable: bool,
     mending: Mending,
+    /// Written, but for their copies.
+    uncopied: BTreeSet<u16>,
 }
 
 /// Whether loading puts things in order on disk.
@@ -96,6 +98,7 @@ impl Records {
             problems: Vec::new(),
             readable: true,
             mending,
+            uncopied: BTreeSet::new(),
         };
         out.load_router();
         match fs::read_dir(&out.dir) {
@@ -160,10 +163,8 @@ impl Records {
             }
         }
         if self.mending == Mending::Yes {
-            for record in self.endpoints.values().filter(|record| !good.contains(&record.id)) {
-                // Not told if it fails: the record itself is there, and the next start tries again.
-                let _copied = self.text(record).and_then(|text| self.copy(record.id, &text));
-            }
+            self.uncopied = self.endpoints.keys().filter(|id| !good.contains(id)).copied().collect();
+            self.copy();
         }
     }
 
@@ -247,25 +248,29 @@ impl Records {
         self.endpoints.values().find(|r| r.container_id == container_id && r.ifname == ifname)
     }
 
-    /// Writes a record. When this returns, it outlives the agent.
+    /// Writes a record. When this returns, it outlives the agent; [`Self::copy`] is still to be called.
     pub fn put(&mut self, record: EndpointRecord) -> Result<(), RecordError> {
         let id = record.id;
-        let text = self.text(&record)?;
-        write(&self.path(id), &text, Lasting::ThisBoot)?;
-        // Not told if it fails: the record itself is written.
-        let _copied = self.copy(id, &text);
+        write(&self.path(id), &self.text(&record)?, Lasting::ThisBoot)?;
         self.endpoints.insert(id, record);
+        self.uncopied.insert(id);
         Ok(())
+    }
+
+    /// Writes the copies of records put since this was last called: by whoever put them, when nobody waits.
+    pub fn copy(&mut self) {
+        for id in std::mem::take(&mut self.uncopied) {
+            let Some(record) = self.endpoints.get(&id) else { continue };
+            let path = self.copies.join(format!("{id}.json"));
+            // Not told if it fails: the record itself is there, and the next start tries again.
+            let _copied = self.text(record).and_then(|text| write(&path, &text, Lasting::ThisBoot));
+        }
     }
 
     fn text(&self, record: &EndpointRecord) -> Result<Vec<u8>, RecordError> {
         StoredRecord::new(record, &self.boot_id)
             .and_then(|stored| serde_json::to_vec_pretty(&stored))
             .map_err(|source| RecordError::Format { id: record.id, source })
-    }
-
-    fn copy(&self, id: u16, text: &[u8]) -> Result<(), RecordError> {
-        write(&self.copies.join(format!("{id}.json")), text, Lasting::ThisBoot)
     }
 
     /// Removes a record. One that is gone already is a success.

@@ -6,9 +6,8 @@ use cilium_abi::{
     Address, Be16,
     lb::{
         BackendRow, FRONTEND_EXTERNAL, FRONTEND_EXTERNAL_IP, FRONTEND_HOST_PORT, FRONTEND_LOAD_BALANCER,
-        FRONTEND_MAGLEV, FRONTEND_NODE_PORT, FRONTEND_SOURCE_DENY, FRONTEND_SOURCE_RANGES,
-        FRONTEND_TWO_SCOPES, FrontendKey, FrontendRow, RevNatRow, SCOPE_EXTERNAL, SCOPE_INTERNAL, SlotKey,
-        SourceRangeKey,
+        FRONTEND_NODE_PORT, FRONTEND_SOURCE_DENY, FRONTEND_SOURCE_RANGES, FRONTEND_TWO_SCOPES, FrontendKey,
+        FrontendRow, RevNatRow, SCOPE_EXTERNAL, SCOPE_INTERNAL, SlotKey, SourceRangeKey, maglev_flags,
     },
 };
 
@@ -79,7 +78,7 @@ const ROLES: [Role; 9] = {
             FRONTEND_LOAD_BALANCER | FRONTEND_SOURCE_RANGES | FRONTEND_SOURCE_DENY,
             Behind::All,
         ),
-        role(at::external, MAGLEV_PORT, FRONTEND_EXTERNAL_IP | FRONTEND_MAGLEV, Behind::All),
+        role(at::external, MAGLEV_PORT, FRONTEND_EXTERNAL_IP | maglev_flags(MAGLEV_SIZE), Behind::All),
         Role { affinity: AFFINITY, ..role(at::external, AFFINITY_PORT, FRONTEND_EXTERNAL_IP, Behind::Far) },
     ]
 };

@@ -12,7 +12,7 @@ use cilium_abi::{
     event::Event,
     lb::{AffinityKey, AffinityRow},
     maps, metrics,
-    node::NodeConstants,
+    node::{NODE_XDP, NodeConstants},
     snat::{SnatKey, SnatRow},
 };
 use std::collections::BTreeMap;
@@ -27,6 +27,10 @@ pub static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("CILIUM_BPF_OBJECT")
 
 /// Most rows of a map in tests.
 pub const ROWS: u32 = 8192;
+
+/// Where programs write answers, and count them: a map of their own, and the size of its row.
+const ANSWERS: &str = "cilium_answer";
+const ANSWERS_ROW: usize = 648;
 
 /// A program's hook.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -99,7 +103,24 @@ pub struct Seen {
     pub mark: u32,
     /// The events it gave.
     pub events: Vec<Event>,
+    /// Whether the driver's program had the last word on the frame.
+    pub by_driver: bool,
 }
+
+/// What a driver's program did.
+enum Driven {
+    /// The stack has the frame, as it is now.
+    On(Vec<u8>),
+    /// It ended there.
+    Ended(sys::Ran),
+}
+
+/// Verdicts (include/uapi/linux/bpf.h, pkt_cls.h).
+const XDP_DROP: i32 = 1;
+const XDP_PASS: i32 = 2;
+const XDP_TX: i32 = 3;
+const TC_ACT_SHOT: i32 = 2;
+const TC_ACT_REDIRECT: i32 = 7;
 
 /// A loaded program set.
 pub struct Lab {
@@ -218,6 +239,8 @@ impl Lab {
         for key in self.affinities().keys() {
             sys::delete(map, key).expect("a row can be removed");
         }
+        let answers = self.map(ANSWERS);
+        sys::clear_per_cpu(answers, 0, ANSWERS_ROW, self.cpus).expect("a row can be cleared");
         while self.events.next().is_some() {}
     }
 
@@ -300,20 +323,50 @@ impl Lab {
         self.run_with(input, 1, flags).map(|(seen, _)| seen)
     }
 
+    /// As [`Self::run`], without a device's sum: a packet of another length has none, which the kernel would
+    /// take for a wrong one.
+    ///
+    /// # Errors
+    /// `EINVAL`: the kernel does not build such a packet.
+    pub fn run_bare(&mut self, input: &Input) -> io::Result<Seen> {
+        self.run_with(input, 1, 0).map(|(seen, _)| seen)
+    }
+
     /// As [`Self::run`], so many times on the same packet and with flags; also nanoseconds per run.
     ///
     /// # Errors
     /// As [`Self::run`].
     pub fn run_with(&mut self, input: &Input, repeat: u32, flags: u32) -> io::Result<(Seen, u32)> {
-        let ran = self.run_unheard(input, repeat, flags)?;
+        let (by_driver, ran) = match self.run_driver(input)? {
+            Driven::On(data) => (false, self.run_unheard(&Input { data, ..input.clone() }, repeat, flags)?),
+            Driven::Ended(ran) => (true, ran),
+        };
         let mut events = Vec::new();
         while let Some(item) = self.events.next() {
             events.push(Event::read_from_bytes(&item).expect("events have one size"));
         }
         Ok((
-            Seen { verdict: ran.verdict, data: ran.data, mark: ran.context[SKB_MARK], events },
+            Seen { verdict: ran.verdict, data: ran.data, mark: ran.context[SKB_MARK], events, by_driver },
             ran.nanoseconds,
         ))
+    }
+
+    /// What becomes of a frame before the stack sees it: where drivers serve frontends, their program's word,
+    /// in words of the other hooks.
+    fn run_driver(&self, input: &Input) -> io::Result<Driven> {
+        if self.node.flags & NODE_XDP == 0 || input.hook != Hook::FromNetdev {
+            return Ok(Driven::On(input.data.clone()));
+        }
+        let (verdict, data) = sys::test_run_xdp(self.program("cil_xdp_entry"), input.ifindex, &input.data)?;
+        let verdict = match verdict {
+            XDP_PASS => return Ok(Driven::On(data)),
+            XDP_TX => TC_ACT_REDIRECT,
+            XDP_DROP => TC_ACT_SHOT,
+            other => panic!("the driver's program never says {other}"),
+        };
+        let mut context = [0; SKB_WORDS];
+        context[SKB_MARK] = input.mark;
+        Ok(Driven::Ended(sys::Ran { verdict, data, context, nanoseconds: 0 }))
     }
 
     /// As [`Self::run_with`], with nobody reading events.

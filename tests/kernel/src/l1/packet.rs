@@ -1,6 +1,6 @@
 //! Building packets and checking their checksums. Never: what a datapath should do with them.
 
-use super::world::{Family, Pod};
+use super::world::{ETH0_MAC, Family, Pod};
 use cilium_abi::{Address, Mac, proto};
 
 /// Bytes of Ethernet header.
@@ -31,7 +31,7 @@ pub struct Build {
 }
 
 fn build(src: Address, dst: Address, proto: u8, body: Vec<u8>) -> Build {
-    let frame = (Mac([2, 0, 0, 0, 0, 1]), Mac([2, 0, 0, 0, 0, 2]));
+    let frame = (ETH0_MAC, Mac([2, 0, 0, 0, 0, 2]));
     Build { src, dst, proto, body, frame, ttl: 64, extra: Vec::new(), fragment: 0, no_checksum: false }
 }
 

@@ -1,7 +1,7 @@
 //! Random worlds and packets from a seed. Few addresses and ports, so that packets meet: answers,
 //! retransmissions, collisions and hijacks all happen by chance. Never: an opinion about them.
 
-use super::frontends::{AFFINITY, MAGLEV_ROWS, places as frontends};
+use super::frontends::{AFFINITY, MAGLEV_ROWS, MAGLEV_SIZE, places as frontends};
 use super::lab::{Hook, Input};
 use super::model::{Ends, Parsed};
 use super::packet::{self, Build};
@@ -17,8 +17,8 @@ use cilium_abi::{
     identity,
     ipcache::{FLAG_IN_CLUSTER, IpcacheRow, PrefixKey},
     lb::{
-        BACKEND_TERMINATING, FRONTEND_EXTERNAL, FRONTEND_MAGLEV, FRONTEND_SOURCE_DENY,
-        FRONTEND_SOURCE_RANGES, FRONTEND_TWO_SCOPES, FrontendKey, FrontendRow, SourceRangeKey,
+        BACKEND_TERMINATING, FRONTEND_EXTERNAL, FRONTEND_MAGLEV_BITS, FRONTEND_REJECT, FRONTEND_SOURCE_DENY,
+        FRONTEND_SOURCE_RANGES, FRONTEND_TWO_SCOPES, FrontendKey, FrontendRow, SourceRangeKey, maglev_flags,
     },
     node::mark,
     proto,
@@ -241,12 +241,14 @@ fn services(random: &mut Random, world: &mut World) {
 }
 
 /// Flags of frontends and how often they differ from the base world's.
-const FLAGS_OF_FRONTENDS: [(u32, usize); 5] = [
+const FLAGS_OF_FRONTENDS: [(u32, usize); 7] = [
+    (FRONTEND_REJECT, 60),
     (FRONTEND_EXTERNAL, 8),
     (FRONTEND_TWO_SCOPES, 8),
     (FRONTEND_SOURCE_RANGES, 8),
     (FRONTEND_SOURCE_DENY, 20),
-    (FRONTEND_MAGLEV, 15),
+    (maglev_flags(MAGLEV_SIZE), 15),
+    (1 << FRONTEND_MAGLEV_BITS, 5),
 ];
 
 /// Other ranges of sources: wider, narrower, of every length.

@@ -98,6 +98,10 @@ pub enum Check {
     Matched(u8),
     /// One event told of the drop and of the verdict, found in this way.
     Refused(u8),
+    /// How many rows of translations there are.
+    Translations(usize),
+    /// The length of the frame.
+    Length(usize),
     /// The last byte of the frame at an offset.
     Byte(usize, u8),
 }
@@ -204,6 +208,10 @@ impl Fixture {
     pub fn drops(self, site: Site, frame: impl Into<Frame>, reason: u8) -> Self {
         self.step(site, frame, Verdict::Drop(reason))
     }
+    /// A packet that must be dropped for a reason, and answered.
+    pub fn refuses(self, site: Site, frame: impl Into<Frame>, reason: u8) -> Self {
+        self.step(site, frame, Verdict::Answer(reason))
+    }
     /// The last packet carries a mark.
     pub fn marked(mut self, mark: u32) -> Self {
         if let Some(step) = self.steps.last_mut() {
@@ -237,14 +245,24 @@ impl Fixture {
         Input { hook, ifindex, mark: step.mark, wire, data }
     }
 
-    /// Runs it.
+    /// Runs it; where devices serve frontends also with drivers that do, which must come to the same. Gives how
+    /// many frames ended in the driver.
     ///
     /// # Errors
     /// What went otherwise.
-    pub fn run(&self, labs: &mut WithLab<'_>) -> Result<(), String> {
-        labs(self.mode, &mut |lab| {
+    pub fn run(&self, labs: &mut WithLab<'_>) -> Result<usize, String> {
+        let mut driven = 0;
+        self.run_in(self.mode, labs, &mut driven)?;
+        if let Some(mode) = self.mode.accelerated() {
+            self.run_in(mode, labs, &mut driven).map_err(|why| format!("{mode:?}: {why}"))?;
+        }
+        Ok(driven)
+    }
+
+    fn run_in(&self, mode: Mode, labs: &mut WithLab<'_>, driven: &mut usize) -> Result<(), String> {
+        labs(mode, &mut |lab| {
             let links = lab.links;
-            let mut world = World::base(&links, self.mode);
+            let mut world = World::base(&links, mode);
             for edit in &self.edit {
                 edit(&mut world, &links);
             }
@@ -266,6 +284,7 @@ impl Fixture {
                         expected.verdict, step.want
                     ));
                 }
+                *driven += usize::from(seen.by_driver);
                 let out = parse(&seen.data, seen.data[12..14] == [0x86, 0xdd]);
                 for check in &step.checks {
                     look(&trial, &input, &seen, &out, check).map_err(|why| format!("{place}: {why}"))?;
@@ -291,7 +310,8 @@ fn look(trial: &Trial<'_>, input: &Input, seen: &Seen, out: &Parsed, check: &Che
         Check::SourcePort(first, last) => (*first..=*last).contains(&out.ends.sport),
         Check::Ttl(ttl) => out.ttl == *ttl,
         Check::Macs(dst, src) => seen.data[..6] == dst.0 && seen.data[6..12] == src.0,
-        Check::Mark(mark) => seen.mark == *mark,
+        // A frame in the driver has none yet.
+        Check::Mark(mark) => seen.mark == *mark || seen.by_driver,
         Check::Untouched => seen.data == input.data,
         Check::Entry(wanted) => entry().is_some() == *wanted,
         Check::Known(ends, wanted) => {
@@ -312,6 +332,8 @@ fn look(trial: &Trial<'_>, input: &Input, seen: &Seen, out: &Parsed, check: &Che
         Check::Matched(matched) => verdict().is_some_and(|e| e.reason == *matched),
         Check::Refused(matched) => matches!(seen.events.as_slice(), [e]
             if e.kind == event::DROP && e.flags & event::EVENT_VERDICT != 0 && e.reason == *matched),
+        Check::Translations(rows) => trial.lab.translations().len() == *rows,
+        Check::Length(bytes) => seen.data.len() == *bytes,
         Check::Byte(at, value) => seen.data.get(*at) == Some(value),
     };
     if holds {

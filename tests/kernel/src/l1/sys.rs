@@ -111,12 +111,14 @@ pub fn test_run(
     })
 }
 
-/// Runs an XDP program once on a frame; gives its verdict and the frame afterwards.
+/// Runs an XDP program once on a frame that an interface received; gives its verdict and the frame afterwards.
 ///
 /// # Errors
 /// What the kernel says.
-pub fn test_run_xdp(program: BorrowedFd<'_>, data: &[u8]) -> io::Result<(i32, Vec<u8>)> {
+pub fn test_run_xdp(program: BorrowedFd<'_>, ifindex: u32, data: &[u8]) -> io::Result<(i32, Vec<u8>)> {
     let mut out = vec![0u8; data.len() + 256];
+    // struct xdp_md: data, data_end, data_meta, ingress_ifindex, rx_queue_index, egress_ifindex.
+    let context = [0, size(data.len()), 0, ifindex, 0, 0];
     let mut attr = TestAttr {
         prog_fd: raw(program),
         data_size_in: size(data.len()),
@@ -124,6 +126,8 @@ pub fn test_run_xdp(program: BorrowedFd<'_>, data: &[u8]) -> io::Result<(i32, Ve
         data_in: data.as_ptr() as u64,
         data_out: out.as_mut_ptr() as u64,
         repeat: 1,
+        ctx_size_in: size(size_of_val(&context)),
+        ctx_in: context.as_ptr() as u64,
         ..TestAttr::default()
     };
     bpf(10, &mut attr)?;
@@ -183,6 +187,15 @@ pub fn lookup_per_cpu<V: FromBytes>(map: BorrowedFd<'_>, key: u32, cpus: usize) 
         return Vec::new();
     }
     rows.chunks(each).filter_map(|chunk| V::read_from_prefix(chunk).ok()).map(|(row, _)| row).collect()
+}
+
+/// Fills a row of a per-CPU map with zeroes.
+///
+/// # Errors
+/// What the kernel says.
+pub fn clear_per_cpu(map: BorrowedFd<'_>, key: u32, row: usize, cpus: usize) -> io::Result<()> {
+    let rows = vec![0u8; row.next_multiple_of(8) * cpus];
+    bpf(2, &mut element(map, (&raw const key) as u64, rows.as_ptr() as u64)).map(drop)
 }
 
 #[repr(C)]

@@ -279,17 +279,42 @@ pub enum Mode {
     Balancer,
     /// Overlay, devices serve frontends, few ports, IPv4 alone masqueraded, host subject to policy.
     BalancerTunnel,
+    /// As [`Self::Balancer`], and their drivers do before the stack sees a frame.
+    Accelerated,
+    /// As [`Self::BalancerTunnel`], likewise.
+    AcceleratedTunnel,
 }
 
 impl Mode {
     /// All of them.
-    pub const ALL: [Self; 5] =
-        [Self::Native, Self::Tunnel, Self::Strict, Self::Balancer, Self::BalancerTunnel];
+    pub const ALL: [Self; 7] = [
+        Self::Native,
+        Self::Tunnel,
+        Self::Strict,
+        Self::Balancer,
+        Self::BalancerTunnel,
+        Self::Accelerated,
+        Self::AcceleratedTunnel,
+    ];
+
+    /// The same kind of node with drivers that serve frontends, where devices do.
+    pub const fn accelerated(self) -> Option<Self> {
+        match self {
+            Self::Balancer => Some(Self::Accelerated),
+            Self::BalancerTunnel => Some(Self::AcceleratedTunnel),
+            _ => None,
+        }
+    }
 
     /// Whether other nodes' pods are reached without the overlay.
     pub const fn is_native(self) -> bool {
-        matches!(self, Self::Native | Self::Balancer)
+        matches!(self, Self::Native | Self::Balancer | Self::Accelerated)
     }
+}
+
+fn accelerated(mode: Mode) -> NodeConstants {
+    let node = constants(mode);
+    NodeConstants { flags: node.flags | node::NODE_XDP, ..node }
 }
 
 /// The constants of a mode.
@@ -301,6 +326,8 @@ pub fn constants(mode: Mode) -> NodeConstants {
         Mode::Strict => node::NODE_TUNNEL,
         Mode::Balancer => masquerade | node::NODE_ALLOW_LOCALHOST | node::NODE_LB,
         Mode::BalancerTunnel => node::NODE_MASQUERADE_IPV4 | node::NODE_TUNNEL | node::NODE_LB,
+        Mode::Accelerated => return accelerated(Mode::Balancer),
+        Mode::AcceleratedTunnel => return accelerated(Mode::BalancerTunnel),
     };
     let few_ports = matches!(mode, Mode::Tunnel | Mode::BalancerTunnel);
     let both = node::NODE_IPV4 | node::NODE_IPV6;

@@ -6,7 +6,8 @@ use cilium_abi::{
     ct::{CT_CLOSING_FORWARD, CtRow, KIND_SERVICE},
     drop,
     lb::{
-        AffinityKey, BACKEND_TERMINATING, FRONTEND_MAGLEV, FRONTEND_TWO_SCOPES, FrontendRow, SCOPE_INTERNAL,
+        AffinityKey, BACKEND_TERMINATING, FRONTEND_MAGLEV_BITS, FRONTEND_TWO_SCOPES, FrontendRow,
+        SCOPE_INTERNAL, maglev_flags,
     },
 };
 use cilium_tests_kernel::l1::{
@@ -66,10 +67,15 @@ impl Choice {
         self.serving(text, |row| row.affinity = SECONDS)
     }
 
+    /// With all three in the list.
+    fn listed(self, fixture: Fixture) -> Fixture {
+        self.case.row(fixture, |row| row.count = 3)
+    }
+
     /// A table that names the backend of a slot everywhere; `first` is where it starts.
     fn table(self, text: &str, first: u32, slot: u32) -> Fixture {
         let fixture = self.serving(text, move |row| {
-            row.flags |= FRONTEND_MAGLEV;
+            row.flags |= maglev_flags(MAGLEV_SIZE);
             row.maglev = first;
         });
         fixture.world(move |world| fill(world, first, number(slot)))
@@ -109,8 +115,12 @@ fn affinity(choice: Choice) -> Vec<Fixture> {
     let other = |text: &str, key: AffinityKey| choice.keeping(text).affinity(key, number(1), 5);
     vec![
         notes(choice.gets(choice.keeping("a new client is noted"), 0), 0),
-        notes(choice.gets(kept("a client keeps its backend, in the list or not", 1, 10), 1), 1),
-        notes(choice.gets(kept("a client keeps its backend to the end", 1, SECONDS - 2), 1), 1),
+        notes(choice.gets(choice.listed(kept("a client keeps its backend", 1, 10)), 1), 1),
+        notes(
+            choice.gets(choice.listed(kept("a client keeps its backend to the end", 1, SECONDS - 2)), 1),
+            1,
+        ),
+        notes(choice.gets(kept("a client does not keep a backend that left the list", 1, 10), 0), 0),
         notes(choice.gets(kept("but not beyond", 1, SECONDS + 2), 0), 0),
         notes(
             choice.gets(
@@ -150,7 +160,7 @@ fn affinity(choice: Choice) -> Vec<Fixture> {
             .check(Check::Keeps(keeps, Some(number(1)))),
         // The same client from another port: another connection, the same backend.
         choice
-            .gets(kept("every connection of a client", 2, 5), 2)
+            .gets(choice.listed(kept("every connection of a client", 2, 5)), 2)
             .sends(choice.site, {
                 let place = (choice.case.frontend, super::case::PORT);
                 let build = choice.case.packet((choice.case.client, CLIENT + 1), place, SYN);
@@ -167,7 +177,7 @@ fn to_the_second(choice: Choice) -> Vec<Fixture> {
         choice.keeping(text).prepare(early).affinity(choice.case.keeps(), number(1), seconds)
     };
     vec![
-        choice.gets(kept("the last second of what a client keeps", SECONDS), 1),
+        choice.gets(choice.listed(kept("the last second of what a client keeps", SECONDS)), 1),
         choice.gets(kept("the second after it", SECONDS + 1), 0),
     ]
 }
@@ -189,6 +199,18 @@ fn tables(choice: Choice) -> Vec<Fixture> {
                 .world(|world| fill(world, 0, number(1))),
             0,
         ),
+        choice.gets(
+            choice.case.row(table("a table of another size", 1), |row| {
+                row.flags ^= maglev_flags(MAGLEV_SIZE) ^ maglev_flags(2 * MAGLEV_SIZE);
+            }),
+            0,
+        ),
+        choice.gets(
+            choice.case.row(table("a table of no size", 1), |row| {
+                row.flags &= (1 << FRONTEND_MAGLEV_BITS) - 1;
+            }),
+            0,
+        ),
         choice.gets(table("a table without backends", 1).world(|world| fill(world, 0, 0)), 0),
         choice.gets(
             table("a table of backends that are gone", 1).world(|world| {
@@ -202,6 +224,7 @@ fn tables(choice: Choice) -> Vec<Fixture> {
                 .case
                 .row(table("what the client keeps comes before the table", 1), |row| {
                     row.affinity = SECONDS;
+                    row.count = 3;
                 })
                 .affinity(choice.case.keeps(), number(2), 5),
             2,
@@ -298,7 +321,7 @@ fn inside(case: Case) -> Vec<Fixture> {
         })
     };
     let keep: fn(&mut FrontendRow) = |row| row.affinity = SECONDS;
-    let ask: fn(&mut FrontendRow) = |row| row.flags |= FRONTEND_MAGLEV;
+    let ask: fn(&mut FrontendRow) = |row| row.flags |= maglev_flags(MAGLEV_SIZE);
     vec![
         choice.gets(two("two scopes: the table is the inner row's", |_| {}, ask), 1),
         choice.gets(two("two scopes: the outer row's table is not asked", ask, |_| {}), 0),

@@ -240,6 +240,7 @@ fn halves(far: Far) -> Vec<Fixture> {
         // What the tunnel brings for the node carries its sender to the stack.
         fixture.check(Check::Mark(if far.is_tunnelled() { mark::IDENTITY | REMOTE_POD_ID << 16 } else { 0 }))
     };
+    let refused = |fixture: Fixture| fixture.drops(back, far.answer_at(CLIENT, ACK), drop::UNKNOWN_CT);
     let translated = |fixture: Fixture| {
         fixture
             .passes(back, far.answer_at(CLIENT, ACK))
@@ -274,8 +275,8 @@ fn halves(far: Far) -> Vec<Fixture> {
             .translation(far.row_in(CLIENT), (own, CLIENT), SNAT_HOST, 5)
             .sends(Site::FromNet, case.request(SYN))
             .check(far.lent()),
-        translated(with_in("an answer of no connection is the stack's")),
-        translated(far.known(with_in("what the backend opened is no answer"), other_way)),
+        refused(with_in("an answer of no connection goes no further")),
+        refused(far.known(with_in("what the backend opened is no answer"), other_way)),
         untouched(far.serving("to no lent port")),
         untouched(far.known(far.serving("to no lent port, on a connection"), far.ends())),
         untouched(far.known(
@@ -386,15 +387,60 @@ fn errors(far: Far) -> Vec<Fixture> {
             .translation(far.row_in(CLIENT), (own, CLIENT), SNAT_HOST, 5)
             .passes(back, error(far.backend, CLIENT))
             .check(Check::Untouched),
-        far.serving("an error about no connection is the stack's")
+        far.serving("an error about no connection goes no further")
             .translation(far.row_in(CLIENT), client, 0, 5)
-            .passes(back, error(far.backend, CLIENT))
-            .check(Check::Destination(client.0, 0))
-            .check(Check::Inside(far.ends()))
-            .check(Check::Mark(0)),
+            .drops(back, error(far.backend, CLIENT), drop::UNKNOWN_CT),
         sent("an error without a packet in it is the stack's")
             .passes(back, icmp(gateway, own, if case.family == Family::V4 { 3 } else { 1 }, 0, &[0; 12]))
             .check(Check::Untouched),
+    ]
+}
+
+/// Errors on the client's side, such as "too long for the way", about what the backend answered.
+fn errors_of_clients(far: Far) -> Vec<Fixture> {
+    let (case, own) = (far.case, far.own);
+    let gateway = at::gateway(case.family);
+    let about = move |teller: Address| {
+        let answer = case.packet((case.frontend, PORT), far.client(), ACK).bytes();
+        unreachable(teller, case.frontend, &answer)
+    };
+    let told = |fixture: Fixture, port: u16| {
+        fixture
+            .check(Check::Source(own, 0))
+            .check(Check::Destination(far.backend, 0))
+            .check(Check::Inside(case.ends((far.backend, BACKEND_PORT), (own, port))))
+            .check(Check::Ttl(63))
+    };
+    let talking = |text: &str| {
+        far.serving(text).sends(Site::FromNet, case.request(SYN)).sends(far.back, case.answer(SYN | ACK))
+    };
+    let unheard = |fixture: Fixture| fixture.passes(Site::FromNet, about(gateway)).check(Check::Untouched);
+    vec![
+        told(talking("a router's error reaches the backend").sends(Site::FromNet, about(gateway)), CLIENT),
+        told(
+            talking("the client's error reaches the backend").sends(Site::FromNet, about(case.client)),
+            CLIENT,
+        ),
+        {
+            // Known from the rows alone: the port is another than the client's.
+            let fixture = far.serving("an error about another port than the client's");
+            let fixture = fixture
+                .translation(far.row_out(), (own, 40_005), 0, 5)
+                .sends(Site::FromNet, case.request(SYN));
+            told(fixture.sends(Site::FromNet, about(gateway)), 40_005)
+        },
+        unheard(far.serving("an error about an answer that nobody gave")),
+        unheard(far.known(far.serving("an error about a connection of no frontend"), far.ends())),
+        far.serving("an error told by a pod of this node").sends(Site::FromNet, case.request(SYN)).drops(
+            Site::FromNet,
+            about(A.ip(case.family)),
+            drop::INVALID_SOURCE_IP,
+        ),
+        talking("an error that has lived too long").sends(Site::FromNet, about(gateway).ttl(2)).drops(
+            Site::FromNet,
+            about(gateway).ttl(1),
+            drop::TTL_EXCEEDED,
+        ),
     ]
 }
 
@@ -540,7 +586,8 @@ fn senders(family: Family) -> Vec<Fixture> {
 
 #[test]
 fn l1_clients_reach_backends_elsewhere_and_hear_from_them() {
-    super::run(Far::all().flat_map(conversations).collect());
+    let driven = super::run(Far::all().flat_map(conversations).collect());
+    assert!(driven > 0, "drivers serve clients of backends elsewhere");
 }
 
 #[test]
@@ -551,6 +598,11 @@ fn l1_lent_ports_survive_lost_halves() {
 #[test]
 fn l1_errors_find_the_client() {
     super::run(Far::all().flat_map(errors).collect());
+}
+
+#[test]
+fn l1_errors_of_clients_find_the_backend() {
+    super::run(Far::all().flat_map(errors_of_clients).collect());
 }
 
 #[test]

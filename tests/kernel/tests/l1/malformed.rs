@@ -192,13 +192,14 @@ fn l1_cut_packets_pass_as_nothing_else() {
 #[test]
 fn l1_xdp_passes_every_frame_untouched() {
     super::with_lab(Mode::Native, &mut |lab| {
+        lab.enter();
         let program = lab.program("cil_xdp_entry");
         let frames = [Family::V4, Family::V6].into_iter().flat_map(|family| {
             [proto::TCP, proto::UDP, proto::ICMP].map(|number| build(family, number).bytes())
         });
         for frame in frames {
             for len in 14..=frame.len() {
-                match sys::test_run_xdp(program, &frame[..len]) {
+                match sys::test_run_xdp(program, lab.links.eth0, &frame[..len]) {
                     // XDP_PASS
                     Ok((2, out)) if out == frame[..len] => {}
                     Ok((verdict, out)) => {

@@ -49,8 +49,11 @@ fn here(case: Case) -> Vec<Fixture> {
             .check(Check::Destination(client, CLIENT))
             .check(Check::Ttl(63))
             .check(Check::Macs(GATEWAY_MAC, ETH0_MAC))
+            .check(Check::Mark(mark::SNAT_DONE))
             .passes(Site::ToNet, case.packet((frontend, PORT), (client, CLIENT), SYN | ACK))
-            .check(Check::Untouched),
+            .marked(mark::SNAT_DONE)
+            .check(Check::Untouched)
+            .check(Check::Translations(0)),
         case.serving_b("a conversation with a pod here")
             .sends(Site::FromNet, case.request(SYN))
             .sends(Site::From(B), case.answer(SYN | ACK))
@@ -134,14 +137,29 @@ fn here(case: Case) -> Vec<Fixture> {
             })
             .check(Check::Source(b, 0))
             .check(Check::Inside(case.asked())),
-        case.serving_b("an error about an answer is the stack's")
+        case.serving_b("an error about an answer reaches the pod, about what it sent")
             .sends(Site::FromNet, case.request(SYN))
             .sends(Site::From(B), case.answer(SYN | ACK))
-            .passes(Site::FromNet, move |_: &[Parsed]| {
+            .check(Check::Mark(mark::SNAT_DONE))
+            .sends(Site::FromNet, move |_: &[Parsed]| {
                 let about = case.packet((frontend, PORT), (client, CLIENT), ACK).bytes();
                 unreachable(at::gateway(case.family), frontend, &about)
             })
-            .check(Check::Untouched),
+            .check(Check::Source(at::gateway(case.family), 0))
+            .check(Check::Destination(b, 0))
+            .check(Check::Inside(case.ends((b, BACKEND_PORT), (client, CLIENT))))
+            .check(Check::Macs(B.mac(), B.node_mac())),
+        case.serving_b("an answer's port is held by no flow of the node")
+            .sends(Site::FromNet, case.request(SYN))
+            .sends(Site::From(B), case.answer(SYN | ACK))
+            .passes(Site::ToNet, case.packet((frontend, PORT), (client, CLIENT), SYN | ACK))
+            .marked(mark::IDENTITY | B.identity << 16)
+            .check(Check::Untouched)
+            .check(Check::Translations(0)),
+        case.serving_b("the node's own flow from a frontend's port gets another")
+            .passes(Site::ToNet, case.packet((frontend, PORT), (client, CLIENT), SYN))
+            .check(Check::SourcePort(32_768, 65_535))
+            .check(Check::Translations(2)),
     ]
 }
 

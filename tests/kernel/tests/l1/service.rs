@@ -221,7 +221,7 @@ fn corners(family: Family) -> Vec<Fixture> {
 
 /// A backend that is chosen, then goes or is about to.
 fn changes() -> Vec<Fixture> {
-    use cilium_abi::ct::{CtRow, KIND_SERVICE};
+    use cilium_abi::ct::{CT_INITIATOR_HIGH, CtRow, KIND_SERVICE};
     use cilium_tests_kernel::l1::{
         compare::coarse_seconds,
         model::{Ends, key},
@@ -262,6 +262,21 @@ fn changes() -> Vec<Fixture> {
             world.backends.remove(&number);
         };
         let to = |addr| Check::Destination(addr, BACKEND_PORT);
+        for flags in [0, CT_INITIATOR_HIGH] {
+            let (src, dst, sport, dport) = (A.ip(family), at::service(family), CLIENT, SERVICE_PORT);
+            let row = CtRow { flags, seen_forward: SYN, ..CtRow::default() };
+            table.push(
+                fixture(format!(
+                    "{family:?} a SYN ends what its ends had before the frontend, flags {flags}"
+                ))
+                .world(move |world| only(world, b))
+                .entry(Ends { src, dst, sport, dport, proto: 6 }, row, 50)
+                .sends(Site::From(A), request(family, true, SYN))
+                .check(to(b))
+                .sends(Site::From(A), request(family, true, ACK))
+                .check(to(b)),
+            );
+        }
         let (segment, syn) = (|| request(family, true, ACK), || request(family, true, SYN));
         table.extend([
             remembers("an established connection keeps its backend", stays, 0)

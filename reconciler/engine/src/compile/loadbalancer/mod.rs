@@ -13,6 +13,7 @@
 mod asked;
 mod directory;
 mod lists;
+mod tables;
 mod wanted;
 mod ways;
 
@@ -21,21 +22,23 @@ use super::book::IdBook;
 use super::number::{ContentHash, NUMBERS, probe};
 use super::rows::{Edits, config_origin, error};
 use super::view::{BackendView, HealthCheckView, ServiceView};
+use crate::config::Config;
 use crate::eligible::Fitness;
 use crate::map::Map;
 use crate::problem::Problem;
 use crate::shared::Shared;
 use crate::state::{
     Backend, BackendId, BackendRow, Frontend, FrontendKey, FrontendRow, ListId, Origin, Present, Protocol,
-    RevNat, RevNatId, Slot, SlotKey, SourceRange, SourceRangeKey, State,
+    RevNat, RevNatId, Slot, SlotKey, SourceRange, SourceRangeKey, State, TableId,
 };
 use crate::world::Name;
 use asked::{Asking, Claim};
-use cilium_abi::lb::BACKEND_TERMINATING;
+use cilium_abi::lb::{BACKEND_TERMINATING, maglev_flags};
 use directory::Directory;
 use lists::Lists;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
+use tables::Tables;
 use wanted::Wanted;
 
 /// Which backend.
@@ -78,6 +81,7 @@ pub(super) struct Stage {
     fronts: BTreeMap<FrontendKey, Front>,
     backends: HashMap<BackendKey, BackendId>,
     users: BTreeSet<(BackendKey, FrontendKey)>,
+    tables: Tables,
     /// Frontends that cannot be served, and who is told.
     unserved: usize,
     problems: Vec<Shared<Problem>>,
@@ -102,7 +106,8 @@ impl Stage {
             false => directory::Stale::default(),
         };
         let moved = self.begun && !same;
-        if same && stale.services.is_empty() && stale.pods.is_empty() {
+        let lacking = self.tables.lacking().next().is_some();
+        if same && stale.services.is_empty() && stale.pods.is_empty() && !lacking {
             return;
         }
         // A way back that becomes free may be anybody's.
@@ -127,6 +132,7 @@ impl Stage {
                 edits.unset::<Slot>(*key);
             }
         }
+        let tables = self.tables.update(&stale, &self.backends, book, config, edits);
         let numbers = Lists::new(book, self.begun.then_some(freed)).number(&slots);
         let mut views = Vec::with_capacity(stale.len());
         for (key, wanted) in &stale {
@@ -136,8 +142,13 @@ impl Stage {
             }
             let front = match (wanted, rev_nat) {
                 (Some(wanted), Some(rev_nat)) => {
-                    let (slots, list) = (&slots[key], numbers[key]);
-                    Some(put(key, wanted, *rev_nat, list, slots, &self.backends, edits))
+                    let to = Leads {
+                        rev_nat: *rev_nat,
+                        list: numbers[key],
+                        slots: &slots[key],
+                        table: tables.get(key).copied(),
+                    };
+                    Some(put(key, wanted, &to, config, &self.backends, edits))
                 }
                 (Some(_), None) | (None, _) => {
                     edits.unset::<Frontend>(key.clone());
@@ -163,6 +174,7 @@ impl Stage {
         let told = self.fronts.values_mut().map(|front| &mut front.problems);
         let told = told.chain(self.notes.values_mut()).chain([&mut self.problems]);
         told.for_each(|problems| edits.tell(problems, Vec::new()));
+        self.tables.end(edits);
     }
 
     fn set(
@@ -266,7 +278,7 @@ impl Stage {
     /// What is wrong with all of them together.
     fn tell(
         &mut self,
-        config: &crate::config::Config,
+        config: &Config,
         stale: Stale,
         rev_nats: &BTreeMap<Place, RevNatId>,
         edits: &mut Edits,
@@ -317,8 +329,13 @@ fn users_of<'u>(
     users.range((*backend, first)..).take_while(move |(other, _)| other == backend)
 }
 
-fn number(backends: &HashMap<BackendKey, BackendId>, key: &FrontendKey, at: &(IpAddr, u16)) -> BackendId {
-    backends[&(at.0, at.1, key.proto)]
+fn number(
+    backends: &HashMap<BackendKey, BackendId>,
+    key: &FrontendKey,
+    addr: IpAddr,
+    port: u16,
+) -> BackendId {
+    backends[&(addr, port, key.proto)]
 }
 
 /// The backends in the list of each frontend that is served.
@@ -330,21 +347,29 @@ fn slots<'s>(
     let served = stale.iter().filter(|(key, _)| rev_nats.contains_key(&place(key)));
     let slots = served.filter_map(|(key, wanted)| {
         let chosen = &wanted.as_ref()?.chosen;
-        Some((key, chosen.iter().map(|at| number(backends, key, at)).collect()))
+        Some((key, chosen.iter().map(|at| number(backends, key, at.addr, at.port)).collect()))
     });
     slots.collect()
+}
+
+/// Where a frontend leads, in numbers.
+struct Leads<'a> {
+    rev_nat: RevNatId,
+    list: ListId,
+    slots: &'a [BackendId],
+    table: Option<TableId>,
 }
 
 /// Rows of a frontend that has all its numbers.
 fn put(
     key: &FrontendKey,
     wanted: &Wanted,
-    rev_nat: RevNatId,
-    list: ListId,
-    slots: &[BackendId],
+    leads: &Leads<'_>,
+    config: &Config,
     backends: &HashMap<BackendKey, BackendId>,
     edits: &mut Edits,
 ) -> Front {
+    let Leads { rev_nat, list, slots, table } = *leads;
     let why = Some(wanted.origin.clone());
     for (slot, id) in (0..).zip(slots) {
         edits.set::<Slot>(SlotKey { list, slot }, *id, &why);
@@ -354,13 +379,15 @@ fn put(
         edits.set::<SourceRange>(*range, Present, &why);
     }
     let count = u16::try_from(slots.len()).unwrap_or(u16::MAX);
-    let (flags, affinity) = (wanted.flags, wanted.affinity);
-    let row = FrontendRow { list, count, rev_nat, flags, maglev: 0, affinity };
+    let by_table = || maglev_flags(config.load_balancer.maglev.table_size.get());
+    let flags = wanted.flags | table.map_or(0, |_| by_table());
+    let (maglev, affinity) = (table.unwrap_or_default(), wanted.affinity);
+    let row = FrontendRow { list, count, rev_nat, flags, maglev, affinity };
     edits.set::<Frontend>(key.clone(), row, &why);
     let of = |ready: bool| {
         let fit = wanted.backends.iter().filter(move |(_, _, f)| (*f == Fitness::Ready) == ready);
         fit.map(move |(addr, port, _)| BackendView {
-            id: number(backends, key, &(*addr, *port)),
+            id: number(backends, key, *addr, *port),
             addr: *addr,
             port: *port,
             terminating: !ready,

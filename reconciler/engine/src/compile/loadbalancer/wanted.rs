@@ -7,15 +7,18 @@ use crate::compile::Pass;
 use crate::compile::rows::{Edits, error, warning};
 use crate::compile::site::Family;
 use crate::compile::view::HealthCheckView;
-use crate::eligible::{Backend, Client, Fitness, Here, Slices, choose, policy, ready_here};
+use crate::config::{Algorithm, Config, NoBackendResponse};
+use crate::eligible::{Backend, Client, DEFAULT_WEIGHT, Fitness, Here, Slices, choose, policy, ready_here};
 use crate::problem::Problem;
 use crate::shared::Shared;
 use crate::state::{FrontendKey, Origin};
 use crate::world::{
-    FrontendKind, IpFamily, Name, ObjectName, Pod, RangesPolicy, Service, ServicePort, TrafficPolicy, World,
+    ForwardingMode, FrontendKind, IpFamily, LbAlgorithm, Name, ObjectName, Pod, RangesPolicy, Service,
+    ServicePort, TrafficPolicy, World,
 };
 use cilium_abi::lb::{
-    FRONTEND_SOURCE_DENY, FRONTEND_SOURCE_RANGES, FRONTEND_TWO_SCOPES, SCOPE_EXTERNAL, SCOPE_INTERNAL,
+    FRONTEND_EXTERNAL, FRONTEND_REJECT, FRONTEND_SOURCE_DENY, FRONTEND_SOURCE_RANGES, FRONTEND_TWO_SCOPES,
+    SCOPE_EXTERNAL, SCOPE_INTERNAL,
 };
 use ipnet::IpNet;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -32,10 +35,20 @@ pub(super) struct Wanted {
     /// All that have connections, in their order.
     pub(super) backends: Rc<Vec<(IpAddr, u16, Fitness)>>,
     /// Those for new connections, in their order.
-    pub(super) chosen: Vec<(IpAddr, u16)>,
+    pub(super) chosen: Vec<Chosen>,
+    /// New connections choose by a Maglev table.
+    pub(super) maglev: bool,
     /// Sources that are listed.
     pub(super) ranges: Vec<IpNet>,
     pub(super) problems: Vec<Shared<Problem>>,
+}
+
+/// A backend for new connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Chosen {
+    pub(super) addr: IpAddr,
+    pub(super) port: u16,
+    pub(super) weight: u16,
 }
 
 /// As many backends as a list has room for.
@@ -56,8 +69,14 @@ impl<'w> Behind<'w> {
         Self { backends, listed: Rc::new(listed), portless }
     }
 
-    fn chosen(&self, policy: TrafficPolicy, here: Here<'_>) -> Vec<(IpAddr, u16)> {
-        choose(&self.backends, policy, here).into_iter().map(|b| (b.addr, b.port)).collect()
+    /// Whether nobody anywhere takes new connections.
+    fn is_empty(&self) -> bool {
+        self.backends.iter().all(|b| b.fitness == Fitness::Maintenance)
+    }
+
+    fn chosen(&self, policy: TrafficPolicy, here: Here<'_>) -> Vec<Chosen> {
+        let chosen = choose(&self.backends, policy, here).into_iter();
+        chosen.map(|b| Chosen { addr: b.addr, port: b.port, weight: b.weight }).collect()
     }
 }
 
@@ -152,6 +171,7 @@ impl Stage {
                 self.claims.insert(claim);
             }
         }
+        places.extend(self.tables.lacking().map(place));
         let mut finder = Finder {
             world,
             directory: &self.directory,
@@ -229,6 +249,12 @@ impl Stage {
     }
 }
 
+/// Flags of a frontend that has no backend anywhere: one that has some elsewhere says nothing, as kube-proxy.
+fn refusal(config: &Config, is_empty: bool) -> u32 {
+    let tells = config.load_balancer.no_backend_response == NoBackendResponse::Reject;
+    if tells && is_empty { FRONTEND_REJECT } else { 0 }
+}
+
 fn of_service(
     claim: &Claim,
     name: &Name,
@@ -244,10 +270,11 @@ fn of_service(
         name: name.clone(),
         origin: origin(name, service).into(),
         port_name: service.ports.get(claim.port)?.name.clone(),
-        flags: claim.sort.flags(asking.config),
+        flags: claim.sort.flags(asking.config) | refusal(asking.config, behind.is_empty()),
         affinity: service.affinity.unwrap_or(0),
         backends: behind.listed.clone(),
         chosen: behind.chosen(outside, here),
+        maglev: by_table(service, claim, asking.config),
         ranges: Vec::new(),
         problems: Vec::new(),
     };
@@ -259,6 +286,7 @@ fn of_service(
         affinity: wanted.affinity,
         backends: behind.listed.clone(),
         chosen: behind.chosen(inside, here),
+        maglev: false,
         ranges: Vec::new(),
         problems: Vec::new(),
     });
@@ -278,21 +306,32 @@ fn of_service(
     Some((wanted, within))
 }
 
+/// Whether a frontend's clients choose by a table: it makes nodes agree on connections that come from outside.
+fn by_table(service: &Service, claim: &Claim, config: &Config) -> bool {
+    let algorithm = service.algorithm.unwrap_or(match config.load_balancer.algorithm {
+        Algorithm::Random => LbAlgorithm::Random,
+        Algorithm::Maglev => LbAlgorithm::Maglev,
+    });
+    let outside = claim.sort.flags(config) & FRONTEND_EXTERNAL != 0 && !claim.key.addr.is_unspecified();
+    algorithm == LbAlgorithm::Maglev && outside
+}
+
 fn of_pod(claim: &Claim, name: &Name, asking: Asking<'_>, finder: &Finder<'_>) -> Option<Wanted> {
     let pod = finder.directory.hosting(name)?;
     let target = pod.host_ports.get(claim.port)?.target;
     let family = Family::of(claim.key.addr);
     let here = finder.directory.addresses_here(name).filter(|addr| Family::of(*addr) == family);
-    let chosen: Vec<(IpAddr, u16)> = here.map(|addr| (addr, target)).collect();
-    let backends = chosen.iter().map(|(addr, port)| (*addr, *port, Fitness::Ready)).collect();
+    let chosen: Vec<_> = here.map(|addr| Chosen { addr, port: target, weight: DEFAULT_WEIGHT }).collect();
+    let backends = chosen.iter().map(|at| (at.addr, at.port, Fitness::Ready)).collect();
     Some(Wanted {
         name: name.clone(),
         origin: pod_origin(name, pod).into(),
         port_name: String::new(),
-        flags: claim.sort.flags(asking.config),
+        flags: claim.sort.flags(asking.config) | refusal(asking.config, chosen.is_empty()),
         affinity: 0,
         backends: Rc::new(backends),
         chosen,
+        maglev: false,
         ranges: Vec::new(),
         problems: Vec::new(),
     })
@@ -311,6 +350,15 @@ fn notes(
     for number in asking.out_of_range(service).filter_map(|port| port.node_port) {
         let message = format!("NodePort {number} is not served: it is outside of {first} to {last}");
         notes.push(error(&told, message, "give it another, or widen load_balancer.node_port_range"));
+    }
+    if service.forwarding == Some(ForwardingMode::Dsr) && asking.serves(service) {
+        let message =
+            "forwarding by DSR is not built yet: backends on other nodes see an address of this node";
+        notes.push(warning(
+            &told,
+            message.to_owned(),
+            "remove the annotation service.cilium.io/forwarding-mode",
+        ));
     }
     let asked: BTreeSet<(usize, IpFamily)> = asking
         .of_service(name, service)
@@ -354,5 +402,5 @@ fn health_check(
             ready.extend(local.map(|b| b.addr));
         }
     }
-    Some(HealthCheckView { port, ready: ready.len() })
+    Some(HealthCheckView { port, ready: ready.len(), created: service.created.clone() })
 }

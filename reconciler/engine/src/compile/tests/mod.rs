@@ -1,13 +1,16 @@
 //! Compilation as a whole, over small worlds built here.
 
+mod acceleration;
 mod host;
 mod identity;
 mod keyed;
 mod loadbalancer;
+mod maglev;
 mod north_south;
 mod oracle;
 mod policy;
 mod scale;
+mod sockets;
 mod stable;
 mod stepwise;
 

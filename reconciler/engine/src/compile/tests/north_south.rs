@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::compile::ServiceView;
+use crate::config::NoBackendResponse;
 use crate::state::{FrontendKey, FrontendRow, Protocol, SlotKey, SourceRangeKey};
 use crate::world::{
     BackendAddress, Created, EndpointSlice, HostPort, LoadBalancerAddresses, RangesPolicy, Service,
@@ -9,8 +10,8 @@ use crate::world::{
 };
 use cilium_abi::lb::{
     FRONTEND_CLUSTER_IP, FRONTEND_EXTERNAL, FRONTEND_EXTERNAL_IP, FRONTEND_HOST_PORT, FRONTEND_LOAD_BALANCER,
-    FRONTEND_NODE_PORT, FRONTEND_SOURCE_DENY, FRONTEND_SOURCE_RANGES, FRONTEND_TWO_SCOPES, SCOPE_EXTERNAL,
-    SCOPE_INTERNAL,
+    FRONTEND_NODE_PORT, FRONTEND_REJECT, FRONTEND_SOURCE_DENY, FRONTEND_SOURCE_RANGES, FRONTEND_TWO_SCOPES,
+    SCOPE_EXTERNAL, SCOPE_INTERNAL,
 };
 
 /// A Service of type LoadBalancer: a backend on this node and one on `n2`.
@@ -85,9 +86,10 @@ fn each_kind_of_frontend_has_its_flags() {
         ("203.0.113.1", 80, FRONTEND_LOAD_BALANCER | outside),
         ("198.51.100.1", 80, FRONTEND_EXTERNAL_IP | outside),
         ("192.168.0.1", 30_080, FRONTEND_NODE_PORT | outside),
-        ("fd11::1", 30_080, FRONTEND_NODE_PORT | outside),
+        // A Service whose backends have no such address.
+        ("fd11::1", 30_080, FRONTEND_NODE_PORT | outside | FRONTEND_REJECT),
         ("0.0.0.0", 30_080, FRONTEND_NODE_PORT | outside),
-        ("::", 30_080, FRONTEND_NODE_PORT | outside),
+        ("::", 30_080, FRONTEND_NODE_PORT | outside | FRONTEND_REJECT),
     ] {
         assert_eq!(row(&compiled, &key(addr, port)).flags, flags, "{addr}");
     }
@@ -130,6 +132,31 @@ fn with_the_local_policy_clients_inside_get_a_row_of_their_own() {
     let compiled = whole(&world, &config());
     assert_eq!(backends(&compiled, &key("10.96.0.10", 80)), ["10.1.0.5"]);
     assert_eq!(backends(&compiled, &key("203.0.113.1", 80)).len(), 2);
+}
+
+#[test]
+fn a_frontend_without_any_backend_says_so() {
+    let told = |world: &World, config: &Config, addr: &str| {
+        row(&whole(world, config), &key(addr, 80)).flags & FRONTEND_REJECT != 0
+    };
+    let mut world = world();
+    let local = TrafficPolicy::Local;
+    put(&mut world, "web", Service { external_policy: local, internal_policy: local, ..service() });
+    let (inside, outside) = ("10.96.0.10", "203.0.113.1");
+    assert!(!told(&world, &config(), inside) && !told(&world, &config(), outside));
+    // Nobody serves here, but elsewhere somebody does: another node may be asked.
+    let mut slice: EndpointSlice =
+        (**world.slices.get::<ObjectName>(&ObjectName::new("shop", "web")).expect("put")).clone();
+    slice.endpoints.remove(0);
+    world.slices.insert(ObjectName::new("shop", "web"), slice.clone());
+    assert_eq!(backends(&whole(&world, &config()), &key(outside, 80)), Vec::<String>::new());
+    assert!(!told(&world, &config(), inside) && !told(&world, &config(), outside));
+    slice.endpoints.clear();
+    world.slices.insert(ObjectName::new("shop", "web"), slice);
+    assert!(told(&world, &config(), inside) && told(&world, &config(), outside));
+    let mut silent = config();
+    silent.load_balancer.no_backend_response = NoBackendResponse::Drop;
+    assert!(!told(&world, &silent, inside) && !told(&world, &silent, outside));
 }
 
 #[test]

@@ -24,6 +24,7 @@ use clsact::Tc;
 use std::cell::OnceCell;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+pub(super) use xdp::Unable;
 pub(super) use young::Young;
 
 /// Programs of the pinned sets by their number, read when first asked: on a new link nobody is.
@@ -187,6 +188,9 @@ impl Bpf {
             let ifindex = interfaces.get(&key.link).copied();
             hooks.insert(key, ifindex);
         }
+        for key in self.unable.hooks() {
+            hooks.entry(key.clone()).or_insert_with(|| interfaces.get(&key.link).copied());
+        }
         for (link, ifindex) in interfaces {
             for hook in [Hook::Ingress, Hook::Egress] {
                 hooks.insert(AttachmentKey { link: link.clone(), hook }, Some(ifindex));
@@ -208,7 +212,8 @@ impl Bpf {
             return pinned.map(|pinned| wrong(known, pinned.info.prog_id)).transpose();
         };
         let Some(hook) = tcx_hook(key.hook) else {
-            return pinned.map(|pinned| xdp::look(known, &pinned, ifindex)).transpose();
+            let seen = pinned.map(|pinned| xdp::look(known, &pinned, ifindex)).transpose()?;
+            return Ok(seen.or_else(|| self.unable(key, ifindex)));
         };
         let chain = self.tcx_chain(hook, ifindex)?;
         let filters = tc.filters(ifindex, key.hook)?;
@@ -265,7 +270,7 @@ impl Bpf {
         let pinned = open_link(&self.pins, key)?;
         let doing = || format!("attach {} to {key}", row.program);
         let Some(hook) = tcx_hook(key.hook) else {
-            return xdp::ensure(&prog, ifindex, pinned, &pin).map_err(|e| named(doing(), e));
+            return self.accelerate(&prog, key, row, ifindex, pinned, &pin);
         };
         if self.by_tcx()? {
             let chain = self.tcx_chain(hook, ifindex)?;
@@ -292,6 +297,7 @@ impl Bpf {
     /// Takes off what is ours at a hook.
     fn detach(&mut self, known: &Known, tc: &mut Tc, key: &AttachmentKey) -> Result<(), DriverError> {
         self.young.drop(key);
+        self.forget_unable(key);
         let pinned = open_link(&self.pins, key)?;
         let ifindex = sys::index_of(&key.link.0);
         pins::remove(&pin_path(&self.pins, key))?;

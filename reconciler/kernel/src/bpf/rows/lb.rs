@@ -8,7 +8,7 @@ use cilium_abi::maps::{self, MapSpec};
 use cilium_engine::driver::DriverError;
 use cilium_engine::state::{
     Backend, BackendId, BackendRow, Frontend, FrontendKey, FrontendRow, ListId, Protocol, RevNat, RevNatId,
-    RevNatRow, Slot, SlotKey,
+    RevNatRow, Slot, SlotKey, TableId,
 };
 
 impl Mapped for Backend {
@@ -82,7 +82,7 @@ impl Mapped for Frontend {
     }
     fn row_out(_: &FrontendKey, row: &FrontendRow, _: &mut Names) -> Result<lb::FrontendRow, DriverError> {
         let FrontendRow { list, count, rev_nat, flags, maglev, affinity } = *row;
-        Ok(lb::FrontendRow { list: list.0, count, rev_nat: rev_nat.0, flags, maglev, affinity })
+        Ok(lb::FrontendRow { list: list.0, count, rev_nat: rev_nat.0, flags, maglev: maglev.0, affinity })
     }
     fn key_in(key: &lb::FrontendKey, _: &mut Names) -> Option<FrontendKey> {
         let lb::FrontendKey { addr, port, proto, scope } = *key;
@@ -90,6 +90,13 @@ impl Mapped for Frontend {
     }
     fn row_in(row: &lb::FrontendRow, _: &mut Names) -> FrontendRow {
         let lb::FrontendRow { list, count, rev_nat, flags, maglev, affinity } = *row;
-        FrontendRow { list: ListId(list), count, rev_nat: RevNatId(rev_nat), flags, maglev, affinity }
+        FrontendRow {
+            list: ListId(list),
+            count,
+            rev_nat: RevNatId(rev_nat),
+            flags,
+            maglev: TableId(maglev),
+            affinity,
+        }
     }
 }

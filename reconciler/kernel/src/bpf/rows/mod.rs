@@ -5,6 +5,7 @@ mod digest;
 mod endpoint;
 mod ipcache;
 mod lb;
+mod maglev;
 mod node;
 mod policy;
 mod source_range;
@@ -15,7 +16,7 @@ pub(super) use ipcache::prefix_in;
 
 use super::Bpf;
 use super::ifname::Names;
-use super::pins::{open_map, pin_name};
+use super::pins::pin_name;
 use super::shape::fits;
 use super::table::{Plain, Table};
 use cilium_abi::maps::MapSpec;
@@ -76,16 +77,17 @@ pub(super) fn observe<R: Mapped>(bpf: &Bpf, scope: &Scope<R::Key>) -> Result<Vec
 
 /// Opens a map for reading; a pin of another shape has no rows that mean anything to us.
 fn open_readable<K: Plain, V: Plain>(bpf: &Bpf, spec: &MapSpec) -> Result<Option<Table<K, V>>, DriverError> {
-    let map = open_map(&bpf.pins.map(spec))?.filter(|map| fits(map, spec));
+    let map = bpf.opened.open(&bpf.pins.map(spec))?.filter(|map| fits(map, spec));
     map.map(|map| Table::over(map, pin_name(spec))).transpose()
 }
 
 /// Opens a map for writing.
 fn open_writable<K: Plain, V: Plain>(bpf: &Bpf, spec: &MapSpec) -> Result<Table<K, V>, DriverError> {
-    Table::open(&bpf.pins, spec)?.ok_or_else(|| {
+    let map = bpf.opened.open(&bpf.pins.map(spec))?.ok_or_else(|| {
         DriverError::new(format!("map {} is not pinned under {}", spec.name, bpf.pins.maps().display()))
             .hint("maps are created first in a pass; see why that failed")
-    })
+    })?;
+    Table::over(bpf.pins.shaped(map, spec)?, pin_name(spec))
 }
 
 /// Writes and removes rows of a hash map, in the order of the steps.

@@ -81,6 +81,11 @@ pub(crate) struct BatchEnd {
 }
 
 impl MapFd {
+    /// The same map by another descriptor.
+    pub(crate) fn try_clone(&self) -> io::Result<Self> {
+        Ok(Self { fd: self.fd.try_clone()?, info: self.info, row_size: self.row_size })
+    }
+
     /// Takes a map's descriptor and asks for its shape.
     pub(crate) fn new(fd: OwnedFd) -> io::Result<Self> {
         let info = MapInfo::read(&fd)?;

@@ -10,6 +10,7 @@ mod interface;
 mod link;
 mod map;
 mod object;
+mod words;
 
 pub(crate) use clock::{centiseconds, coarse_seconds};
 pub(crate) use interface::{index_of, interfaces, name_of};
@@ -19,6 +20,7 @@ pub(crate) use object::{
     CgroupLinkInfo, LinkInfo, MapInfo, ObjectKind, Pinned, ProgFd, ProgInfo, is_bpffs, is_cgroup2, link_ids,
     open_pin, pin,
 };
+pub(crate) use words::Words;
 
 use std::io;
 use std::os::fd::{FromRawFd, OwnedFd};

@@ -9,7 +9,7 @@ use super::super::message::{
 };
 use super::super::socket::{Netlink, Request};
 use cilium_engine::driver::DriverError;
-use cilium_engine::state::{LinkName, PodInterfaceRow, ROUTE_PROTOCOL};
+use cilium_engine::state::{LinkName, Mac, PodInterfaceRow, ROUTE_PROTOCOL};
 use ipnet::IpNet;
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_REPLACE};
 use netlink_packet_route::address::AddressScope;
@@ -53,40 +53,78 @@ pub(super) fn read(netlink: &mut Netlink, index: u32) -> Result<Option<PodInterf
     }))
 }
 
-/// Makes it so. The outer error is the socket's, the inner one names what was refused.
+/// What stands inside before it is made so.
+struct There {
+    name: LinkName,
+    up: bool,
+    mac: Option<Mac>,
+    mtu: u32,
+    loopback_up: bool,
+    addresses: Vec<IpNet>,
+    routes: Vec<SeenRoute>,
+}
+
+impl There {
+    fn read(netlink: &mut Netlink, index: u32) -> Result<Option<Self>, NetlinkError> {
+        let Some(seen) = by_index(netlink, index)? else { return Ok(None) };
+        Ok(Some(Self {
+            up: seen.is_up(),
+            name: seen.name,
+            mac: seen.mac,
+            mtu: seen.mtu,
+            loopback_up: loopback_is_up(netlink)?,
+            addresses: global_addresses(netlink, index)?,
+            routes: routes(netlink, index)?,
+        }))
+    }
+
+    /// Of a pair just made nothing is set but its name. What others set in this moment the next look finds.
+    fn made(name: &LinkName) -> Self {
+        let (addresses, routes) = (Vec::new(), Vec::new());
+        Self { name: name.clone(), up: false, mac: None, mtu: 0, loopback_up: false, addresses, routes }
+    }
+}
+
+/// Makes it so; `made`: the name of an end just made, of which nothing need be read. The outer error is the
+/// socket's, the inner one names what was refused.
 pub(super) fn configure(
     netlink: &mut Netlink,
     index: u32,
+    made: Option<&LinkName>,
     want: &PodInterfaceRow,
 ) -> Result<Result<(), DriverError>, NetlinkError> {
-    let Some(seen) = by_index(netlink, index)? else {
+    let there = match made {
+        Some(name) => Some(There::made(name)),
+        None => There::read(netlink, index)?,
+    };
+    let Some(there) = there else {
         return Ok(Err(DriverError::new("the interface vanished from the pod")));
     };
     if want.addresses.iter().any(|net| net.addr().is_ipv6()) {
         for (parameter, value) in [("disable_ipv6", "0"), ("accept_ra", "0"), ("accept_dad", "0")] {
-            quiet_sysctl(&seen.name, parameter, value);
+            quiet_sysctl(&there.name, parameter, value);
         }
     }
     let mut todo: Vec<(String, Request, &'static [i32])> = Vec::new();
-    if seen.name != want.ifname && seen.is_up() {
+    if there.name != want.ifname && there.up {
         let down = RouteNetlinkMessage::SetLink(set_admin(index, Admin::Down));
         todo.push(("bring it down to rename it".to_owned(), (down, 0), &[]));
     }
-    todo.push((format!("name, MAC {} and MTU {}", want.mac, want.mtu), (interface(&seen, want), 0), &[]));
-    if !loopback_is_up(netlink)? {
+    let interface = interface(index, &there, want);
+    todo.push((format!("name, MAC {} and MTU {}", want.mac, want.mtu), (interface, 0), &[]));
+    if !there.loopback_up {
         let up = RouteNetlinkMessage::SetLink(set_admin(LOOPBACK, Admin::Up));
         todo.push(("bring up loopback".to_owned(), (up, 0), &[]));
     }
-    let there = global_addresses(netlink, index)?;
-    for net in want.addresses.iter().filter(|net| !there.contains(net)) {
+    for net in want.addresses.iter().filter(|net| !there.addresses.contains(net)) {
         let add = RouteNetlinkMessage::NewAddress(address_message(index, *net));
         todo.push((format!("add address {net}"), (add, NLM_F_CREATE | NLM_F_REPLACE), &[libc::EEXIST]));
     }
-    for net in there.iter().filter(|net| !want.addresses.contains(net)) {
+    for net in there.addresses.iter().filter(|net| !want.addresses.contains(net)) {
         let delete = RouteNetlinkMessage::DelAddress(address_message(index, *net));
         todo.push((format!("remove address {net}"), (delete, 0), &[libc::EADDRNOTAVAIL]));
     }
-    for route in routes(netlink, index)?.iter().filter(|route| {
+    for route in there.routes.iter().filter(|route| {
         route.dst.prefix_len() == 0 && !route.via.is_some_and(|via| want.gateways.contains(&via))
     }) {
         let delete = RouteNetlinkMessage::DelRoute(route_message(route, NextHop::Connected));
@@ -123,15 +161,15 @@ pub(super) fn configure(
 const LOOPBACK: u32 = 1;
 
 /// Everything of the link itself in one request; the kernel renames before it brings up.
-fn interface(seen: &SeenLink, want: &PodInterfaceRow) -> RouteNetlinkMessage {
-    let mut message = set_admin(seen.index, Admin::Up);
-    if seen.mac != Some(want.mac) {
+fn interface(index: u32, there: &There, want: &PodInterfaceRow) -> RouteNetlinkMessage {
+    let mut message = set_admin(index, Admin::Up);
+    if there.mac != Some(want.mac) {
         message.attributes.push(LinkAttribute::Address(want.mac.0.to_vec()));
     }
-    if seen.mtu != want.mtu {
+    if there.mtu != want.mtu {
         message.attributes.push(LinkAttribute::Mtu(want.mtu));
     }
-    if seen.name != want.ifname {
+    if there.name != want.ifname {
         message.attributes.push(LinkAttribute::IfName(want.ifname.0.clone()));
     }
     RouteNetlinkMessage::SetLink(message)

@@ -8,9 +8,9 @@ use cilium_abi::{
     ct::{CT_CLOSING_FORWARD, CT_RESET, CtRow, KIND_SERVICE},
     drop,
     lb::{
-        AffinityKey, AffinityRow, BACKEND_TERMINATING, FRONTEND_MAGLEV, FRONTEND_SOURCE_DENY,
-        FRONTEND_SOURCE_RANGES, FRONTEND_TWO_SCOPES, FrontendKey, FrontendRow, SCOPE_EXTERNAL,
-        SCOPE_INTERNAL, SlotKey,
+        AffinityKey, AffinityRow, BACKEND_TERMINATING, FRONTEND_MAGLEV, FRONTEND_MAGLEV_BITS,
+        FRONTEND_SOURCE_DENY, FRONTEND_SOURCE_RANGES, FRONTEND_TWO_SCOPES, FrontendKey, FrontendRow,
+        SCOPE_EXTERNAL, SCOPE_INTERNAL, SlotKey,
     },
     node::NODE_LB,
     proto,
@@ -119,7 +119,7 @@ impl Model {
         }
         let client = AffinityKey { client: ends.src, rev_nat: frontend.rev_nat, is_cookie: 0 };
         let number = self
-            .kept(&client, frontend.affinity, way.now)
+            .kept(&client, frontend, way.now)
             .or_else(|| self.in_table(&ends, frontend))
             .or_else(|| self.any(way, frontend))?;
         if frontend.affinity > 0 {
@@ -136,15 +136,20 @@ impl Model {
         Some(number)
     }
 
-    fn kept(&self, client: &AffinityKey, seconds: u32, now: u32) -> Option<u32> {
+    fn kept(&self, client: &AffinityKey, frontend: &FrontendRow, now: u32) -> Option<u32> {
         let row = self.affinities.get(client)?;
-        let backend = self.world.backends.get(&row.backend)?;
-        let stays = seconds > 0 && row.used + seconds >= now && backend.flags & BACKEND_TERMINATING == 0;
-        stays.then_some(row.backend)
+        self.world.backends.get(&row.backend)?;
+        let list = (0..u32::from(frontend.count)).map(|slot| SlotKey { list: frontend.list, slot });
+        let is_listed =
+            list.filter_map(|key| self.world.slots.get(&key)).any(|number| *number == row.backend);
+        let stays = frontend.affinity > 0 && row.used + frontend.affinity >= now;
+        (stays && is_listed).then_some(row.backend)
     }
 
     fn in_table(&self, ends: &Ends, frontend: &FrontendRow) -> Option<u32> {
-        if frontend.flags & FRONTEND_MAGLEV == 0 || self.node.maglev_size == 0 {
+        let size = self.node.maglev_size;
+        let made_for = frontend.flags >> FRONTEND_MAGLEV_BITS;
+        if frontend.flags & FRONTEND_MAGLEV == 0 || size == 0 || 32 - size.leading_zeros() != made_for {
             return None;
         }
         let place = frontend.maglev + hash(ends) % self.node.maglev_size;
@@ -167,8 +172,8 @@ impl Model {
     }
 }
 
-/// A hash of a connection's ends, the same on every node of one byte order: MurmurHash3's finaliser over
-/// the words of source, destination and ports, beginning with the protocol.
+/// A hash of a connection, the same on every node of one byte order: MurmurHash3's finaliser over the words
+/// of the source and the ports, beginning with the protocol.
 fn hash(ends: &Ends) -> u32 {
     let finalise = |word: u32| {
         let word = (word ^ word >> 16).wrapping_mul(0x85eb_ca6b);
@@ -176,7 +181,7 @@ fn hash(ends: &Ends) -> u32 {
         word ^ word >> 16
     };
     let ports = [ends.dport.to_be_bytes(), ends.sport.to_be_bytes()].concat();
-    let bytes = [ends.src.bytes().as_slice(), ends.dst.bytes().as_slice(), &ports].concat();
+    let bytes = [ends.src.bytes().as_slice(), &ports].concat();
     bytes.chunks_exact(4).fold(u32::from(ends.proto), |sum, word| {
         finalise(sum ^ u32::from_ne_bytes([word[0], word[1], word[2], word[3]]))
     })

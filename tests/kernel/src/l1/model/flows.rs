@@ -80,6 +80,14 @@ impl Model {
         (state, row.rev_nat, Some(row.flags))
     }
 
+    /// The connection that has the packet's ends is none any more.
+    pub(super) fn forget(&mut self, way: &Way<'_>) {
+        let (key, _) = key(&way.parsed.ends, KIND_CONNECTION);
+        if let Some(row) = self.connections.get_mut(&key) {
+            row.expires = 0;
+        }
+    }
+
     /// Remembers an allowed packet.
     pub(super) fn record(&mut self, way: &Way<'_>, state: State) {
         if way.parsed.kind == Kind::Error {

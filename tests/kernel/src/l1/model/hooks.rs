@@ -121,7 +121,12 @@ impl Model {
         let own_way = flags.is_some() && if is_tcp(way) { !is_syn(way) } else { !state.asks_policy() };
         let frontend = if own_way { None } else { self.frontend_inside(way) };
         if let Some(frontend) = frontend {
-            self.translate(way, &frontend)?;
+            if flags.is_some() {
+                self.forget(way);
+            }
+            if let Err(reason) = self.translate(way, &frontend) {
+                return self.refuses(way, &frontend, reason);
+            }
             if way.parsed.ends.src == way.parsed.ends.dst {
                 return self.reaches_itself(way);
             }
@@ -163,6 +168,9 @@ impl Model {
                     self.ask(way, config, true, (config.identity, peer))?;
                 }
                 self.settle(way, state, rev_nat)?;
+                if rev_nat != 0 && !state.asks_policy() {
+                    way.mark = mark::SNAT_DONE;
+                }
                 match self.far(&dst) {
                     Some(row) if !row.tunnel.is_none() => self.encapsulate(),
                     _ => self.route(way, config.identity),
@@ -344,14 +352,16 @@ impl Model {
             if let Some(frontend) = self.frontend_outside(way) {
                 return self.arrives(way, &frontend);
             }
+            let dst = way.parsed.ends.dst;
             let translates = self.masquerades(way.parsed.v6) || self.serves_outside();
-            if translates
-                && self.is_host(&way.parsed.ends.dst)
-                && self.snat_in(way)
-                && self.serves_outside()
-                && !self.world.endpoints.contains_key(&way.parsed.ends.dst)
+            if translates && self.is_host(&dst) && self.snat_in(way) {
+                if self.serves_outside() && !self.world.endpoints.contains_key(&way.parsed.ends.dst) {
+                    return self.comes_back(way);
+                }
+            } else if self.is_error_about_answer(way)
+                && (self.is_host(&dst) || !self.world.endpoints.contains_key(&dst))
             {
-                return self.comes_back(way);
+                return self.tells_backend(way);
             }
         }
         let endpoint = match self.world.endpoints.get(&way.parsed.ends.dst).copied() {
@@ -388,12 +398,11 @@ impl Model {
         if from_host && self.serves_outside() && way.parsed.fault.is_none() && self.answers_client(way)? {
             return Ok(Verdict::Pass);
         }
-        if self.masquerades(way.parsed.v6) {
-            match way.parsed.fault {
-                None => self.snat_out(way, from_host)?,
-                Some(fault) if !from_host => return Err(fault),
-                Some(_) => {}
-            }
+        let masquerades = self.masquerades(way.parsed.v6);
+        match way.parsed.fault {
+            None if masquerades || (from_host && self.serves_outside()) => self.snat_out(way, from_host)?,
+            Some(fault) if masquerades && !from_host => return Err(fault),
+            _ => {}
         }
         Ok(Verdict::Pass)
     }

@@ -2,6 +2,7 @@
 //! an operator would explain them. Where the programs are free (a backend, a port), the model takes
 //! what they chose, if it was one of the choices.
 
+mod answer;
 mod balance;
 mod flows;
 mod hooks;
@@ -33,6 +34,8 @@ pub enum Verdict {
     Redirect,
     /// It ends, for this reason.
     Drop(u8),
+    /// It ends, for this reason, and goes back as an answer that says so.
+    Answer(u8),
 }
 
 /// Whom a refusal is about.
@@ -97,6 +100,8 @@ struct Way<'a> {
     refusal: Option<Refusal>,
     keys: Vec<CtKey>,
     made: bool,
+    /// The packet became an answer: offset and protocol of its layer 4.
+    answer: Option<(usize, u8)>,
     /// Set by a service.
     rev_nat: u16,
     direction: u8,
@@ -154,6 +159,7 @@ impl Model {
             refusal: None,
             keys: Vec::new(),
             made: false,
+            answer: None,
             rev_nat: 0,
             direction: match input.hook {
                 Hook::FromContainer | Hook::FromHost | Hook::ToNetdev | Hook::ToOverlay => 2,
@@ -164,8 +170,9 @@ impl Model {
         };
         let is_ip = matches!(protocol, 0x0800 | 0x86dd);
         let step = self.hook(&mut way, protocol, is_ip);
-        let verdict = step.unwrap_or_else(Verdict::Drop);
-        if let Verdict::Drop(reason) = verdict {
+        let ends = if way.answer.is_some() { Verdict::Answer } else { Verdict::Drop };
+        let verdict = step.unwrap_or_else(ends);
+        if let Verdict::Drop(reason) | Verdict::Answer(reason) = verdict {
             *self.drops.entry((reason, way.direction)).or_default() += 1;
         }
         let readable = is_ip && way.parsed.fault.is_none();
@@ -176,7 +183,7 @@ impl Model {
             refusal: way.refusal.filter(|_| {
                 matches!(verdict, Verdict::Drop(drop::POLICY_DENIED | drop::POLICY_DENIED_BY_DENYLIST))
             }),
-            l4: readable.then_some((way.parsed.l4, way.parsed.ends.proto)),
+            l4: way.answer.or(readable.then_some((way.parsed.l4, way.parsed.ends.proto))),
             keys: way.keys,
             made: way.made,
         }

@@ -7,7 +7,7 @@ use cilium_abi::{
     ct::{CT_INITIATOR_HIGH, KIND_CONNECTION},
     drop,
     ipcache::FLAG_IN_CLUSTER,
-    node::{NODE_MASQUERADE_IPV4, NODE_MASQUERADE_IPV6, NODE_TUNNEL},
+    node::{NODE_MASQUERADE_IPV4, NODE_MASQUERADE_IPV6, NODE_TUNNEL, mark},
     proto,
     snat::{IN, OUT, SNAT_HOST, SnatKey, SnatRow},
 };
@@ -43,7 +43,7 @@ impl Model {
         Ok(())
     }
 
-    fn translation(&self, ends: &Ends, dir: u8) -> Option<SnatRow> {
+    pub(super) fn translation(&self, ends: &Ends, dir: u8) -> Option<SnatRow> {
         self.translations.get(&snat_key(ends, dir)).copied()
     }
 
@@ -216,6 +216,10 @@ impl Model {
         if ends.proto == proto::TCP && !is_syn(way) {
             return Ok(());
         }
+        // A port of a frontend is nobody's own; but a pod answers from it.
+        if self.serves_outside() && self.has_frontend(addr, ends.sport, ends.proto) {
+            return if way.mark & mark::MASK == mark::IDENTITY { Ok(()) } else { self.borrow(way, addr) };
+        }
         let back = SnatKey { dst: addr, ..snat_key(&reversed(&ends), IN) };
         match self.translations.get(&back) {
             Some(row) if row.flags & SNAT_HOST != 0 => {
@@ -303,7 +307,7 @@ impl Way<'_> {
         Ok(())
     }
 
-    fn set_inner(&mut self, source: bool, addr: Address, port: u16) {
+    pub(super) fn set_inner(&mut self, source: bool, addr: Address, port: u16) {
         let Some((mut ends, l4)) = self.parsed.inner else { return };
         self.put_addr(self.parsed.l4 + 8, source, addr);
         let old = if source { ends.sport } else { ends.dport };

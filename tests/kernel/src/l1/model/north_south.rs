@@ -1,12 +1,14 @@
 //! Clients outside the cluster and their frontends, as the model sees them.
 
-use super::flows::State;
-use super::{Model, Step, Verdict, Way};
+use super::flows::{State, reversed};
+use super::{Ends, Kind, Model, Step, Verdict, Way, key};
 use cilium_abi::{
+    ct::{KIND_CONNECTION, KIND_SERVICE},
     drop,
     endpoint::ENDPOINT_HOST,
     lb::{FRONTEND_EXTERNAL, FrontendRow},
     node::mark,
+    snat::OUT,
 };
 
 impl Model {
@@ -17,7 +19,9 @@ impl Model {
             return Err(drop::IS_CLUSTER_IP);
         }
         self.permits(way, frontend)?;
-        self.translate(way, frontend)?;
+        if let Err(reason) = self.translate(way, frontend) {
+            return self.refuses(way, frontend, reason);
+        }
         match self.world.endpoints.get(&way.parsed.ends.dst).copied() {
             Some(pod) if pod.flags & ENDPOINT_HOST == 0 => {
                 let config = self.config(pod.ifindex)?;
@@ -53,14 +57,58 @@ impl Model {
         self.along_routes(way)
     }
 
-    /// The answer to what went on has its client as destination again. What belongs to no connection is
-    /// the stack's.
+    /// The answer to what went on has its client as destination again. What belongs to no connection goes
+    /// no further: half of it is translated.
     pub(super) fn comes_back(&mut self, way: &mut Way<'_>) -> Step<Verdict> {
         let (state, rev_nat, _) = self.stand(way);
         if !matches!(state, State::Reply | State::Related) {
-            return Ok(Verdict::Pass);
+            return Err(drop::UNKNOWN_CT);
         }
         self.settle(way, state, rev_nat)?;
+        way.mark = mark::SNAT_DONE;
+        self.along_routes(way)
+    }
+
+    /// Whether a device received an ICMP error about what somebody at its destination sent.
+    pub(super) fn is_error_about_answer(&self, way: &Way<'_>) -> bool {
+        let (inner, _) = way.parsed.inner.unwrap_or_default();
+        self.serves_outside() && way.parsed.kind == Kind::Error && inner.src == way.parsed.ends.dst
+    }
+
+    /// Such an error, about a frontend's answer to a client, is told to the backend that sent it, about what it
+    /// sent to whom. Any other is the stack's.
+    pub(super) fn tells_backend(&mut self, way: &mut Way<'_>) -> Step<Verdict> {
+        self.refuse_near(way)?;
+        let (inner, _) = way.parsed.inner.unwrap_or_default();
+        let asked = reversed(&inner);
+        let choice = self.live(&key(&asked, KIND_SERVICE).0, way.now).map(|row| row.backend);
+        let Some(backend) = choice.and_then(|number| self.world.backends.get(&number)).copied() else {
+            return Ok(Verdict::Pass);
+        };
+        let (addr, port) = (backend.addr, backend.port.host());
+        let ends = Ends { dst: addr, dport: port, ..asked };
+        if self.live(&key(&ends, KIND_CONNECTION).0, way.now).is_none() {
+            return Ok(Verdict::Pass);
+        }
+        let outer = (way.parsed.ends.sport, way.parsed.ends.dport);
+        if let Some(endpoint) = self.world.endpoints.get(&addr).copied() {
+            way.set_inner(true, addr, port);
+            way.set_dst(addr, outer.1);
+            if endpoint.flags & ENDPOINT_HOST != 0 {
+                return Ok(Verdict::Pass);
+            }
+            self.config(endpoint.ifindex)?;
+            return self.deliver(way, &endpoint);
+        }
+        let Some(lent) = self.translation(&ends, OUT) else { return Ok(Verdict::Pass) };
+        way.set_inner(true, addr, port);
+        way.set_inner(false, lent.addr, lent.port.host());
+        way.set_dst(addr, outer.1);
+        way.set_src(lent.addr, outer.0)?;
+        if self.far(&addr).is_some_and(|row| !row.tunnel.is_none()) {
+            way.hop()?;
+            return self.encapsulate();
+        }
         way.mark = mark::SNAT_DONE;
         self.along_routes(way)
     }
