@@ -40,6 +40,10 @@ build: setup ## target/release/cilium and the static target/release/cilium-cni
 run: build ## two nodes, pods, a Service, a policy, a repaired datapath; then cleans up
 	@deploy/demo/run
 
+.PHONY: run-lb
+run-lb: build ## two load balancers without pods or Kubernetes, in front of three backends; then cleans up
+	@deploy/standalone/run
+
 .PHONY: test
 test: ebpf ## all tests of a plain run, as root (L0 to L3, short forms)
 	cargo build --package cilium --package cilium-cni

@@ -1,11 +1,12 @@
 //! The kinds of objects that are read.
 
+use serde::{Deserialize, Serialize};
 use std::fmt;
 
 macro_rules! kinds {
     ($($kind:ident $version:literal $scope:ident),* $(,)?) => {
         /// A kind of object.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
         pub enum ObjectKind { $(#[doc = concat!("`", $version, "`.")] $kind,)* }
 
         impl ObjectKind {

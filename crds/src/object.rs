@@ -8,9 +8,10 @@ use crate::schema::{self, nearest, quoted};
 use crate::yaml::{Document, Node, Value};
 use cilium_engine::problem::Problem;
 use cilium_engine::world::{ObjectName, Place};
+use serde::{Deserialize, Serialize};
 
 /// An object as it was read. What it says is independent of configuration.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Object {
     /// Who it is.
     pub header: Header,
@@ -163,7 +164,7 @@ fn header(kind: ObjectKind, root: &Node, file: &str) -> Result<Header, Finding> 
     let published = metadata.and_then(|m| m.find("annotations")).and_then(|a| a.find(PUBLISHED_BY));
     Ok(Header {
         kind,
-        name: ObjectName::new(namespace, name),
+        name: ObjectName::new(namespace, name).into(),
         published_by: published.and_then(Node::text).map(str::to_owned),
         place: Place { file: file.to_owned(), line: root.at.line },
     })

@@ -29,18 +29,19 @@ use crate::kind::ObjectKind;
 use crate::yaml::Node;
 use cilium_engine::shared::Shared;
 use cilium_engine::world::{
-    EndpointSlice, IdentityClaim, Namespace, Node as WorldNode, ObjectName, Place, Pod, PolicyRule,
-    RemoteEndpoint, RuleVerdict, Service,
+    EndpointSlice, IdentityClaim, Name, Namespace, Node as WorldNode, Place, Pod, PolicyRule, RemoteEndpoint,
+    RuleVerdict, Service,
 };
 use cursor::{Cursor, Notes};
+use serde::{Deserialize, Serialize};
 
 /// Who the object is, as its header says.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Header {
     /// Kind.
     pub kind: ObjectKind,
     /// Namespace and name.
-    pub name: ObjectName,
+    pub name: Name,
     /// The node that published it, if any.
     pub published_by: Option<String>,
     /// Where it is written.
@@ -55,7 +56,7 @@ impl Header {
 }
 
 /// What an object says.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Facts {
     /// Nothing that counts (not readable, or nothing said yet).
     Nothing,

@@ -8,6 +8,24 @@ use std::collections::HashSet;
 /// How many label sets there are before those nobody holds any more are looked for.
 const FEW: usize = 1024;
 
+impl Facts {
+    /// The labels of an identity, where objects tell all of them.
+    pub fn identity_labels_mut(&mut self) -> Option<&mut Shared<Labels>> {
+        match self {
+            Facts::Claim(claim) => Some(&mut claim.labels),
+            Facts::Endpoint(endpoint) => Some(&mut endpoint.labels),
+            Facts::Nothing
+            | Facts::Namespace(_)
+            | Facts::Node(_)
+            | Facts::CiliumNode(_)
+            | Facts::Pod(_)
+            | Facts::Service(_)
+            | Facts::Slice(_)
+            | Facts::Policy(_) => None,
+        }
+    }
+}
+
 /// The label sets in use.
 #[derive(Debug, Default)]
 pub struct LabelPool {
@@ -19,18 +37,13 @@ pub struct LabelPool {
 impl LabelPool {
     /// Lets an object that was just read hold the labels that others hold already.
     pub fn share(&mut self, facts: &mut Facts) {
-        let labels = match facts {
-            Facts::Claim(claim) => &mut claim.labels,
-            Facts::Endpoint(endpoint) => &mut endpoint.labels,
-            Facts::Nothing
-            | Facts::Namespace(_)
-            | Facts::Node(_)
-            | Facts::CiliumNode(_)
-            | Facts::Pod(_)
-            | Facts::Service(_)
-            | Facts::Slice(_)
-            | Facts::Policy(_) => return,
-        };
+        if let Some(labels) = facts.identity_labels_mut() {
+            self.share_set(labels);
+        }
+    }
+
+    /// The same for a set of labels.
+    pub fn share_set(&mut self, labels: &mut Shared<Labels>) {
         match self.held.get(labels) {
             Some(held) => *labels = held.clone(),
             None => drop(self.held.insert(labels.clone())),

@@ -150,6 +150,8 @@ pub const CT_CLOSING_REPLY: u16 = 1 << 3;
 pub const CT_RESET: u16 = 1 << 4;
 /// A pod reached itself through a service, with the router's address as source.
 pub const CT_LOOPBACK: u16 = 1 << 5;
+/// The initiator's packets came from the host's stack, through which the answers go back.
+pub const CT_STACK: u16 = 1 << 6;
 
 #[cfg(test)]
 mod tests {

@@ -81,6 +81,9 @@ pub const NODE_LB: u32 = 1 << 9;
 /// With [`NODE_LB`]: packets to backends elsewhere, and from them, are passed on before the stack sees them.
 pub const NODE_XDP: u32 = 1 << 10;
 
+/// Pods' packets beyond this node's pods and the overlay go through the host's stack, where netfilter sees them.
+pub const NODE_HOST_STACK: u32 = 1 << 12;
+
 /// Sockets are connected to backends rather than frontends.
 pub const NODE_SOCK: u32 = 1 << 16;
 /// With [`NODE_SOCK`]: only sockets of the node's own network namespace.
@@ -139,8 +142,11 @@ pub const DEVICE_L3: u32 = 1;
 pub mod mark {
     /// Which part of the mark says what it is.
     pub const MASK: u32 = 0x0F00;
-    /// The upper 16 bits and the low 8 carry an identity (`identity >> 16 & 0xff | identity << 16`).
+    /// The upper 16 bits and the low 8 carry an identity's number (`identity >> 16 & 0xff | identity << 16`),
+    /// [`SCOPE`] its scope. What is left, 0x4000 and 0x8000, is kube-proxy's and kubelet's.
     pub const IDENTITY: u32 = 0x0F00;
+    /// Bits 24 and 25 of the identity.
+    pub const SCOPE: u32 = 0x3000;
     /// The packet comes from the host.
     pub const HOST: u32 = 0x0C00;
     /// The packet carries another in the overlay.

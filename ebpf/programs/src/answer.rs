@@ -150,12 +150,12 @@ fn is_left_to_device(skb: Skb, field: u32) -> Option<bool> {
     Some(before == after)
 }
 
-/// A size, such that the verifier sees both its bounds.
+/// A size, such that the verifier sees both its bounds: to be other than zero tells it nothing before Linux 6.8.
 #[inline(always)]
 fn nonzero(size: u32) -> Option<u32> {
-    match bounded(size) {
+    match size {
         0 => None,
-        size => Some(size as u32),
+        size => Some(bounded(size - 1) as u32 + 1),
     }
 }
 

@@ -6,14 +6,15 @@
 use crate::{
     cause, event,
     flow::{ALLOWED_EGRESS, ALLOWED_INGRESS, FIN, Flow, RST, SYN, Step, kind, same},
+    host_stack,
     ipcache::Memory,
     maps::{CT_ANY, CT_TCP},
     node,
 };
 use cilium_abi::{
     ct::{
-        CT_CLOSING_FORWARD, CT_CLOSING_REPLY, CT_INITIATOR_HIGH, CT_LOOPBACK, CT_RESET, CT_SEEN_REPLY, CtKey,
-        CtRow, KIND_CONNECTION,
+        CT_CLOSING_FORWARD, CT_CLOSING_REPLY, CT_INITIATOR_HIGH, CT_LOOPBACK, CT_RESET, CT_SEEN_REPLY,
+        CT_STACK, CtKey, CtRow, KIND_CONNECTION,
     },
     event::reason,
     node::NODE_EVENT_TRACE,
@@ -133,7 +134,8 @@ unsafe extern "C" fn conntrack_create(flow: *mut Flow, identity: u32, revision: 
     let row = CtRow {
         expires: flow.now + lifetime,
         flags: if from_high { CT_INITIATOR_HIGH } else { 0 }
-            | if flow.is_loopback != 0 { CT_LOOPBACK } else { 0 },
+            | if flow.is_loopback != 0 { CT_LOOPBACK } else { 0 }
+            | host_stack::connection(flow),
         rev_nat: flow.rev_nat,
         backend: 0,
         identity,
@@ -181,6 +183,9 @@ fn touch(flow: &mut Flow, row: &mut CtRow) {
     }
     if !is_reply && row.rev_nat != flow.rev_nat && (flow.tuple.proto != proto::TCP || flow.is_syn()) {
         row.rev_nat = flow.rev_nat;
+    }
+    if host_stack::enabled() && !is_reply && (flow.tuple.proto != proto::TCP || flow.is_syn()) {
+        flags = flags & !CT_STACK | host_stack::connection(flow);
     }
     if flags != row.flags {
         row.flags = flags;

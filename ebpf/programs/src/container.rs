@@ -3,6 +3,7 @@
 use crate::{
     answer, cause, conntrack, deliver, event,
     flow::{Flow, Step, kind, same},
+    host_stack,
     ipcache::{self, Memory},
     maps::EP_CONFIG,
     nd, node,
@@ -72,6 +73,9 @@ pub fn from<F: Family>(skb: Skb, flow: &mut Flow, config: &EndpointConfigRow) ->
         }
         row = conntrack::find(flow);
     }
+    if host_stack::is_answer(flow, row.as_deref()) {
+        return host_stack::answer::<F>(skb, flow, config, row);
+    }
     match ipcache::local(&flow.tuple.dst) {
         Some(endpoint) if endpoint.flags & ENDPOINT_HOST == 0 => {
             to_neighbour::<F>(skb, flow, config, row, endpoint)
@@ -112,6 +116,9 @@ pub fn from<F: Family>(skb: Skb, flow: &mut Flow, config: &EndpointConfigRow) ->
                     let world = ipcache::world::<F>();
                     deliver::overlay(skb, flow, &found.tunnel, identity::on_wire(config.identity, world))
                 }
+                _ if host_stack::enabled() && conntrack::is_forward(flow) => {
+                    Ok(deliver::stack(skb, flow, config.identity, point::TO_STACK))
+                }
                 _ => deliver::route::<F>(skb, flow, config.identity),
             }
         }
@@ -121,7 +128,7 @@ pub fn from<F: Family>(skb: Skb, flow: &mut Flow, config: &EndpointConfigRow) ->
 /// A node takes whatever comes to its overlay port from another node's address for encapsulated by that
 /// node, sender's identity included; and a pod's packets leave with its node's address.
 #[inline(always)]
-fn refuse_overlay(flow: &Flow, peer: u32) -> Step<()> {
+pub fn refuse_overlay(flow: &Flow, peer: u32) -> Step<()> {
     if identity::is_node(peer)
         && node!(flags) & NODE_TUNNEL != 0
         && flow.tuple.proto == proto::UDP

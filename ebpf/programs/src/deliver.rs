@@ -26,21 +26,23 @@ use core::mem::{MaybeUninit, offset_of};
 /// Lets other programs and then the stack have the packet. As a clsact verdict it means the same.
 pub const PASS: i32 = TC_ACT_UNSPEC;
 
-/// The mark that tells our next program on this node whose packet this is; 0 for an identity of more
-/// than 24 bits (this node's own scopes), which is looked up again by address.
+/// The mark that tells our next program on this node whose packet this is; 0 for an identity of a scope that
+/// there is no room for, which is looked up again by address.
 #[inline(always)]
 pub const fn identity_mark(identity: u32) -> u32 {
-    if identity >> 24 != 0 {
+    if identity >> 26 != 0 {
         return 0;
     }
-    mark::IDENTITY | (identity >> 16 & 0xff) | identity << 16
+    mark::IDENTITY | (identity >> 16 & 0xff) | identity << 16 | identity >> 12 & mark::SCOPE
 }
 
 /// The identity a mark carries, if it carries one.
 #[inline(always)]
 pub const fn marked_identity(mark_value: u32) -> Option<u32> {
     match mark_value & mark::MASK {
-        mark::IDENTITY => Some((mark_value & 0xff) << 16 | mark_value >> 16),
+        mark::IDENTITY => {
+            Some((mark_value & 0xff) << 16 | mark_value >> 16 | (mark_value & mark::SCOPE) << 12)
+        }
         mark::HOST => Some(cilium_abi::identity::HOST),
         _ => None,
     }
@@ -172,8 +174,23 @@ pub fn pass_on<F: Family>(skb: Skb, flow: &mut Flow) -> Step<i32> {
 }
 
 macro_rules! senders {
-    ($($name:ident => $family:ident;)*) => {
+    ($($name:ident, $device:ident => $family:ident;)*) => {
         $(
+            /// A subprogram of its own, which the verifier checks once.
+            ///
+            /// # Safety
+            /// `skb` must be a valid context, `flow` null or this CPU's flow.
+            #[unsafe(no_mangle)]
+            #[inline(never)]
+            unsafe extern "C" fn $device(skb: *mut __sk_buff, flow: *const Flow) -> u32 {
+                // SAFETY: as the caller promises.
+                let Some(flow) = (unsafe { flow.as_ref() }) else { return 0 };
+                // SAFETY: all zeroes is a valid value of this plain struct.
+                let mut fib: FibParams = unsafe { MaybeUninit::zeroed().assume_init() };
+                look_up::<$family>(Skb(skb), flow, &mut fib);
+                fib.ifindex
+            }
+
             /// A subprogram of its own, which the verifier checks once.
             ///
             /// # Safety
@@ -190,8 +207,32 @@ macro_rules! senders {
 }
 
 senders! {
-    deliver_send_v4 => V4;
-    deliver_send_v6 => V6;
+    deliver_send_v4, deliver_device_v4 => V4;
+    deliver_send_v6, deliver_device_v6 => V6;
+}
+
+/// The device that the kernel's route to a packet's destination leaves by; where there is none, the one the packet
+/// came in by.
+#[inline(always)]
+pub fn device<F: Family>(skb: Skb, flow: &Flow) -> u32 {
+    // SAFETY: a valid context and this CPU's flow.
+    unsafe { if F::IS_V6 { deliver_device_v6(skb.0, flow) } else { deliver_device_v4(skb.0, flow) } }
+}
+
+/// Asks the kernel for its route: its answer, `BPF_FIB_LKUP_RET_`. `fib`, which is all zeroes, has the rest.
+#[inline(always)]
+fn look_up<F: Family>(skb: Skb, flow: &Flow, fib: &mut FibParams) -> u32 {
+    fib.family = F::AF;
+    fib.ifindex = flow.ifindex;
+    if F::IS_V6 {
+        fib.__bindgen_anon_3.ipv6_src = flow.tuple.src.words;
+        fib.__bindgen_anon_4.ipv6_dst = flow.tuple.dst.words;
+    } else {
+        fib.__bindgen_anon_3.ipv4_src = flow.tuple.src.v4_word();
+        fib.__bindgen_anon_4.ipv4_dst = flow.tuple.dst.v4_word();
+    }
+    // SAFETY: a valid context and an initialised struct of the given size.
+    unsafe { bpf_fib_lookup(skb.0.cast(), &raw mut *fib, size_of::<FibParams>() as i32, 0) as u32 }
 }
 
 /// A verdict, or the negative of a cause (which is never 1, the negative of [`PASS`]).
@@ -203,18 +244,7 @@ fn send<F: Family>(skb: Skb, flow: &Flow) -> i64 {
     }
     // SAFETY: all zeroes is a valid value of this plain struct.
     let mut fib: FibParams = unsafe { MaybeUninit::zeroed().assume_init() };
-    fib.family = F::AF;
-    fib.ifindex = flow.ifindex;
-    if F::IS_V6 {
-        fib.__bindgen_anon_3.ipv6_src = flow.tuple.src.words;
-        fib.__bindgen_anon_4.ipv6_dst = flow.tuple.dst.words;
-    } else {
-        fib.__bindgen_anon_3.ipv4_src = flow.tuple.src.v4_word();
-        fib.__bindgen_anon_4.ipv4_dst = flow.tuple.dst.v4_word();
-    }
-    // SAFETY: a valid context and an initialised struct of the given size.
-    let found =
-        unsafe { bpf_fib_lookup(skb.0.cast(), &raw mut fib, size_of::<FibParams>() as i32, 0) } as u32;
+    let found = look_up::<F>(skb, flow, &mut fib);
     match found {
         BPF_FIB_LKUP_RET_SUCCESS | BPF_FIB_LKUP_RET_NO_NEIGH => {}
         BPF_FIB_LKUP_RET_BLACKHOLE | BPF_FIB_LKUP_RET_UNREACHABLE | BPF_FIB_LKUP_RET_PROHIBIT => {
@@ -275,13 +305,15 @@ mod tests {
 
     #[test]
     fn a_mark_carries_its_identity() {
-        for identity in [0, 1, 6, 255, 65_535, 1 << 16, 0xab_cdef] {
+        for identity in [0, 1, 6, 255, 65_535, 1 << 16, 0xab_cdef, 1 << 24 | 1, 1 << 25 | 0xab_cdef] {
             assert_eq!(marked_identity(identity_mark(identity)), Some(identity), "{identity:x}");
+            // As kube-proxy marks it.
+            assert_eq!(marked_identity(identity_mark(identity) | 0xc000), Some(identity), "{identity:x}");
         }
         assert_eq!(marked_identity(mark::HOST), Some(1));
         assert_eq!(marked_identity(mark::SNAT_DONE), None);
         assert_eq!(marked_identity(0), None);
-        // Cut to 24 bits this would be the host's.
-        assert_eq!(marked_identity(identity_mark(1 << 24 | 1)), None);
+        // Cut to its bits this would be the host's.
+        assert_eq!(marked_identity(identity_mark(1 << 26 | 1)), None);
     }
 }

@@ -196,9 +196,12 @@ fn write<P: Packet>(packet: P, flow: &mut Flow, what: u32, line: u32) -> u32 {
     // SAFETY: reserved memory of this type; every field is written before it is submitted.
     unsafe {
         (*event).time = flow.time;
-        (*event).src = flow.tuple.src;
-        (*event).dst = flow.tuple.dst;
-        (*event).original = if flow.is_translated != 0 { flow.original } else { Address::NONE };
+        copy(&raw mut (*event).src, &flow.tuple.src);
+        copy(&raw mut (*event).dst, &flow.tuple.dst);
+        copy(
+            &raw mut (*event).original,
+            if flow.is_translated != 0 { &flow.original } else { &Address::NONE },
+        );
         (*event).src_port = if is_icmp { Be16(0) } else { flow.tuple.src_port };
         (*event).dst_port = if is_icmp {
             Be16((flow.icmp_type as u16) << 8 | flow.icmp_code as u16)
@@ -225,6 +228,17 @@ fn write<P: Packet>(packet: P, flow: &mut Flow, what: u32, line: u32) -> u32 {
     }
     entry.submit(BPF_RB_NO_WAKEUP as u64);
     0
+}
+
+/// Copies an address word by word: a copy of the whole becomes a call, with its share of the stack.
+///
+/// # Safety
+/// `to` must be valid for writing.
+#[inline(always)]
+unsafe fn copy(to: *mut Address, from: &Address) {
+    let [a, b, c, d] = from.words;
+    // SAFETY: as the caller promises.
+    unsafe { (*to).words = [a, b, c, d] };
 }
 
 #[inline(always)]

@@ -3,7 +3,7 @@
 //! It lives in a per-CPU row rather than on the stack: the stack has 512 bytes, and the verifier
 //! follows every value on it. Programs of one CPU never interleave here (bottom halves are off).
 
-use crate::{maps, packet::Packet};
+use crate::{host_stack, maps, packet::Packet};
 use aya_ebpf::helpers::generated::{bpf_jiffies64, bpf_ktime_get_coarse_ns};
 use cilium_abi::{
     Address, Be16,
@@ -156,6 +156,8 @@ pub struct Flow {
     pub is_loopback: u8,
     /// Whether a device may have summed the whole frame (0 or 1).
     pub is_from_wire: u8,
+    /// Whether the host's stack sent it (0 or 1); meaningful with `NODE_HOST_STACK` alone.
+    pub is_from_stack: u8,
 }
 
 /// Egress policy was asked and allowed the packet, for reasons that only a new revision changes.
@@ -186,6 +188,9 @@ impl Flow {
         flow.is_translated = 0;
         flow.is_loopback = 0;
         flow.is_from_wire = 0;
+        if host_stack::enabled() {
+            flow.is_from_stack = 0;
+        }
         flow.rev_nat = 0;
         flow.ifindex = packet.ifindex();
         flow.time = 0;

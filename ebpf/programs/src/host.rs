@@ -9,6 +9,7 @@ use crate::{
     deliver::{self, PASS},
     event,
     flow::{Flow, Step},
+    host_stack,
     ipcache::{self, Memory},
     packet::Skb,
     parse::{Family, L2, parse},
@@ -25,6 +26,9 @@ pub fn from<F: Family>(skb: Skb, flow: &mut Flow) -> Step<i32> {
         return Ok(PASS);
     }
     event::received(skb, flow, point::FROM_HOST);
+    if host_stack::enabled() {
+        flow.is_from_stack = 1;
+    }
     let marked = deliver::marked_identity(skb.mark());
     if let Some(endpoint) = ipcache::local(&flow.tuple.dst) {
         if endpoint.flags & ENDPOINT_HOST != 0 {
@@ -34,20 +38,26 @@ pub fn from<F: Family>(skb: Skb, flow: &mut Flow) -> Step<i32> {
         parsed?;
         admit::<F>(skb, flow, config(endpoint.ifindex)?, |flow, row| match marked {
             Some(identity) => Sender { identity, memory: Memory::NONE, is_told: true },
-            None => source::<F>(flow, row),
+            None => {
+                let sender = source::<F>(flow, row);
+                Sender { identity: host_stack::unmarked::<F>(skb, sender.identity), ..sender }
+            }
         })?;
         event::trace(skb, flow, point::TO_ENDPOINT);
         return deliver::host_side(skb, endpoint);
     }
     let sender = match marked {
         Some(identity) => identity,
-        None => source::<F>(flow, None).identity,
+        None => host_stack::unmarked::<F>(skb, source::<F>(flow, None).identity),
     };
     flow.src_identity = sender;
     let far = ipcache::far::<F>(&flow.tuple.dst, None, 0);
     flow.dst_identity = far.identity;
     match far.row {
         Some(found) if !found.tunnel.is_none() => {
+            if host_stack::enabled() && parsed.is_ok() {
+                host_stack::into_overlay::<F>(skb, flow)?;
+            }
             event::forwarded(skb, flow);
             deliver::overlay(skb, flow, &found.tunnel, identity::on_wire(sender, ipcache::world::<F>()))
         }

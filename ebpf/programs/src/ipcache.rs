@@ -39,18 +39,19 @@ pub fn world<F: Family>() -> u32 {
     if F::IS_V6 { node!(world_ipv6) } else { node!(world_ipv4) }
 }
 
-/// The endpoint of this node that has the address.
+/// The endpoint of this node that has the address. The key is a copy on the stack, here and below: what a
+/// subprogram is given as an argument is no memory for keys before Linux 6.2.
 #[inline(always)]
 pub fn local(addr: &Address) -> Option<&'static EndpointRow> {
     // SAFETY: the row is read field by field; user space replaces rows whole.
-    unsafe { ENDPOINT.get(addr) }
+    unsafe { ENDPOINT.get(*addr) }
 }
 
 /// The exact row of an address.
 #[inline(always)]
 pub fn exact(addr: &Address) -> Option<&'static IpcacheRow> {
     // SAFETY: as above.
-    unsafe { IPCACHE.get(addr) }
+    unsafe { IPCACHE.get(*addr) }
 }
 
 /// The row of the longest prefix around an address.

@@ -15,6 +15,7 @@ pub mod entry;
 pub mod event;
 pub mod flow;
 pub mod host;
+pub mod host_stack;
 pub mod ipcache;
 pub mod maps;
 pub mod metrics;

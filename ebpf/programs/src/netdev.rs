@@ -6,7 +6,7 @@ use crate::{
     deliver::{self, PASS},
     event,
     flow::{Cause, Flow, Step, kind},
-    ipcache, node, north_south,
+    host_stack, ipcache, node, north_south,
     packet::{Skb, at},
     parse::{Ethernet, Family, IPV4, IPV6, Ipv4, Ipv6, L2, Link, V4, V6, parse},
     rewrite::FromWire,
@@ -146,12 +146,21 @@ fn receive<F: Family>(skb: Skb, flow: &mut Flow) -> Step<i32> {
     }
     let endpoint = match found {
         Some(endpoint) if endpoint.flags & ENDPOINT_HOST == 0 => endpoint,
-        // The host's own, or to be routed: not ours to judge.
-        _ => return Ok(PASS),
+        // The host's own, or to be routed: not ours to judge. Netfilter may lead it to a pod yet.
+        _ => {
+            if host_stack::enabled() && !is_overlay(flow) {
+                skb.set_mark(deliver::identity_mark(host_stack::outsider::<F>(flow)));
+            }
+            return Ok(PASS);
+        }
     };
     parsed?;
     if is_near(flow) {
         return Err(cause!(INVALID_SOURCE_IP));
+    }
+    if host_stack::enabled() {
+        event::forwarded(skb, flow);
+        return Ok(deliver::stack(skb, flow, host_stack::outsider::<F>(flow), point::TO_STACK));
     }
     admit::<F>(skb, flow, config(endpoint.ifindex)?, |flow, row| source::<F>(flow, row))?;
     deliver::local::<F, FromWire>(skb, flow, endpoint)

@@ -193,12 +193,24 @@ fn onwards<F: Family>(skb: Skb, flow: &mut Flow) -> Step<i32> {
         // Another node's pod answers into the overlay only what has an address of the overlay.
         let router = if F::IS_V6 { node!(router_ipv6) } else { node!(router_ipv4) };
         snat::lend::<F, _>(skb, flow, &router)?;
-    } else {
-        // SAFETY: the row is read field by field; user space replaces rows whole.
-        let Some(device) = (unsafe { DEVICE.get(flow.ifindex) }) else { return Err(cause!(NO_DEVICE)) };
-        snat::lend::<F, _>(skb, flow, if F::IS_V6 { &device.ipv6 } else { &device.ipv4 })?;
+    } else if !snat::lend_again::<F, _>(skb, flow)? {
+        let own = own::<F>(skb, flow)?;
+        snat::lend_anew::<F, _>(skb, flow, own)?;
     }
     send_on::<F>(skb, flow, found)
+}
+
+/// The node's address on the way to a packet's destination: of the device that the route leaves by, as the kernel
+/// would choose, since the backend has to find back to it; of the one that the packet came in by, where that device
+/// has none or is not ours.
+#[inline(always)]
+fn own<F: Family>(skb: Skb, flow: &Flow) -> Step<&'static Address> {
+    let address = |ifindex: u32| {
+        // SAFETY: the row is read field by field; user space replaces rows whole.
+        unsafe { DEVICE.get(ifindex) }.map(|row| if F::IS_V6 { &row.ipv6 } else { &row.ipv4 })
+    };
+    let arrival = address(flow.ifindex).ok_or(cause!(NO_DEVICE))?;
+    Ok(address(deliver::device::<F>(skb, flow)).filter(|addr| !addr.is_none()).unwrap_or(arrival))
 }
 
 /// A packet that [`snat::incoming`] gave back its own destination, which is nobody here: the answer of a

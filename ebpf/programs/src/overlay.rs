@@ -5,6 +5,7 @@ use crate::{
     container::{Sender, admit, config},
     deliver, event,
     flow::{Flow, Step},
+    host_stack,
     ipcache::{self, Memory},
     north_south,
     packet::Skb,
@@ -62,7 +63,11 @@ pub fn from<F: Family>(skb: Skb, flow: &mut Flow) -> Step<i32> {
     unsafe { bpf_skb_change_type(skb.0, PACKET_HOST) };
     let Some(endpoint) = ipcache::local(&flow.tuple.dst) else { return Err(cause!(STALE_OR_UNROUTABLE_IP)) };
     if endpoint.flags & ENDPOINT_HOST != 0 {
-        if north_south::enabled() && parsed.is_ok() && snat::incoming::<F, _>(skb, flow)? {
+        if (north_south::enabled() || host_stack::lends::<F>())
+            && parsed.is_ok()
+            && snat::incoming::<F, _>(skb, flow)?
+            && !(host_stack::lends::<F>() && ipcache::local(&flow.tuple.dst).is_some())
+        {
             return north_south::back::<F>(skb, flow);
         }
         event::forwarded(skb, flow);
@@ -73,11 +78,17 @@ pub fn from<F: Family>(skb: Skb, flow: &mut Flow) -> Step<i32> {
     if ipcache::local(&flow.tuple.src).is_some() {
         return Err(cause!(INVALID_SOURCE_IP));
     }
+    if host_stack::enabled()
+        && let Some(verdict) = host_stack::out_of_overlay::<F>(skb, flow)?
+    {
+        return Ok(verdict);
+    }
     admit::<F>(skb, flow, config(endpoint.ifindex)?, |flow, _| match ipcache::exact(&flow.tuple.src) {
         // A node that says not itself asks but somebody outside lends its address to a service's client.
         Some(found)
             if found.identity != identity::HOST
-                && !(wire == ipcache::world::<F>() && identity::is_node(found.identity)) =>
+                && !((wire == ipcache::world::<F>() || host_stack::is_lent(wire))
+                    && identity::is_node(found.identity)) =>
         {
             Sender { identity: found.identity, memory: Memory::NONE, is_told: false }
         }

@@ -53,6 +53,13 @@ impl Skb {
         unsafe { (*self.0).mark = mark }
     }
 
+    /// Whether it came into the node by an interface, rather than from a process of the node itself.
+    #[inline(always)]
+    pub fn is_received(self) -> bool {
+        // SAFETY: as above.
+        unsafe { (*self.0).ingress_ifindex != 0 }
+    }
+
     /// Whether the frame carries a VLAN tag.
     #[inline(always)]
     pub fn is_tagged(self) -> bool {
@@ -193,6 +200,23 @@ fn difference(end: usize, start: usize) -> usize {
     {
         end - start
     }
+}
+
+/// Zero, in a way that no compiler sees: it would write many fields of it by a call, which takes its share of
+/// the stack.
+#[inline(always)]
+pub fn zero() -> u32 {
+    #[cfg(target_arch = "bpf")]
+    {
+        let zero: u64;
+        // SAFETY: one arithmetic instruction on one register.
+        unsafe {
+            core::arch::asm!("{0} = 0", out(reg) zero, options(pure, nomem, nostack));
+        }
+        zero as u32
+    }
+    #[cfg(not(target_arch = "bpf"))]
+    0
 }
 
 /// Largest offset that [`bounded`] gives.

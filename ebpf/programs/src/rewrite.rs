@@ -274,7 +274,10 @@ fn rewrite<F: Family, E: End, P: Writable>(packet: P, flow: &mut Flow, addr: &Ad
     };
     let (old_addr, old_port) = E::of(flow);
     let (old, old_port_value) = (*old_addr, old_port.0);
-    (*old_addr, *old_port) = (*addr, Be16(port));
+    // Word by word: a copy of the whole becomes a call.
+    let [a, b, c, d] = addr.words;
+    old_addr.words = [a, b, c, d];
+    *old_port = Be16(port);
     let mut failed = 0;
     // Where no checksum in the packet makes up for a change, one of the whole frame has to follow it.
     let is_bare = match proto {
@@ -291,7 +294,7 @@ fn rewrite<F: Family, E: End, P: Writable>(packet: P, flow: &mut Flow, addr: &Ad
         } else {
             let Some(to) = at::<[u32; 4], P>(packet, L2::HEADER + E::IPV6) else { return 1 };
             // SAFETY: `at` proved the field lies inside the packet.
-            unsafe { *to = addr.words };
+            unsafe { *to = [a, b, c, d] };
         }
         if pseudo && !is_bare {
             let (from, to) = (old.words, addr.words);
@@ -359,7 +362,10 @@ fn rewrite_embedded<F: Family, E: End, P: Writable>(
     let mut failed = 0;
     let (old_addr, old_port) = E::embedded(flow);
     let (old, old_port_value) = (*old_addr, old_port.0);
-    (*old_addr, *old_port) = (*addr, Be16(port));
+    // Word by word: a copy of the whole becomes a call.
+    let [a, b, c, d] = addr.words;
+    old_addr.words = [a, b, c, d];
+    *old_port = Be16(port);
     if F::IS_V6 {
         let (from, to) = (old.words, addr.words);
         // SAFETY: both arrays are 16 bytes on the stack.

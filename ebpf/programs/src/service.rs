@@ -6,6 +6,7 @@ use crate::{
     flow::{FIN, Flow, RST, Step, kind, same},
     maps::{AFFINITY, BACKEND, FRONTEND, MAGLEV, REVNAT, SLOT, SOURCE_RANGE, SourceRange},
     node,
+    packet::zero,
     parse::Family,
     rewrite::{self, Destination, Source, Writable},
 };
@@ -156,12 +157,21 @@ unsafe extern "C" fn service_choose(flow: *mut Flow, frontend: *const FrontendRo
         // A full map forgets the client that was away longest.
         let _kept = AFFINITY.insert(client, row, 0);
     }
+    let zero = zero();
     let row = CtRow {
         expires: flow.now + lifetime,
+        flags: 0,
         rev_nat: frontend.rev_nat,
         backend: number,
+        identity: zero,
+        revision: zero,
+        allowed_egress: zero,
+        allowed_ingress: zero,
+        reported_forward: zero,
+        reported_reply: zero,
         seen_forward: flow.tcp_flags,
-        ..CtRow::default()
+        seen_reply: 0,
+        reserved: 0,
     };
     if conntrack::write(&key, &row) { number } else { 0 }
 }

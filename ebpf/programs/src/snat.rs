@@ -84,13 +84,13 @@ fn refresh(key: &SnatKey, row: &mut SnatRow, now: u32) {
 
 /// Whether the row that holds a port is the flow's own, whose other half was evicted.
 #[inline(always)]
-fn is_half_of(back: &SnatKey, out: &SnatKey) -> bool {
+fn is_half_of(back: &SnatKey, tuple: &Tuple) -> bool {
     row(back).is_some_and(|row| {
-        row.flags & SNAT_HOST == 0 && row.port.0 == out.src_port.0 && same(&row.addr, &out.src)
+        row.flags & SNAT_HOST == 0 && row.port.0 == tuple.src_port.0 && same(&row.addr, &tuple.src)
     })
 }
 
-/// Finds a port of `addr` for the flow and writes both rows: the port in network order, or
+/// Finds a port of `addr` for the flow and writes the row of the way back: the port in network order, or
 /// [`NO_PORT`].
 ///
 /// # Safety
@@ -100,9 +100,14 @@ fn is_half_of(back: &SnatKey, out: &SnatKey) -> bool {
 unsafe extern "C" fn snat_allocate(flow: *mut Flow, addr: *const Address) -> u32 {
     // SAFETY: as the caller promises.
     let (Some(flow), Some(addr)) = (unsafe { (flow.as_ref(), addr.as_ref()) }) else { return NO_PORT };
-    let out = key(&flow.tuple, OUT);
-    let mut back = mirror(&out, addr, out.src_port, IN);
-    let mut half = SnatRow { addr: out.src, port: out.src_port, flags: 0, created: flow.now, used: flow.now };
+    let mut back = mirror(&key(&flow.tuple, OUT), addr, flow.tuple.src_port, IN);
+    let half = SnatRow {
+        addr: flow.tuple.src,
+        port: flow.tuple.src_port,
+        flags: 0,
+        created: flow.now,
+        used: flow.now,
+    };
     let (first, last) = (node!(snat_port_min) as u32, node!(snat_port_max) as u32);
     let span = if last >= first { last - first + 1 } else { 1 };
     for _ in 0..=TRIES {
@@ -110,18 +115,27 @@ unsafe extern "C" fn snat_allocate(flow: *mut Flow, addr: *const Address) -> u32
         let is_taken = (back.proto == proto::UDP && back.dst_port.0 == node!(tunnel_port).0)
             || (node!(flags) & NODE_LB != 0 && service::is_frontend(addr, back.dst_port, back.proto));
         let is_free = !is_taken && SNAT.insert(back, half, BPF_NOEXIST as u64).is_ok();
-        if is_free || (!is_taken && is_half_of(&back, &out)) {
-            half.addr = *addr;
-            half.port = back.dst_port;
-            return match SNAT.insert(out, half, 0) {
-                Ok(()) => back.dst_port.0 as u32,
-                Err(_) => NO_PORT,
-            };
+        if is_free || (!is_taken && is_half_of(&back, &flow.tuple)) {
+            return back.dst_port.0 as u32;
         }
         // SAFETY: a helper without arguments.
         back.dst_port = Be16::new((first + unsafe { bpf_get_prandom_u32() } % span) as u16);
     }
     NO_PORT
+}
+
+/// Writes the row of the flow's way out, to a port of `addr` that is its own; 0: done. Beside
+/// [`snat_allocate`] and not in it, for the sake of the stack.
+///
+/// # Safety
+/// `flow` must be null or this CPU's flow, `addr` null or an address.
+#[unsafe(no_mangle)]
+#[inline(never)]
+unsafe extern "C" fn snat_record(flow: *const Flow, addr: *const Address, port: u32) -> u32 {
+    // SAFETY: as the caller promises.
+    let (Some(flow), Some(addr)) = (unsafe { (flow.as_ref(), addr.as_ref()) }) else { return 1 };
+    let half = SnatRow { addr: *addr, port: Be16(port as u16), flags: 0, created: flow.now, used: flow.now };
+    SNAT.insert(key(&flow.tuple, OUT), half, 0).is_err() as u32
 }
 
 const NO_PORT: u32 = u32::MAX;
@@ -164,13 +178,24 @@ pub fn outgoing<F: Family>(skb: Skb, flow: &mut Flow, sender: &EndpointRow) -> S
 /// Sends a client's packet on with an address of this node, the same for all packets of its flow.
 #[inline(always)]
 pub fn lend<F: Family, P: Writable>(packet: P, flow: &mut Flow, addr: &Address) -> Step<()> {
+    if lend_again::<F, P>(packet, flow)? { Ok(()) } else { lend_anew::<F, P>(packet, flow, addr) }
+}
+
+/// Sends on a client's packet of a flow that has an address already; whether it has.
+#[inline(always)]
+pub fn lend_again<F: Family, P: Writable>(packet: P, flow: &mut Flow) -> Step<bool> {
+    let out = key(&flow.tuple, OUT);
+    let Some(row) = row(&out) else { return Ok(false) };
+    refresh(&out, row, flow.now);
+    rewrite::end::<F, Source, _>(packet, flow, &row.addr, row.port)?;
+    Ok(true)
+}
+
+/// Sends on a client's packet of a flow that has none yet.
+#[inline(always)]
+pub fn lend_anew<F: Family, P: Writable>(packet: P, flow: &mut Flow, addr: &Address) -> Step<()> {
     if addr.is_none() {
         return Err(cause!(SNAT_NO_MAPPING));
-    }
-    let out = key(&flow.tuple, OUT);
-    if let Some(row) = row(&out) {
-        refresh(&out, row, flow.now);
-        return rewrite::end::<F, Source, _>(packet, flow, &row.addr, row.port);
     }
     if flow.tuple.proto == proto::SCTP {
         return Err(cause!(SNAT_UNSUPPORTED_PROTOCOL));
@@ -189,7 +214,8 @@ pub fn lent(tuple: &Tuple) -> Option<&'static SnatRow> {
 fn borrow<F: Family, P: Writable>(packet: P, flow: &mut Flow, addr: &Address) -> Step<()> {
     // SAFETY: this CPU's flow and a map row's address.
     let port = unsafe { snat_allocate(flow, addr) };
-    if port == NO_PORT {
+    // SAFETY: as above.
+    if port == NO_PORT || unsafe { snat_record(flow, addr, port) } != 0 {
         return Err(cause!(SNAT_NO_MAPPING));
     }
     rewrite::end::<F, Source, _>(packet, flow, addr, Be16(port as u16))
@@ -237,7 +263,7 @@ fn stays(flow: &Flow) -> bool {
 
 /// The node's own packet: holds its port, or gives way if a pod's flow or a frontend has it.
 #[inline(always)]
-fn hold<F: Family>(skb: Skb, flow: &mut Flow, addr: &Address) -> Step<()> {
+pub fn hold<F: Family>(skb: Skb, flow: &mut Flow, addr: &Address) -> Step<()> {
     let is_echo = flow.kind == kind::ECHO && flow.icmp_type == F::ECHO_REQUEST;
     let is_ports = flow.kind == kind::PORTS && flow.tuple.proto != proto::SCTP;
     if !same(&flow.tuple.src, addr) || !(is_echo || is_ports) {

@@ -73,6 +73,7 @@ fn world(size: Size) -> World {
         mtu: 1500,
         addresses: vec!["192.168.0.1/16".parse().expect("a prefix")],
         default_route: true,
+        is_veth: false,
     });
     for n in 1..=200u8 {
         let ip = IpAddr::from([192, 168, 0, n]);

@@ -6,7 +6,7 @@ mod sockets;
 
 use cilium_engine::state::{
     Address, AddressKey, HOST_LINK, Kind, Link, LinkKind, LinkName, LinkRow, LinkUp, Mac, NET_LINK, Present,
-    Route, RouteKey, RouteRow, Sysctl, SysctlKey, VXLAN_LINK,
+    RESERVED_PORTS, Route, RouteKey, RouteRow, Sysctl, SysctlKey, VXLAN_LINK,
 };
 use cilium_kernel::net::Net;
 use cilium_kernel::net::watch::Watch;
@@ -278,6 +278,40 @@ fn two_thousand_routes_at_once() {
 }
 
 #[test]
+fn reserved_ports_join_those_of_others() {
+    for before in ["", "5000,31000-31010"] {
+        let state = tempfile::tempdir().expect("a folder");
+        Namespace::new().run(|| {
+            let key = SysctlKey(RESERVED_PORTS.into());
+            let proc = "/proc/sys/net/ipv4/ip_local_reserved_ports";
+            let (set, now) = (
+                |value: &str| std::fs::write(proc, format!("{value}\n")).expect("written"),
+                || std::fs::read_to_string(proc).expect("read").trim().to_owned(),
+            );
+            set(before);
+            let ours = "30000-32767".to_owned();
+            let net = &mut Net::open().expect("netlink");
+            net.watch_sysctls(
+                BTreeSet::from([key.clone()]),
+                Some(ours.clone()),
+                state.path().join("sysctls"),
+            );
+            assert_eq!(one::<Sysctl>(net, &key).as_deref(), Some(before), "as it is, while something lacks");
+            settle::<Sysctl>(net, &key, &ours);
+            assert_eq!(now(), if before.is_empty() { "30000-32767" } else { "5000,30000-32767" });
+            set("6000,29999-32768");
+            assert_eq!(one::<Sysctl>(net, &key), Some(ours.clone()), "more than is wanted");
+            set("30000-32766");
+            assert_eq!(one::<Sysctl>(net, &key).as_deref(), Some("30000-32766"), "less than is wanted");
+            let net = &mut Net::open().expect("netlink");
+            net.watch_sysctls(BTreeSet::new(), None, state.path().join("sysctls"));
+            remove::<Sysctl>(net, &key, &ours).expect("given back");
+            assert_eq!(now(), before);
+        });
+    }
+}
+
+#[test]
 fn parameters_are_set_and_given_back() {
     let state = tempfile::tempdir().expect("a folder");
     Namespace::new().run(|| {
@@ -286,13 +320,13 @@ fn parameters_are_set_and_given_back() {
         let before = one::<Sysctl>(net, &key).expect("there");
         let other = if before == "1" { "0" } else { "1" };
         let record = state.path().join("sysctls");
-        net.watch_sysctls(BTreeSet::new(), record.clone());
+        net.watch_sysctls(BTreeSet::new(), None, record.clone());
         assert!(all::<Sysctl>(net).is_empty());
-        net.watch_sysctls(BTreeSet::from([key.clone()]), record.clone());
+        net.watch_sysctls(BTreeSet::from([key.clone()]), None, record.clone());
         settle::<Sysctl>(net, &key, &other.to_owned());
         // A new process that wants nothing still knows what to give back.
         let net = &mut Net::open().expect("netlink");
-        net.watch_sysctls(BTreeSet::new(), record);
+        net.watch_sysctls(BTreeSet::new(), None, record);
         assert_eq!(all::<Sysctl>(net), [(key.clone(), other.to_owned())]);
         for _ in 0..2 {
             remove::<Sysctl>(net, &key, &other.to_owned()).expect("given back");

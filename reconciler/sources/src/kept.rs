@@ -1,6 +1,6 @@
 //! Small files a node keeps for itself: read without ever waiting, written whole, put aside when broken.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
@@ -50,6 +50,18 @@ pub fn read(path: &Path, most: u64) -> io::Result<Vec<u8>> {
 /// # Errors
 /// The step that failed; the file is as it was.
 pub fn write(path: &Path, bytes: &[u8], lasting: Lasting) -> Result<(), Failed> {
+    write_by(path, lasting, |file| file.write_all(bytes)).map(drop)
+}
+
+/// As [`write`], of what is written bit by bit; gives what tells this file from others.
+///
+/// # Errors
+/// As [`write`].
+pub(crate) fn write_by(
+    path: &Path,
+    lasting: Lasting,
+    fill: impl FnOnce(&mut File) -> io::Result<()>,
+) -> Result<Metadata, Failed> {
     let dir = path.parent().unwrap_or(Path::new("."));
     let beside = path.with_extension("tmp");
     let created = match File::create(&beside) {
@@ -59,22 +71,27 @@ pub fn write(path: &Path, bytes: &[u8], lasting: Lasting) -> Result<(), Failed> 
         }
         created => created,
     };
-    let written = created.and_then(|mut file| {
-        file.write_all(bytes)?;
-        if lasting == Lasting::Forever { file.sync_all() } else { Ok(()) }
-    });
-    let placed = written
+    let placed = created
+        .and_then(|mut file| {
+            fill(&mut file)?;
+            if lasting == Lasting::Forever {
+                file.sync_all()?;
+            }
+            Ok(file)
+        })
         .map_err(|error| ("write", error))
-        .and_then(|()| fs::rename(&beside, path).map_err(|error| ("rename into", error)));
+        // A rename is a change too: only after it the file stays as it is.
+        .and_then(|file| match fs::rename(&beside, path) {
+            Ok(()) => file.metadata().map_err(|error| ("look at", error)),
+            Err(error) => Err(("rename into", error)),
+        });
     if placed.is_err() {
         // The first error is the one to report.
         let _ = fs::remove_file(&beside);
-        return placed;
+    } else if lasting == Lasting::Forever {
+        sync(dir).map_err(|error| ("sync the folder of", error))?;
     }
-    match lasting {
-        Lasting::Forever => sync(dir).map_err(|error| ("sync the folder of", error)),
-        Lasting::ThisBoot => Ok(()),
-    }
+    placed
 }
 
 /// Brings a file, or the names in a folder, to the disk.

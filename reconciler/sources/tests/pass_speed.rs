@@ -38,7 +38,7 @@ fn addr(first: u8, n: u32) -> IpAddr {
 
 fn object(kind: ObjectKind, namespace: &str, name: String, facts: Facts) -> Arc<Object> {
     let name = ObjectName { namespace: namespace.to_owned(), name };
-    let header = Header { kind, name, published_by: None, place: Default::default() };
+    let header = Header { kind, name: name.into(), published_by: None, place: Default::default() };
     Arc::new(Object { header, valid: true, facts, problems: Vec::new() })
 }
 

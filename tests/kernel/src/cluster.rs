@@ -2,10 +2,13 @@
 
 use crate::Netns;
 use crate::cgroup::Cgroup;
+use crate::l1::sys;
 use crate::netns::{succeed, unique};
 use crate::probe::eventually;
+use std::ffi::CString;
 use std::io::Write;
 use std::net::IpAddr;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -252,26 +255,52 @@ impl Cluster {
 
 impl Cluster {
     /// Makes the veth devices of nodes and of the client outside behave as network cards do: what leaves has whole
-    /// checksums and no more than a frame's length, and what a driver sends back is taken. Needs `ethtool`.
-    pub fn like_cards(&self) {
-        let hosts = self.nodes.iter().map(|node| &node.netns).chain([&self.outside]);
-        for host in hosts {
-            let port = host.name().rsplit('-').next().unwrap_or("x");
+    /// checksums and no more than a frame's length, and what a driver sends back is taken at once, which the other
+    /// end of a veth does only if a program runs in its driver too. Needs `ethtool`. The programs stay while what
+    /// is returned does.
+    #[must_use]
+    pub fn like_cards(&self) -> Vec<OwnedFd> {
+        let hosts: Vec<_> = self.nodes.iter().map(|node| &node.netns).chain([&self.outside]).collect();
+        for host in &hosts {
             succeed(host.command("ethtool").args(["-K", "eth0", "tx", "off", "tso", "off", "gso", "off"]));
-            succeed(self.wire.command("ethtool").args(["-K", &format!("p-{port}"), "gro", "on"]));
         }
+        hosts.iter().map(|host| pass_in_driver(&self.wire, &port_of(host))).collect()
     }
 }
 
+/// Makes a program that passes every frame run in the driver of a device, while what is returned is there.
+pub fn pass_in_driver(netns: &Netns, device: &str) -> OwnedFd {
+    // `r0 = XDP_PASS`, `exit`.
+    let pass = sys::load_xdp(&[sys::insn(0xb7, 0, 0, 0, 2), sys::insn(0x95, 0, 0, 0, 0)])
+        .expect("the verifier takes two instructions");
+    netns.enter(|| {
+        let ifindex = index_of(device).expect("the device is there");
+        sys::run_in_driver(pass.as_fd(), ifindex).expect("its driver has XDP")
+    })
+}
+
+/// The number of an interface of the calling thread's namespace.
+fn index_of(name: &str) -> Option<u32> {
+    let name = CString::new(name).ok()?;
+    // SAFETY: a NUL-terminated name.
+    let index = unsafe { libc::if_nametoindex(name.as_ptr()) };
+    (index != 0).then_some(index)
+}
+
+/// The end on the wire of a host's device.
+fn port_of(host: &Netns) -> String {
+    format!("p-{}", host.name().rsplit('-').next().unwrap_or("x"))
+}
+
 fn plug(wire: &Netns, host: &Netns, ipv4: &str, ipv6: &str) {
-    let port = host.name().rsplit('-').next().unwrap_or("x");
-    host.ip(&format!("link add eth0 type veth peer name p-{port} netns {}", wire.name()));
+    let port = port_of(host);
+    host.ip(&format!("link add eth0 type veth peer name {port} netns {}", wire.name()));
     // Else the link-local address is tentative for a second, and until then no neighbour is asked for.
     succeed(host.command("sysctl").args(["-q", "net.ipv6.conf.eth0.accept_dad=0"]));
     host.ip(&format!("addr add {ipv4}/24 dev eth0"));
     host.ip(&format!("-6 addr add {ipv6}/64 dev eth0 nodad"));
     host.ip("link set eth0 up");
-    wire.ip(&format!("link set p-{port} master br0 up"));
+    wire.ip(&format!("link set {port} master br0 up"));
 }
 
 impl Node {

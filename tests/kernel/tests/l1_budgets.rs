@@ -3,7 +3,8 @@
 use cilium_abi::{
     maps,
     node::{
-        NODE_ALLOW_LOCALHOST, NODE_EVENT_TRACE, NODE_MASQUERADE_IPV6, NODE_SOCK, NODE_XDP, NodeConstants,
+        NODE_ALLOW_LOCALHOST, NODE_EVENT_TRACE, NODE_HOST_STACK, NODE_MASQUERADE_IPV6, NODE_SOCK, NODE_XDP,
+        NodeConstants,
     },
 };
 use cilium_tests_kernel::l1::{
@@ -30,7 +31,12 @@ fn l1_programs_stay_within_the_verifiers_budget() {
     let started = Instant::now();
     // What a node's constants switch off is not there to be verified: all that can be switched on at once.
     let mut node = constants(Mode::BalancerTunnel);
-    node.flags |= NODE_MASQUERADE_IPV6 | NODE_ALLOW_LOCALHOST | NODE_EVENT_TRACE | NODE_SOCK | NODE_XDP;
+    node.flags |= NODE_MASQUERADE_IPV6
+        | NODE_ALLOW_LOCALHOST
+        | NODE_EVENT_TRACE
+        | NODE_SOCK
+        | NODE_XDP
+        | NODE_HOST_STACK;
     let bpf = lab::load(&node, Some(lab::ROWS));
     println!("loaded in {:.0} ms", started.elapsed().as_secs_f64() * 1e3);
     let mut over = Vec::new();

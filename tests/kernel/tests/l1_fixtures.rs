@@ -17,6 +17,8 @@ mod conntrack;
 mod elsewhere;
 #[path = "l1/hooks.rs"]
 mod hooks;
+#[path = "l1/host_stack.rs"]
+mod host_stack;
 #[path = "l1/malformed.rs"]
 mod malformed;
 #[path = "l1/masquerade.rs"]
@@ -27,6 +29,8 @@ mod north_south;
 mod policy;
 #[path = "l1/refusals.rs"]
 mod refusals;
+#[path = "l1/roads.rs"]
+mod roads;
 #[path = "l1/service.rs"]
 mod service;
 

@@ -72,7 +72,14 @@ fn table(node: &Node, addr: IpAddr, port: u16) -> Option<Vec<String>> {
 /// Who answers a packet from this port.
 fn ask(source: u16, to: SocketAddr) -> Option<String> {
     let any = if to.is_ipv4() { "0.0.0.0" } else { "::" };
-    let socket = UdpSocket::bind((any.parse::<IpAddr>().expect("an address"), source)).ok()?;
+    let any: IpAddr = any.parse().expect("an address");
+    // A process that another test is just starting holds the port's last socket until it has begun to run.
+    let mut bound = None;
+    eventually(Duration::from_secs(2), || {
+        bound = UdpSocket::bind((any, source)).ok();
+        bound.is_some()
+    });
+    let socket = bound.unwrap_or_else(|| panic!("source port {source} stays taken"));
     socket.set_read_timeout(Some(scaled(Duration::from_secs(2)))).ok()?;
     socket.connect(to).ok()?;
     socket.send(b"?").ok()?;

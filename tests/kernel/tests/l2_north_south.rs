@@ -2,11 +2,12 @@
 //! the other; and who may not be served.
 
 use cilium_tests_kernel::cluster::{OUTSIDE_V4, OUTSIDE_V6, binary};
-use cilium_tests_kernel::probe::{Answer, ask_tcp, eventually, serve, tcp, udp};
+use cilium_tests_kernel::probe::{Answer, ask_tcp, eventually, scaled, serve, tcp, udp};
 use cilium_tests_kernel::{Cluster, Mode, Netns, Options, Pod};
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader};
-use std::net::{IpAddr, SocketAddr};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::os::fd::OwnedFd;
 use std::process::{Child, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -121,6 +122,7 @@ impl Drop for Monitor {
 /// Two nodes with a backend each, and Services in front of them.
 struct Stage {
     cluster: Cluster,
+    _cards: Vec<OwnedFd>,
     /// Theirs are the namespaces that the backends serve in.
     _backends: [Pod; 2],
     client: Pod,
@@ -137,7 +139,7 @@ impl Stage {
     fn set(mode: Mode, accelerated: bool) -> Self {
         let extra = if accelerated { "[load_balancer]\nacceleration = \"native\"\n" } else { "" }.to_owned();
         let cluster = Cluster::start(&Options { mode, extra, ..Options::default() });
-        cluster.like_cards();
+        let cards = cluster.like_cards();
         let ports = ["TCP", "UDP"]
             .map(|proto| format!("{{containerPort: {TARGET}, hostPort: {HOST_PORT}, protocol: {proto}}}"));
         cluster.write(
@@ -176,6 +178,7 @@ impl Stage {
         }
         let stage = Self {
             cluster,
+            _cards: cards,
             _backends: [near, far],
             client,
             mode,
@@ -385,6 +388,37 @@ impl Stage {
         }
     }
 
+    /// Many questions on one connection to a backend elsewhere, of 1 to 64 bytes: in answer to each the server's name.
+    fn conversation(&self) {
+        const QUESTIONS: usize = 500;
+        for to in self.node(0) {
+            *self.cells.lock().unwrap() += 1;
+            let before = self.sent_by_driver(0);
+            let talk = || -> std::io::Result<usize> {
+                let patience = scaled(PATIENCE);
+                let to = SocketAddr::new(to, node_port(22));
+                let mut stream = TcpStream::connect_timeout(&to, patience)?;
+                stream.set_nodelay(true)?;
+                stream.set_read_timeout(Some(patience))?;
+                let (mut right, mut buffer) = (0, [0; 128]);
+                for n in 0..QUESTIONS {
+                    stream.write_all(&[b'?'; 64][..1 + n % 64])?;
+                    let n = stream.read(&mut buffer)?;
+                    right += usize::from(buffer[..n].starts_with(b"far "));
+                }
+                Ok(right)
+            };
+            let right = self.cluster.outside.enter(talk);
+            let sent = self.sent_by_driver(0) - before;
+            // Question and answer; acknowledgements may go with them.
+            let by_driver = sent >= 2 * QUESTIONS as u64;
+            let wanted = self.accelerated && self.mode == Mode::Native;
+            if !matches!(right, Ok(QUESTIONS)) || by_driver != wanted {
+                self.fail(format!("conversation with {to}: {right:?} of {QUESTIONS}, drivers sent {sent}"));
+            }
+        }
+    }
+
     fn end(self) {
         let failed = self.failed.into_inner().unwrap();
         println!("{:?}: {} cells", self.mode, self.cells.into_inner().unwrap());
@@ -396,6 +430,7 @@ fn matrix(mode: Mode, accelerated: bool) {
     let stage = Stage::set(mode, accelerated);
     stage.frontends();
     stage.drivers();
+    stage.conversation();
     stage.local();
     stage.refused();
     stage.many();
@@ -409,6 +444,16 @@ fn tunnel() {
 }
 
 #[test]
+fn tunnel_accelerated() {
+    matrix(Mode::Tunnel, true);
+}
+
+#[test]
 fn native() {
     matrix(Mode::Native, false);
+}
+
+#[test]
+fn native_accelerated() {
+    matrix(Mode::Native, true);
 }

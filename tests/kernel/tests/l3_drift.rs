@@ -318,7 +318,7 @@ impl Lab {
                 "file",
                 reading,
                 format!(
-                    "sed 's/name: .*/name: stray{n}/' {published}/n1.ciliumnode.yaml > {published}/.x.tmp && mv {published}/.x.tmp {published}/stray{n}.yaml"
+                    "sed 's/name: .*/name: stray{n}/' {published}/n1.ciliumnode.yaml > {published}/.x.tmp && mv {published}/.x.tmp {published}/n1.stray{n}.yaml"
                 ),
             ),
             node(

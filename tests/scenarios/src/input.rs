@@ -119,6 +119,7 @@ impl Inputs {
                 mtu: d.mtu,
                 addresses: d.addresses,
                 default_route: d.default_route,
+                is_veth: false,
             })
         };
         Ok(HostFacts {

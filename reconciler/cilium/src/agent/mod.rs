@@ -9,6 +9,7 @@
 
 mod api;
 mod attachments;
+mod drivers;
 mod events;
 mod gc;
 mod health_check;

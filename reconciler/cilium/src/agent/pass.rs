@@ -5,6 +5,7 @@
 
 mod destroy;
 
+use super::drivers;
 use super::history::History;
 use super::offline::folder_to_look;
 use super::refusals::{self, Refusals};
@@ -22,9 +23,10 @@ use cilium_engine::problem::Problems;
 use cilium_engine::realise::{Outcome, Report, observe, realise};
 use cilium_engine::scope::Scopes;
 use cilium_engine::state::{
-    AttachmentKey, Backend, DesiredState, Hook, Kind, LinkName, PodInterface, RowId, SourceSet, State, Table,
+    AttachmentKey, Backend, DesiredState, Kind, LinkName, PodInterface, RESERVED_PORTS, RowId, SourceSet,
+    State, SysctlKey, Table,
 };
-use cilium_engine::world::{HostFacts, World};
+use cilium_engine::world::{HostDevice, HostFacts, World};
 use cilium_kernel::bpf::object_digest;
 use cilium_kernel::{AttachMode, Kernel, KernelPaths};
 use cilium_sources::config::Loaded;
@@ -120,7 +122,7 @@ pub(crate) struct Done {
     pod_interfaces: Table<PodInterface>,
     backends: Table<Backend>,
     sockets_at: Option<PathBuf>,
-    drivers: Vec<AttachmentKey>,
+    drivers: Vec<(AttachmentKey, bool)>,
     desired: DesiredState,
     book: IdBook,
 }
@@ -131,8 +133,8 @@ impl Done {
         self.sockets_at.as_deref()
     }
 
-    /// Devices whose drivers are to serve clients outside.
-    pub(crate) fn drivers(&self) -> &[AttachmentKey] {
+    /// The hooks of drivers of all devices, and whether they are to serve clients outside.
+    pub(crate) fn drivers(&self) -> &[(AttachmentKey, bool)] {
         &self.drivers
     }
 
@@ -305,6 +307,11 @@ impl Reconciler {
         Ok(self.assembler.assemble(&snapshot, &self.records, facts, &self.loaded.config))
     }
 
+    /// A device as it was read last.
+    pub(crate) fn device(&self, name: &LinkName) -> Option<&HostDevice> {
+        self.memo.facts.as_ref()?.devices.iter().find(|device| device.name == *name)
+    }
+
     fn facts(&mut self, looking: &Looking) -> Result<HostFacts> {
         if let (Looking::AtChanges(heard), Some(facts)) = (looking, &self.memo.facts)
             && heard.is_empty()
@@ -370,14 +377,7 @@ impl Reconciler {
                 .iter()
                 .next()
                 .map(|(_, e)| e.row.cgroup.clone()),
-            drivers: thought
-                .desired
-                .state
-                .attachments
-                .keys()
-                .filter(|key| key.hook == Hook::Xdp)
-                .cloned()
-                .collect(),
+            drivers: drivers::hooks(&thought.desired.state),
             wanted: Kind::ALL.iter().map(|kind| (*kind, thought.desired.state.count(*kind))).collect(),
             synced: thought.desired.synced.contains(SourceSet::ALL),
             in_sync: false,
@@ -535,8 +535,9 @@ impl Reconciler {
 }
 
 fn watch_sysctls(kernel: &mut Kernel, compiled: &Compiled, config: &Config) {
-    let wanted = compiled.desired.state.sysctls.keys().cloned().collect();
-    kernel.net.watch_sysctls(wanted, sysctl_record(config));
+    let wanted = &compiled.desired.state.sysctls;
+    let reserved = wanted.find(&SysctlKey(RESERVED_PORTS.to_owned())).cloned();
+    kernel.net.watch_sysctls(wanted.keys().cloned().collect(), reserved, sysctl_record(config));
 }
 
 /// Where is written what sysctls were before this project changed them.

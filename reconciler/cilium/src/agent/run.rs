@@ -1,15 +1,17 @@
 //! The agent's life: open, loop, servers, end. The datapath stays when it ends.
 
 use super::attachments::{Attachments, Waiting};
+use super::drivers::DriverStatus;
 use super::health_check::HealthChecks;
 use super::metrics::{AgentMetrics, KindLabel, SeverityLabel, StageLabel, StepLabel, TriggerLabel};
 use super::pass::{Done, Looking, Reconciler};
 use super::shared::{Shared, Wake};
 use super::sockets::Terminator;
-use super::status::{DriverStatus, FailedRow, KindStatus, SocketState, SocketStatus, Status};
+use super::status::{FailedRow, KindStatus, SocketState, SocketStatus, Status};
 use super::view::Shown;
 use super::{WriterLock, api, events, gc, memory, wakers};
 use anyhow::{Context, Result};
+use cilium_engine::config::Acceleration;
 use cilium_engine::plan::Verb;
 use cilium_engine::problem::Severity;
 use cilium_engine::realise::Outcome;
@@ -401,9 +403,12 @@ impl Loop {
     }
 
     fn drivers(&self, done: &Done) -> Vec<DriverStatus> {
-        let status = |key: &AttachmentKey| DriverStatus {
-            device: key.link.0.clone(),
-            active: self.reconciler.kernel.bpf.is_in_driver(key),
+        let reconciler = &self.reconciler;
+        if reconciler.loaded.config.load_balancer.at_drivers() == Acceleration::Disabled {
+            return Vec::new();
+        }
+        let status = |(key, is_wanted): &(AttachmentKey, bool)| {
+            DriverStatus::of(&reconciler.kernel.bpf, key, *is_wanted, reconciler.device(&key.link))
         };
         done.drivers().iter().map(status).collect()
     }

@@ -1,5 +1,6 @@
 //! Health as it was observed: what the last pass found, never "the process is alive".
 
+use super::drivers::DriverStatus;
 use cilium_engine::problem::Problems;
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -32,28 +33,12 @@ pub(crate) struct Status {
     pub unread: Vec<FailedRow>,
     /// Services at sockets.
     pub sockets: SocketStatus,
-    /// Devices whose drivers are to serve clients outside.
+    /// Devices and whether their drivers serve clients outside; none: disabled.
     pub acceleration: Vec<DriverStatus>,
     /// Services whose `healthCheckNodePort` is not served, and why.
     pub health_checks: Vec<String>,
     /// What is wrong with objects.
     pub problems: Problems,
-}
-
-/// A device whose driver is to serve clients outside.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub(crate) struct DriverStatus {
-    /// The device.
-    pub device: String,
-    /// Whether it does.
-    pub active: bool,
-}
-
-impl fmt::Display for DriverStatus {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {}", self.device, if self.active { "active" } else { "inactive" })
-    }
 }
 
 /// Services at sockets.

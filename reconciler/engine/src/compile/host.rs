@@ -7,8 +7,8 @@ use super::site::{Family, Neighbour, Site};
 use crate::config::Config;
 use crate::state::{
     Address, AddressKey, Device, DeviceRow, Endpoint, EndpointKey, EndpointRow, HOST_LINK, IdentityId,
-    LINK_ALIAS_PREFIX, Link, LinkKind, LinkName, LinkRow, LinkUp, Mac, NET_LINK, Only, Present, Route,
-    RouteKey, RouteRow, Runtime, RuntimeRow, Sysctl, SysctlKey, VXLAN_LINK,
+    LINK_ALIAS_PREFIX, Link, LinkKind, LinkName, LinkRow, LinkUp, Mac, NET_LINK, Only, Present,
+    RESERVED_PORTS, Route, RouteKey, RouteRow, Runtime, RuntimeRow, Sysctl, SysctlKey, VXLAN_LINK,
 };
 use crate::world::HostDevice;
 use cilium_abi::identity;
@@ -27,9 +27,9 @@ fn mac(site: &Site, link: &str) -> Mac {
 
 /// Writes the rows.
 pub(super) fn compile(site: &Site, config: &Config, rows: &mut Rows) {
-    sysctls(site, rows);
+    sysctls(site, config, rows);
     links(site, config, rows);
-    addresses(site, rows);
+    addresses(site, config, rows);
     devices(site, rows);
     routes(site, config, rows);
 }
@@ -79,7 +79,7 @@ fn route_mtu(site: &Site) -> u32 {
 
 /// Kernel parameters. New interfaces take over `default`, ours among them; the stricter of `all` and the
 /// interface's own counts (Documentation/networking/ip-sysctl.rst, `rp_filter`).
-fn sysctls(site: &Site, rows: &mut Rows) {
+fn sysctls(site: &Site, config: &Config, rows: &mut Rows) {
     let why = because(&config_origin("ipv4"));
     let mut set =
         |key: &str, value: &str| rows.put::<Sysctl>(SysctlKey(key.to_owned()), value.to_owned(), &why);
@@ -91,9 +91,16 @@ fn sysctls(site: &Site, rows: &mut Rows) {
     if site.ipv6 {
         set("net.ipv6.conf.all.forwarding", "1");
     }
+    if config.load_balancer.kube_proxy_replacement {
+        // What comes in for a NodePort is the frontend's: a connection of the node's own could not use it.
+        let [first, last] = config.load_balancer.node_port_range;
+        let ports = if first == last { first.to_string() } else { format!("{first}-{last}") };
+        let why = because(&config_origin("load_balancer.node_port_range"));
+        rows.put::<Sysctl>(SysctlKey(RESERVED_PORTS.to_owned()), ports, &why);
+    }
 }
 
-fn addresses(site: &Site, rows: &mut Rows) {
+fn addresses(site: &Site, config: &Config, rows: &mut Rows) {
     let why = because(&site.origin);
     for router in site.routers() {
         let key = AddressKey { link: HOST_LINK.into(), addr: IpNet::from(router) };
@@ -110,7 +117,7 @@ fn addresses(site: &Site, rows: &mut Rows) {
             "a prefix with at least two addresses, or a CiliumInternalIP",
         );
     }
-    if site.pod_cidrs.is_empty() {
+    if site.pod_cidrs.is_empty() && config.paths.cni_conf_dir.is_some() {
         rows.warning(
             &site.origin,
             "this node has no pod CIDRs: no pod can be attached".to_owned(),

@@ -34,6 +34,7 @@ mod view;
 
 pub use book::IdBook;
 pub use identity::{Identity, Sort};
+pub use publish::published_prefix;
 pub use site::{pod_cidrs, router_addresses};
 pub use view::{
     BackendView, EndpointView, HealthCheckView, NodeView, PolicyView, RuleView, ServiceView, View, ViewWay,
@@ -119,9 +120,7 @@ impl Compiler {
         self.addresses.update(&pass, identities, &mut edits);
         self.endpoints.update(&pass, &self.set, identities, policies, &mut edits);
         self.claims.update(&pass, identities, &mut edits);
-        if config.load_balancer.kube_proxy_replacement {
-            self.services.update(&pass, &mut edits);
-        }
+        self.services.update(&pass, &mut edits);
         show(&mut self.view, &pass, identities, policies);
         self.view.services = self.services.views.clone();
         self.view.health_checks = self.services.health_checks.clone();

@@ -8,7 +8,7 @@ use crate::state::{
     Attachment, AttachmentKey, AttachmentRow, BpfMap, HOST_LINK, Hook, LinkName, MapKey, MapRow, NET_LINK,
     Position, ProgramSet, ProgramSetRow, SetId, VXLAN_LINK, Why,
 };
-use crate::world::World;
+use crate::world::{HostDevice, World};
 use cilium_abi::maps::{self, MapSpec};
 use cilium_abi::node::{self, NodeConstants};
 use cilium_abi::{Address, Be16};
@@ -68,13 +68,14 @@ pub(super) fn compile(
     for device in &site.devices {
         attach(&device.name, &Hooked::DEVICE, set, &why, rows);
     }
-    let first = match acceleration {
+    let (first, with_veth) = match acceleration {
         Acceleration::Disabled => return,
-        Acceleration::Native => Position::First,
-        Acceleration::BestEffort => Position::IfAble,
+        Acceleration::Native => (Position::First, true),
+        Acceleration::BestEffort => (Position::IfAble, false),
     };
     let why = because(&config_origin("load_balancer.acceleration"));
-    for device in site.devices.iter().filter(|device| device.mac.is_some()) {
+    let able = |device: &&HostDevice| device.mac.is_some() && (with_veth || !device.is_veth);
+    for device in site.devices.iter().filter(able) {
         let key = AttachmentKey { link: device.name.clone(), hook: Hook::Xdp };
         let row = AttachmentRow { program: DRIVER.to_owned(), set: set.clone(), first };
         rows.put::<Attachment>(key, row, &why);
@@ -153,6 +154,7 @@ pub(super) fn constants(world: &World, site: &Site, config: &Config) -> NodeCons
         (node::NODE_ALLOW_LOCALHOST, config.policy.localhost_always_allowed()),
         (node::NODE_LB, config.load_balancer.kube_proxy_replacement),
         (node::NODE_XDP, config.load_balancer.at_drivers() != Acceleration::Disabled),
+        (node::NODE_HOST_STACK, config.through_host_stack()),
         (node::NODE_SOCK, at_sockets),
         (node::NODE_SOCK_HOST_ONLY, at_sockets && config.load_balancer.socket_host_namespace_only),
         (node::NODE_EVENT_VERDICT, config.monitor.policy_verdict),

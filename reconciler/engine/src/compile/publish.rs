@@ -24,7 +24,7 @@ pub(super) fn node(config: &Config, site: &Site, rows: &mut Rows) {
     }
     let Some(dir) = &config.source.manifests.publish else { return };
     let why = because(&site.origin);
-    put(&dir.join(format!("{}.ciliumnode.yaml", file_part(&site.name))), node_text(site), &why, rows);
+    put(&dir.join(published_prefix(&site.name) + "ciliumnode.yaml"), node_text(site), &why, rows);
 }
 
 /// The file of an endpoint.
@@ -40,8 +40,8 @@ pub(super) fn endpoint(
     let why = because(&record.origin());
     let (namespace, name) = object_name(record);
     let file = format!(
-        "{}.ciliumendpoint.{}.{}.yaml",
-        file_part(&site.name),
+        "{}ciliumendpoint.{}.{}.yaml",
+        published_prefix(&site.name),
         file_part(&namespace),
         file_part(&name)
     );
@@ -87,7 +87,7 @@ impl Claims {
                 continue;
             }
             let mut rows = Rows::default();
-            let file = format!("{}.ciliumidentity.{id}.yaml", file_part(&site.name));
+            let file = format!("{}ciliumidentity.{id}.yaml", published_prefix(&site.name));
             put(&dir.join(file), claim_text(site, id, labels), why, &mut rows);
             let before = self.rows.remove(&id).map(|(.., rows)| rows);
             let mut kept = before.unwrap_or_default();
@@ -99,6 +99,12 @@ impl Claims {
 
 fn put(path: &Path, content: String, why: &Why, rows: &mut Rows) {
     rows.put::<File>(FileKey(path.to_owned()), FileRow { content, mode: 0o644 }, why);
+}
+
+/// How the names of all files that the node of this name publishes begin. Those of a node whose name goes on
+/// after a dot may begin so too.
+pub fn published_prefix(node: &str) -> String {
+    file_part(node) + "."
 }
 
 /// A name as part of a file name: never a path.

@@ -35,9 +35,11 @@ pub enum Acceleration {
     /// They do not.
     #[default]
     Disabled,
-    /// They do (XDP), in the driver of every device; one whose driver cannot is reported as a failure.
+    /// They do (XDP), in the driver of every device; one whose driver cannot is reported as a failure. Some cards lose
+    /// their link for a moment when a program is attached.
     Native,
-    /// They do where the driver can; `cilium status` names the devices where it cannot.
+    /// They do where the driver can, but for veth devices, which may lose what they send back; `cilium status` says
+    /// why a device is left out.
     BestEffort,
 }
 
@@ -45,8 +47,10 @@ pub enum Acceleration {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct LoadBalancer {
-    /// Services are translated here: for traffic of pods, and on the devices for clients outside. `false` leaves
-    /// them to kube-proxy.
+    /// Services are served here: at sockets, for packets of pods, and on the devices for clients outside. `false`
+    /// leaves them to a kube-proxy, but for ClusterIPs that pods ask, whose packets are translated here still; the
+    /// other keys about where Services are met then have no effect, and pods' traffic goes through the host's stack
+    /// (`routing.host_stack`), where kube-proxy's rules are.
     #[schemars(extend("x-impact" = "disruptive"))]
     pub kube_proxy_replacement: bool,
     /// Sockets that connect, or send, to a Service meet a backend there and then, on the node itself and in its pods:
@@ -82,7 +86,8 @@ pub struct LoadBalancer {
     /// `loadBalancerSourceRanges` hold for NodePorts and external IPs too, not for load balancer addresses alone.
     #[schemars(extend("x-impact" = "hitless"))]
     pub source_ranges_all_types: bool,
-    /// First and last port that NodePorts may have. One outside is not served.
+    /// First and last port that NodePorts may have. One outside is not served. The host keeps them from its own
+    /// connections (`net.ipv4.ip_local_reserved_ports`, beside what is reserved there already).
     #[schemars(
         with = "Vec<u16>",
         inner(range(min = 1, max = 65535)),
@@ -101,6 +106,11 @@ pub struct LoadBalancer {
 const NODE_PORTS: [u16; 2] = [30_000, 32_767];
 
 impl LoadBalancer {
+    /// Whether clients outside are served at ClusterIPs.
+    pub fn cluster_ips_outside(&self) -> bool {
+        self.kube_proxy_replacement && self.external_cluster_ip
+    }
+
     /// Whether programs of sockets are wanted.
     pub fn at_sockets(&self) -> bool {
         self.kube_proxy_replacement && self.socket

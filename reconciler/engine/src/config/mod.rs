@@ -130,6 +130,11 @@ impl Config {
         Digest::of(self.to_value().to_string().as_bytes())
     }
 
+    /// Whether pods' traffic goes through the host's stack.
+    pub fn through_host_stack(&self) -> bool {
+        self.routing.host_stack || !self.load_balancer.kube_proxy_replacement
+    }
+
     /// The values as JSON, the form `keys`, `changes` and `validate` walk.
     pub fn to_value(&self) -> serde_json::Value {
         serde_json::to_value(self).expect("every field of Config serialises: plain structs, string keys")

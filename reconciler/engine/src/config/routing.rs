@@ -108,6 +108,11 @@ pub struct Routing {
     /// route.
     #[schemars(extend("x-impact" = "reload"))]
     pub devices: Vec<Device>,
+    /// What pods send beyond the pods of this node and the overlay, and what comes to them from there, goes through
+    /// the host's stack, so that netfilter (iptables, nftables) sees it: slower, and its FORWARD rules must let it pass.
+    /// Without `load_balancer.kube_proxy_replacement` it is on in any case, for kube-proxy's rules.
+    #[schemars(extend("x-impact" = "reload"))]
+    pub host_stack: bool,
     /// MTU of the network between nodes, in bytes; pods get this less the encapsulation. 0: the least of the
     /// devices'.
     #[schemars(range(min = 0, max = 65535), extend("x-impact" = "hitless"))]
@@ -124,6 +129,7 @@ impl Default for Routing {
             ipv6_native_cidr: None,
             auto_direct_node_routes: false,
             devices: Vec::new(),
+            host_stack: false,
             mtu: 0,
         }
     }

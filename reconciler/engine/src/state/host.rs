@@ -46,9 +46,13 @@ impl fmt::Display for Mac {
     }
 }
 
-/// A kernel parameter from the fixed list this project sets.
+/// A kernel parameter from the fixed list this project sets. Of [`RESERVED_PORTS`] the row says what it has at least.
 #[derive(Clone, Debug)]
 pub struct Sysctl;
+
+/// Ports that no socket of the host is given unasked: a list of ports and ranges, `80,30000-32767`, which others
+/// write in as well (Documentation/networking/ip-sysctl.rst).
+pub const RESERVED_PORTS: &str = "net.ipv4.ip_local_reserved_ports";
 
 /// `net.ipv4.conf.cilium_host.rp_filter`: dots as in sysctl(8), a dot inside an interface name as `/`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -33,7 +33,7 @@ number! {
 }
 
 /// IP protocols that services and policies name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
 pub struct Protocol(pub u8);
 
 impl Protocol {

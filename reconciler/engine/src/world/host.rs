@@ -17,6 +17,9 @@ pub struct HostDevice {
     pub addresses: Vec<IpNet>,
     /// A default route leaves through it.
     pub default_route: bool,
+    /// It is one end of a veth pair: frames that its driver sends back arrive only if a program runs in the driver
+    /// of the other end, which nobody here can see.
+    pub is_veth: bool,
 }
 
 /// Where programs of sockets can be attached.

@@ -1,10 +1,11 @@
 //! Labels with their sources, and selectors over them.
 
+use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 /// A label's name: `k8s:app`, `reserved:host`, `cidr:10.0.0.0/8`.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Label {
     /// Where it comes from: `k8s`, `reserved`, `cidr`, `container`; in selectors also `any`.
     pub source: String,
@@ -31,7 +32,7 @@ impl fmt::Display for Label {
 }
 
 /// A set of labels with values; `Display` is `k8s:app=web,reserved:host`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Labels(pub BTreeMap<Label, String>);
 
 impl Labels {
@@ -60,7 +61,7 @@ impl fmt::Display for Labels {
 }
 
 /// How a requirement compares.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Operator {
     /// The value is one of these.
     In(BTreeSet<String>),
@@ -73,7 +74,7 @@ pub enum Operator {
 }
 
 /// One condition of a selector.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Requirement {
     /// The label; source `any` means every source.
     pub label: Label,
@@ -82,7 +83,7 @@ pub struct Requirement {
 }
 
 /// All requirements must hold; none: everything is selected.
-#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Selector {
     /// The conditions, sorted.
     pub requirements: Vec<Requirement>,

@@ -4,13 +4,14 @@ use super::Labels;
 use crate::shared::Shared;
 use crate::state::{IdentityId, Mac, Origin, Protocol};
 use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
 /// Where an object was read: file and line.
-#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Place {
     /// Path relative to the manifest folder, or a source's name.
     pub file: String,
@@ -26,7 +27,7 @@ impl fmt::Display for Place {
 }
 
 /// Namespace and name; the namespace of cluster-scoped objects is empty.
-#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct ObjectName {
     /// Namespace.
     pub namespace: String,
@@ -52,7 +53,7 @@ impl fmt::Display for ObjectName {
 }
 
 /// A namespace.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Namespace {
     /// Its labels, without source.
     pub labels: BTreeMap<String, String>,
@@ -61,7 +62,7 @@ pub struct Namespace {
 }
 
 /// What a node's address is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum NodeAddressKind {
     /// Reaches the node on the underlay.
     InternalIp,
@@ -72,7 +73,7 @@ pub enum NodeAddressKind {
 }
 
 /// An address of a node.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct NodeAddress {
     /// What it is for.
     pub kind: NodeAddressKind,
@@ -81,7 +82,7 @@ pub struct NodeAddress {
 }
 
 /// A node of the cluster, from CiliumNode (wins) and Node.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Node {
     /// Addresses, in the order given.
     pub addresses: Vec<NodeAddress>,
@@ -104,7 +105,7 @@ impl Node {
 }
 
 /// A named container port.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct PodPort {
     /// Name.
     pub name: String,
@@ -115,7 +116,7 @@ pub struct PodPort {
 }
 
 /// A container port that is reached on the node's addresses (`hostPort`).
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct HostPort {
     /// The one address of the node (`hostIP`); an unspecified one stands for all of its family.
     pub ip: Option<IpAddr>,
@@ -128,7 +129,7 @@ pub struct HostPort {
 }
 
 /// A pod.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Pod {
     /// Labels, without source.
     pub labels: BTreeMap<String, String>,
@@ -149,7 +150,7 @@ pub struct Pod {
 }
 
 /// A published claim: this number stands for these labels.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct IdentityClaim {
     /// The number.
     pub number: IdentityId,
@@ -162,7 +163,7 @@ pub struct IdentityClaim {
 }
 
 /// An endpoint of another node (CiliumEndpoint).
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct RemoteEndpoint {
     /// Its addresses.
     pub ips: Vec<IpAddr>,

@@ -9,9 +9,10 @@
 use super::Selector;
 use crate::state::{Direction, Origin, Protocol};
 use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
 
 /// Which endpoints a rule is about.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Subject {
     /// Endpoints whose labels are selected (a namespaced policy's namespace is a requirement).
     Endpoints(Selector),
@@ -20,7 +21,7 @@ pub enum Subject {
 }
 
 /// Directions in which the subjects enter default deny.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct DefaultDeny {
     /// Ingress.
     pub ingress: bool,
@@ -29,7 +30,7 @@ pub struct DefaultDeny {
 }
 
 /// One rule (`spec`, or one of `specs`).
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct PolicyRule {
     /// Object, place and index.
     pub origin: Origin,
@@ -42,7 +43,7 @@ pub struct PolicyRule {
 }
 
 /// Allow or deny.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum RuleVerdict {
     /// Allow.
     Allow,
@@ -51,7 +52,7 @@ pub enum RuleVerdict {
 }
 
 /// One entry of `ingress`, `egress`, `ingressDeny` or `egressDeny`: any of the peers on any of the ports.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Clause {
     /// Direction.
     pub direction: Direction,
@@ -66,7 +67,7 @@ pub struct Clause {
 }
 
 /// Peers of a clause.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum PeerSet {
     /// No condition on the peer.
     Any,
@@ -75,7 +76,7 @@ pub enum PeerSet {
 }
 
 /// One peer.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Peer {
     /// Endpoints of the cluster whose labels are selected.
     Endpoints(Selector),
@@ -91,7 +92,7 @@ pub enum Peer {
 }
 
 /// Entities (features.md §1.4).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Entity {
     /// Everything.
     All,
@@ -122,7 +123,7 @@ pub enum Entity {
 }
 
 /// Ports of a clause.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum PortSet {
     /// Every protocol and port.
     Any,
@@ -131,7 +132,7 @@ pub enum PortSet {
 }
 
 /// A protocol with a range of ports, or an ICMP type.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct PortMatch {
     /// Protocol, never 0: `ANY` is lowered to TCP, UDP and SCTP.
     pub proto: Protocol,

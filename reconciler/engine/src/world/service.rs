@@ -4,11 +4,12 @@
 use super::{Label, Labels, Place, Selector};
 use crate::state::Protocol;
 use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 /// An address family.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum IpFamily {
     /// IPv4.
     V4,
@@ -24,7 +25,7 @@ impl IpFamily {
 }
 
 /// What `targetPort` says.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum TargetPort {
     /// A number.
     Number(u16),
@@ -33,7 +34,7 @@ pub enum TargetPort {
 }
 
 /// A port of a Service.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct ServicePort {
     /// Name, empty if it is the only one.
     pub name: String,
@@ -48,7 +49,7 @@ pub struct ServicePort {
 }
 
 /// `spec.type`; a headless Service is a kind of its own here.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum ServiceKind {
     /// Reached by its ClusterIPs (and external IPs).
     #[default]
@@ -64,7 +65,7 @@ pub enum ServiceKind {
 }
 
 /// The kinds of frontend a Service can have.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum FrontendKind {
     /// A ClusterIP and the Service's port.
     ClusterIp,
@@ -77,7 +78,7 @@ pub enum FrontendKind {
 }
 
 /// `internalTrafficPolicy` and `externalTrafficPolicy`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum TrafficPolicy {
     /// Backends anywhere.
     #[default]
@@ -87,7 +88,7 @@ pub enum TrafficPolicy {
 }
 
 /// Where load balancer addresses come from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Allocation {
     /// Someone writes `status.loadBalancer`; what the spec asks for is no more than a wish.
     ByStatus,
@@ -96,7 +97,7 @@ pub enum Allocation {
 }
 
 /// Load balancer addresses of a Service.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct LoadBalancerAddresses {
     /// `status.loadBalancer.ingress` with `ipMode: VIP`; `None`: the status has no entry at all.
     pub assigned: Option<Vec<IpAddr>>,
@@ -110,7 +111,7 @@ pub struct LoadBalancerAddresses {
 const OWN_CLASSES: &[&str] = &["io.cilium/bgp-control-plane", "io.cilium/l2-announcer", "io.cilium/node"];
 
 /// What `loadBalancerSourceRanges` is a list of (annotation `service.cilium.io/src-ranges-policy`).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum RangesPolicy {
     /// Sources that are served; all others are not.
     #[default]
@@ -120,7 +121,7 @@ pub enum RangesPolicy {
 }
 
 /// `loadBalancerSourceRanges`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct SourceRanges {
     /// Prefixes without bits beyond their length, each once. Empty: no condition.
     pub ranges: Vec<IpNet>,
@@ -129,7 +130,7 @@ pub struct SourceRanges {
 }
 
 /// How a backend is chosen (annotation `service.cilium.io/lb-algorithm`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum LbAlgorithm {
     /// At random.
     Random,
@@ -138,7 +139,7 @@ pub enum LbAlgorithm {
 }
 
 /// How packets get to backends on other nodes (annotation `service.cilium.io/forwarding-mode`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum ForwardingMode {
     /// With this node's address as source, so that replies come back here.
     Snat,
@@ -147,7 +148,7 @@ pub enum ForwardingMode {
 }
 
 /// Which backends a Service prefers (`trafficDistribution`). Hints in its slices count in any case.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Distribution {
     /// None, but for hints.
     #[default]
@@ -159,11 +160,11 @@ pub enum Distribution {
 }
 
 /// When an object was made: RFC 3339 in UTC to the second, so that the order of texts is that of times.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Created(pub String);
 
 /// A Service.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Service {
     /// Its type.
     pub kind: ServiceKind,

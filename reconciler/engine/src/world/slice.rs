@@ -2,10 +2,11 @@
 
 use super::Place;
 use crate::state::Protocol;
+use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
 
 /// A named port of a slice.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct SlicePort {
     /// Name, matching the Service port's; empty for the only one.
     pub name: String,
@@ -16,7 +17,7 @@ pub struct SlicePort {
 }
 
 /// For whom an endpoint is meant (`hints`); empty: nothing is said.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Hints {
     /// Zones (`forZones`).
     pub zones: Vec<String>,
@@ -25,7 +26,7 @@ pub struct Hints {
 }
 
 /// One endpoint of a slice.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct BackendAddress {
     /// Address.
     pub ip: IpAddr,
@@ -59,7 +60,7 @@ impl BackendAddress {
 }
 
 /// An EndpointSlice, belonging to a Service by label `kubernetes.io/service-name`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct EndpointSlice {
     /// Name of the Service in the same namespace.
     pub service: String,

@@ -51,8 +51,6 @@ pub struct Bpf {
     tcx: bool,
     /// Pods' programs that are not at TCX yet.
     young: attach::Young,
-    /// Devices whose driver has no XDP.
-    unable: attach::Unable,
     /// Where programs of sockets are attached.
     cgroup: attach::cgroup::Root,
 }
@@ -78,17 +76,18 @@ impl Bpf {
             mode,
             tcx: attach::has_tcx(),
             young,
-            unable: attach::Unable::default(),
             cgroup: attach::cgroup::Root::default(),
         })
     }
 
     /// To be called once when an agent starts, before its first pass: identities and verdicts that
-    /// connections remember from before are looked up again. Does nothing where no map is yet.
+    /// connections remember from before are looked up again (where a map is already), and drivers that could not
+    /// run a program are asked again.
     ///
     /// # Errors
-    /// The revision cannot be written.
+    /// The revision cannot be written, or a pin not removed.
     pub fn start(&mut self) -> Result<(), DriverError> {
+        self.forget_refusals()?;
         match shape::state_of(&self.pins, &maps::REVISION)? {
             shape::PinState::Usable => self.raise_revision(),
             shape::PinState::Missing | shape::PinState::Misshapen => Ok(()),

@@ -3,6 +3,7 @@
 //! ```text
 //! bpf_dir/maps/<name>_v<version>         bpf_dir/progs/<set>/<program>, private_<map>
 //! bpf_dir/links/<interface>_<hook>       bpf_dir/links/<program of a cgroup>
+//! bpf_dir/links/<interface>_xdp          a symbolic link that leads nowhere: the driver cannot
 //! …/new-<name>: being made; left behind by a kill, it is a stray
 //! ```
 

@@ -205,13 +205,14 @@ pub(super) fn connection(key: &ct::CtKey, _: &mut Names) -> Shown {
 }
 
 pub(super) fn tracked(row: &ct::CtRow, _: &mut Names) -> Shown {
-    const FLAGS: [(u16, &str); 6] = [
+    const FLAGS: [(u16, &str); 7] = [
         (ct::CT_INITIATOR_HIGH, "initiator-high"),
         (ct::CT_SEEN_REPLY, "seen-reply"),
         (ct::CT_CLOSING_FORWARD, "closing-forward"),
         (ct::CT_CLOSING_REPLY, "closing-reply"),
         (ct::CT_RESET, "reset"),
         (ct::CT_LOOPBACK, "loopback"),
+        (ct::CT_STACK, "host-stack"),
     ];
     let flags: Vec<&str> =
         FLAGS.into_iter().filter(|(bit, _)| row.flags & bit != 0).map(|(_, name)| name).collect();

@@ -1,12 +1,14 @@
 //! Files written for others: this node's published objects, and the CNI configuration.
 //!
 //! A file is whole or absent for whoever reads it; the CNI configuration also after a power cut. Ours are: files
-//! in the publish folder that carry our node's name in [`PUBLISHED_BY`], and [`CONFLIST`] in the CNI folder.
-//! Never: a file elsewhere, or somebody else's.
+//! in the publish folder whose names begin as ours do ([`published_prefix`]) and that carry our node's name in
+//! [`PUBLISHED_BY`], and [`CONFLIST`] in the CNI folder. All nodes share that folder: those of others are not
+//! opened. Never: a file elsewhere, or somebody else's.
 
 #![forbid(unsafe_code)]
 
 use crate::{Kernel, KernelPaths};
+use cilium_engine::compile::published_prefix;
 use cilium_engine::driver::{Driver, DriverError, Scope, Step};
 use cilium_engine::state::{File, FileKey, FileRow};
 use std::ffi::OsStr;
@@ -22,8 +24,9 @@ pub const CONFLIST: &str = "05-cilium.conflist";
 
 /// Longest file read, in bytes: a longer one is not ours.
 const LONGEST: u64 = 1 << 20;
-/// Files of a folder that are looked at.
-const MOST: usize = 1 << 16;
+/// Most files of the publish folder that may be ours by their names: one for each endpoint and each of their
+/// identities, and as many again that nobody wants any more.
+const MOST: usize = 1 << 18;
 
 impl Driver<File> for Kernel {
     fn observe(&mut self, scope: &Scope<FileKey>) -> Result<Vec<(FileKey, FileRow)>, DriverError> {
@@ -98,8 +101,21 @@ fn candidates(paths: &KernelPaths) -> Result<Vec<PathBuf>, DriverError> {
     if let Some(folder) = &paths.publish_dir {
         match fs::read_dir(folder) {
             Ok(entries) => {
-                let names = entries.take(MOST).filter_map(Result::ok).map(|entry| entry.path());
-                found.extend(names.filter(|path| room(paths, path).is_some()));
+                let prefix = published_prefix(&paths.node_name);
+                for entry in entries {
+                    let entry =
+                        entry.map_err(|e| DriverError::new(format!("read {}: {e}", folder.display())))?;
+                    if !entry.file_name().as_encoded_bytes().starts_with(prefix.as_bytes()) {
+                        continue;
+                    }
+                    if found.len() == MOST {
+                        let (folder, hint) = (folder.display(), "remove those that this node did not write");
+                        return Err(DriverError::new(format!(
+                            "read {folder}: more than {MOST} files begin with {prefix:?}; {hint}"
+                        )));
+                    }
+                    found.push(entry.path());
+                }
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(DriverError::new(format!("read {}: {error}", folder.display()))),

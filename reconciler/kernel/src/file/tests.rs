@@ -26,7 +26,7 @@ fn create(path: &Path, row: &FileRow) -> Step<File> {
 fn what_was_written_is_read_also_when_written_twice() {
     let root = tempfile::tempdir().expect("a folder");
     let paths = paths(root.path());
-    let node = root.path().join("published/node.yaml");
+    let node = root.path().join("published/n1.ciliumnode.yaml");
     let conflist = root.path().join("cni").join(CONFLIST);
     let list = FileRow { content: "{}".to_owned(), mode: 0o600 };
     for _ in 0..2 {
@@ -65,18 +65,47 @@ fn others_files_are_neither_seen_nor_removed() {
     let paths = paths(root.path());
     let folder = root.path().join("published");
     fs::create_dir(&folder).expect("folder");
-    fs::write(folder.join("other.yaml"), published("n12").content).expect("file");
-    fs::write(folder.join("hand.yaml"), "kind: Service\n").expect("file");
+    fs::write(folder.join("n1.other.yaml"), published("n12").content).expect("file");
+    fs::write(folder.join("n1.hand.yaml"), "kind: Service\n").expect("file");
     fs::write(root.path().join("secret.yaml"), published("n1").content).expect("file");
-    std::os::unix::fs::symlink(root.path().join("secret.yaml"), folder.join("link.yaml")).expect("link");
-    fs::write(folder.join("large.yaml"), published("n1").content.repeat(20_000)).expect("file");
+    std::os::unix::fs::symlink(root.path().join("secret.yaml"), folder.join("n1.link.yaml")).expect("link");
+    fs::write(folder.join("n1.large.yaml"), published("n1").content.repeat(20_000)).expect("file");
     assert_eq!(observe(&paths, &Scope::All).expect("readable"), []);
-    for name in ["other.yaml", "hand.yaml", "link.yaml", "../secret.yaml"] {
+    for name in ["n1.other.yaml", "n1.hand.yaml", "n1.link.yaml", "../secret.yaml"] {
         let step = Step::Remove { key: FileKey(folder.join(name)), seen: published("n1") };
         assert!(apply(&paths, &[step])[0].is_err(), "{name}");
     }
     assert!(apply(&paths, &[create(&root.path().join("x"), &published("n1"))])[0].is_err());
     assert_eq!(fs::read_dir(&folder).expect("there").count(), 4);
+}
+
+#[test]
+fn ours_are_found_among_any_number_of_others_without_opening_those() {
+    let root = tempfile::tempdir().expect("a folder");
+    let paths = paths(root.path());
+    let folder = root.path().join("published");
+    fs::create_dir(&folder).expect("folder");
+    // Hard links of one file; those beyond the 65 536th were not seen once.
+    let other = folder.join("n2.ciliumnode.yaml");
+    fs::write(&other, published("n2").content).expect("file");
+    let mut link_to = other.clone();
+    for n in 0..70_000 {
+        let path = folder.join(format!("n2.ciliumendpoint.shop.p{n}.yaml"));
+        if fs::hard_link(&link_to, &path).is_err() {
+            // The file system gives one file no more names.
+            fs::write(&path, published("n2").content).expect("file");
+            link_to = path;
+        }
+    }
+    // By its name another node's, whatever it says.
+    fs::write(folder.join("n12.ciliumnode.yaml"), published("n1").content).expect("file");
+    let ours: Vec<_> = ["n1.ciliumnode.yaml", "n1.zzz.yaml"].map(|name| folder.join(name)).into();
+    for path in &ours {
+        assert!(apply(&paths, &[create(path, &published("n1"))])[0].is_ok());
+    }
+    let seen = observe(&paths, &Scope::All).expect("readable");
+    let seen: Vec<_> = seen.into_iter().map(|(key, _)| key.0).collect();
+    assert_eq!(seen, ours);
 }
 
 #[test]

@@ -22,6 +22,8 @@ use std::fs;
 
 /// What the names of the node's own links begin with, those of other versions too.
 const OUR_PREFIX: &str = "cilium_";
+/// The kernel's name of veth devices.
+const VETH: &str = "veth";
 /// Changes with every boot.
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
@@ -54,6 +56,7 @@ impl Net {
                 mtu: link.mtu,
                 addresses,
                 default_route: defaults.contains(&link.index),
+                is_veth: link.kind == VETH,
             });
         }
         devices.sort_by(|a, b| a.name.cmp(&b.name));

@@ -18,6 +18,7 @@ mod message;
 mod netns;
 mod ownership;
 mod pod;
+mod ports;
 mod route;
 pub mod sockdiag;
 mod socket;

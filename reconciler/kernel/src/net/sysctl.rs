@@ -2,10 +2,10 @@
 
 #![forbid(unsafe_code)]
 
-use super::{Net, each};
+use super::{Net, each, ports::Ports};
 use crate::file::{self, Lasting};
 use cilium_engine::driver::{Driver, DriverError, Scope, Step};
-use cilium_engine::state::{FileRow, Sysctl, SysctlKey};
+use cilium_engine::state::{FileRow, RESERVED_PORTS, Sysctl, SysctlKey};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{self, Read};
@@ -18,10 +18,11 @@ pub const SYSCTLS: &[&str] = &[
     "net.ipv4.conf.all.rp_filter",
     "net.ipv4.conf.default.rp_filter",
     "net.ipv6.conf.all.forwarding",
+    RESERVED_PORTS,
 ];
 
 /// Longest value read, in bytes.
-const LONGEST: u64 = 4096;
+const LONGEST: u64 = 32_768;
 /// Longest record read, in bytes.
 const LONGEST_RECORD: u64 = 1 << 16;
 
@@ -29,12 +30,15 @@ const LONGEST_RECORD: u64 = 1 << 16;
 #[derive(Debug)]
 pub(super) struct Watched {
     keys: BTreeSet<SysctlKey>,
+    /// What [`RESERVED_PORTS`] is to have at least.
+    reserved: Option<String>,
     record: Option<PathBuf>,
 }
 
 impl Default for Watched {
     fn default() -> Self {
-        Self { keys: SYSCTLS.iter().map(|key| SysctlKey((*key).to_owned())).collect(), record: None }
+        let keys = SYSCTLS.iter().map(|key| SysctlKey((*key).to_owned())).collect();
+        Self { keys, reserved: None, record: None }
     }
 }
 
@@ -44,8 +48,10 @@ impl Net {
     /// A parameter exists whether anybody wants it or not, so "all that are ours" needs telling: those wanted
     /// now, and those that were changed by us once and not given back. Without a call: [`SYSCTLS`], and
     /// nothing can be given back.
-    pub fn watch_sysctls(&mut self, keys: BTreeSet<SysctlKey>, record: PathBuf) {
-        self.sysctls = Watched { keys, record: Some(record) };
+    ///
+    /// `reserved` is what [`RESERVED_PORTS`] is to have at least: as long as it has, that is what is seen of it.
+    pub fn watch_sysctls(&mut self, keys: BTreeSet<SysctlKey>, reserved: Option<String>, record: PathBuf) {
+        self.sysctls = Watched { keys, reserved, record: Some(record) };
     }
 }
 
@@ -60,7 +66,10 @@ impl Driver<Sysctl> for Net {
         let mut rows = Vec::with_capacity(keys.len());
         for key in keys {
             match read(&path(&key)?) {
-                Ok(value) => rows.push((key, value)),
+                Ok(value) => {
+                    let value = self.sysctls.seen(&key, value);
+                    rows.push((key, value));
+                }
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => return Err(DriverError::new(format!("read sysctl {key}: {error}"))),
             }
@@ -73,14 +82,38 @@ impl Driver<Sysctl> for Net {
         each(steps, |step| match step {
             Step::Create { key, row } | Step::Update { key, row, .. } => {
                 self.sysctls.remember(key)?;
-                write(key, row)
+                write(key, &merged(key, row)?)
             }
             Step::Remove { key, .. } => self.sysctls.give_back(key),
         })
     }
 }
 
+/// What is to be written for a row: [`RESERVED_PORTS`] keeps what is there already.
+fn merged(key: &SysctlKey, row: &str) -> Result<String, DriverError> {
+    if key.0 != RESERVED_PORTS {
+        return Ok(row.to_owned());
+    }
+    let now = read(&path(key)?).map_err(|error| DriverError::new(format!("read sysctl {key}: {error}")))?;
+    let both = Ports::parse(&now).zip(Ports::parse(row));
+    let (mut ports, ours) =
+        both.ok_or_else(|| DriverError::new(format!("sysctl {key}: not ports: {now}")))?;
+    ports.add(&ours);
+    Ok(ports.to_string())
+}
+
 impl Watched {
+    /// What is seen of a parameter that has this value.
+    fn seen(&self, key: &SysctlKey, value: String) -> String {
+        match &self.reserved {
+            Some(wanted) if key.0 == RESERVED_PORTS => {
+                let both = Ports::parse(&value).zip(Ports::parse(wanted));
+                if both.is_some_and(|(now, wanted)| now.holds(&wanted)) { wanted.clone() } else { value }
+            }
+            _ => value,
+        }
+    }
+
     /// Values before us, as `key = value` lines; others are passed over, and so are parameters that are
     /// never set here, whatever damaged the record. What is no file records nothing.
     fn recorded(&self) -> Result<BTreeMap<SysctlKey, String>, DriverError> {
@@ -108,7 +141,7 @@ impl Watched {
         let whole = text.split_inclusive('\n').filter_map(|line| line.strip_suffix('\n'));
         let lines = whole
             .filter_map(|line| line.split_once(" = "))
-            .filter(|(key, value)| SYSCTLS.contains(key) && value.parse::<i32>().is_ok());
+            .filter(|(key, value)| SYSCTLS.contains(key) && is_value(key, value));
         Ok(lines.map(|(key, value)| (SysctlKey(key.to_owned()), value.to_owned())).collect())
     }
 
@@ -148,9 +181,15 @@ impl Watched {
     }
 }
 
+/// Whether a parameter of ours may have had this value.
+fn is_value(key: &str, value: &str) -> bool {
+    if key == RESERVED_PORTS { Ports::parse(value).is_some() } else { value.parse::<i32>().is_ok() }
+}
+
 fn write(key: &SysctlKey, value: &str) -> Result<(), DriverError> {
     let path = path(key)?;
-    fs::write(&path, value).map_err(|error| {
+    // Without its end an empty value would not be written at all.
+    fs::write(&path, format!("{value}\n")).map_err(|error| {
         let failed = DriverError::new(format!("set sysctl {key} to {value}: {error}"));
         match error.kind() {
             io::ErrorKind::NotFound => {
@@ -168,6 +207,10 @@ fn write(key: &SysctlKey, value: &str) -> Result<(), DriverError> {
 fn read(path: &Path) -> io::Result<String> {
     let mut text = String::new();
     fs::File::open(path)?.take(LONGEST).read_to_string(&mut text)?;
+    if text.len() as u64 == LONGEST {
+        // Given back, what was cut would be another value.
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("{LONGEST} bytes or more")));
+    }
     Ok(text.split_ascii_whitespace().collect::<Vec<_>>().join(" "))
 }
 
@@ -205,7 +248,8 @@ mod tests {
         let bytes = b"net.ipv4.ip_forward = 0\nnet.ipv4.tcp_rmem = 1\n\xff\xfe = 1\nnet.ipv6.conf.all.forwarding = \n\
             net.ipv4.conf.all.rp_filter = 2";
         fs::write(record.path(), bytes).expect("written");
-        let watched = Watched { keys: BTreeSet::new(), record: Some(record.path().to_owned()) };
+        let watched =
+            Watched { keys: BTreeSet::new(), reserved: None, record: Some(record.path().to_owned()) };
         let recorded = watched.recorded().expect("read all the same");
         assert_eq!(recorded, BTreeMap::from([(SysctlKey("net.ipv4.ip_forward".into()), "0".to_owned())]));
     }
@@ -214,7 +258,7 @@ mod tests {
     fn what_is_no_record_says_nothing_and_is_replaced() {
         let dir = tempfile::tempdir().expect("a folder");
         let record = dir.path().join("sysctls");
-        let watched = Watched { keys: BTreeSet::new(), record: Some(record.clone()) };
+        let watched = Watched { keys: BTreeSet::new(), reserved: None, record: Some(record.clone()) };
         let values = BTreeMap::from([(SysctlKey("net.ipv4.ip_forward".into()), "0".to_owned())]);
         let mkfifo = || std::process::Command::new("mkfifo").arg(&record).status().expect("mkfifo").success();
         let ways: [&dyn Fn(); 3] = [

@@ -155,6 +155,53 @@ fn programs_are_attached_replaced_and_taken_off() {
 }
 
 #[test]
+fn a_driver_that_cannot_is_noted_where_all_see_it() {
+    crate::root_or_skip!();
+    let dir = Dir::new();
+    let _netns = Namespace::enter();
+    run("ip", &["link", "add", "kb-br", "type", "bridge"]);
+    let mut bpf = dir.bpf(AttachMode::Auto);
+    must(&mut bpf, &map_steps());
+    load(&mut bpf, 1);
+    load(&mut bpf, 2);
+    let hook = key("kb-br", Hook::Xdp);
+    let row = |first, n| AttachmentRow { first, ..runs("cil_xdp_entry", n) };
+    let refused = Driver::<Attachment>::apply(
+        &mut bpf,
+        &[Step::Create { key: hook.clone(), row: row(Position::First, 1) }],
+    );
+    assert!(refused[0].as_ref().unwrap_err().hint.contains("best-effort"), "{refused:?}");
+    assert_eq!(attached(&mut bpf), vec![]);
+
+    for n in [1, 1, 2] {
+        attach(&mut bpf, &hook, &row(Position::IfAble, n));
+        // Whoever looks for the first time sees it too.
+        for bpf in [&mut bpf, &mut dir.bpf(AttachMode::Auto)] {
+            assert_eq!(attached(bpf), vec![(hook.clone(), row(Position::Unable, n))]);
+            assert!(!bpf.is_in_driver(&hook));
+            assert!(bpf.why_not_in_driver(&hook).unwrap().contains("os error 95"));
+        }
+    }
+    bpf.start().unwrap();
+    assert_eq!(attached(&mut bpf), vec![], "an agent that starts asks again");
+
+    // It says nothing of another device of that name, nor once there is none.
+    attach(&mut bpf, &hook, &row(Position::IfAble, 2));
+    run("ip", &["link", "del", "kb-br"]);
+    let gone = attached(&mut bpf);
+    assert_eq!((gone.len(), gone[0].1.first, &gone[0].1.set.0[..]), (1, Position::Behind, ""), "{gone:?}");
+    run("ip", &["link", "add", "kb-br", "type", "veth", "peer", "name", "kb-b"]);
+    assert_eq!(attached(&mut bpf), gone);
+    attach(&mut bpf, &hook, &row(Position::IfAble, 2));
+    assert_eq!(attached(&mut bpf), vec![(hook.clone(), row(Position::First, 2))]);
+    assert_eq!((bpf.is_in_driver(&hook), bpf.why_not_in_driver(&hook)), (true, None));
+    for _ in 0..2 {
+        detach(&mut bpf, &hook, &row(Position::First, 2));
+        assert_eq!(attached(&mut bpf), vec![]);
+    }
+}
+
+#[test]
 fn anothers_program_is_passed_and_left_alone() {
     crate::tcx_or_skip!();
     let (dir, other) = (Dir::new(), Dir::new());

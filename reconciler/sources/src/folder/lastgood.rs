@@ -5,30 +5,41 @@
 //! cost the version just written, and its object, if it is broken by then, fails closed. Where very many are to
 //! be written at once (a large folder's first scan) the thread writes most of them, and the agent's death within
 //! that time costs as much. What could not be written or removed is tried again with every scan.
+//!
+//! At a start only those files are read that are not as the cache knows them.
 
 use super::sync::{Write, Writer};
+use super::walk::{self, Stamp};
 use super::{Identity, Objects, many, problem};
 use crate::kept::{self, Lasting};
 use cilium_crds::object::{Object, Reading, read};
 use cilium_crds::yaml::parse_one;
+use cilium_engine::map::Map;
 use cilium_engine::problem::Problem;
 use cilium_engine::shared::Shared;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
-use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
-use std::io;
+use std::collections::{BTreeMap, HashMap};
+use std::fs::{self, DirEntry};
+use std::io::{self, Write as _};
+use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// Digest of a document's content.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Digest([u8; 32]);
+/// Digest of a document's content: half of its SHA-256.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Digest([u8; 16]);
 
 impl Digest {
     pub(super) fn of(text: &str) -> Self {
-        Self(Sha256::digest(text.as_bytes()).into())
+        Self(half_of_sha256(text))
     }
+}
+
+fn half_of_sha256(text: &str) -> [u8; 16] {
+    let mut half = [0; 16];
+    half.copy_from_slice(&Sha256::digest(text.as_bytes())[..16]);
+    half
 }
 
 /// A file of the store.
@@ -51,7 +62,46 @@ type Id = Shared<Identity>;
 pub(super) struct Kept {
     pub(super) object: Arc<Object>,
     pub(super) file: Arc<str>,
+    pub(super) digest: Digest,
+    /// Mark of the store's file that holds it; none while it is not known to be written.
+    pub(super) mark: Option<NonZeroU64>,
+}
+
+/// What is written to the store.
+#[derive(Debug)]
+pub(super) struct Version {
+    identity: Id,
     digest: Digest,
+    pub(super) bytes: Vec<u8>,
+}
+
+impl Version {
+    /// Writes it to its file, and gives what tells this file from others.
+    pub(super) fn write(&self, path: &Path) -> io::Result<Stamp> {
+        let written = kept::write_by(path, Lasting::ThisBoot, |file| file.write_all(&self.bytes));
+        written.map(|metadata| Stamp::of(&metadata)).map_err(|(_, error)| error)
+    }
+}
+
+/// Last good versions that the cache knows.
+#[derive(Debug, Default)]
+pub(super) struct Known {
+    versions: Vec<(Id, Kept)>,
+    /// Where each is, by the number in the name of its file.
+    places: HashMap<u128, usize>,
+}
+
+impl Known {
+    /// One more, and the number in the name of its file.
+    pub(super) fn add(&mut self, number: u128, identity: Id, kept: Kept) {
+        self.places.insert(number, self.versions.len());
+        self.versions.push((identity, kept));
+    }
+
+    #[cfg(test)]
+    pub(super) fn versions(&self) -> &[(Id, Kept)] {
+        &self.versions
+    }
 }
 
 /// Whether the store on disk is ours to write.
@@ -67,11 +117,13 @@ pub(super) enum Mode {
 pub(super) struct LastGood {
     dir: PathBuf,
     mode: Mode,
-    kept: BTreeMap<Id, Kept>,
-    /// The same by the files of the folder they are from.
-    by_file: BTreeMap<Arc<str>, BTreeSet<Id>>,
+    kept: Map<Id, Kept>,
+    /// The same by the files of the folder they are from; never empty.
+    by_file: BTreeMap<Arc<str>, Vec<Id>>,
     /// What went wrong while loading.
     loading: Vec<Problem>,
+    /// Loading found just what the cache knew.
+    as_known: bool,
     /// What could not be done yet, by file of the store.
     undone: BTreeMap<String, ToDo>,
     /// How many files this scan has written.
@@ -92,7 +144,7 @@ struct ToDo {
 #[derive(Debug)]
 enum Undone {
     /// A file is to hold this.
-    Write(Vec<u8>),
+    Write(Version),
     /// Forgotten, once its file is gone: else it would come back after a restart.
     Remove(Id),
 }
@@ -103,17 +155,19 @@ impl LastGood {
         Self {
             dir: PathBuf::new(),
             mode: Mode::Look,
-            kept: BTreeMap::new(),
+            kept: Map::default(),
             by_file: BTreeMap::new(),
             loading: Vec::new(),
+            as_known: false,
             undone: BTreeMap::new(),
             written: 0,
             writer: Writer::default(),
         }
     }
 
-    /// Loads the store. A file that cannot be read is put aside and reported.
-    pub(super) fn load(dir: &Path, mode: Mode) -> Self {
+    /// Loads the store: of files that are as they were known, what is known; others are read. A file that
+    /// cannot be read is put aside and reported.
+    pub(super) fn load(dir: &Path, mode: Mode, mut known: Known) -> Self {
         let mut out = Self { dir: dir.to_owned(), mode, ..Self::forgetful() };
         let entries = match fs::read_dir(dir) {
             Ok(entries) => entries,
@@ -136,20 +190,32 @@ impl LastGood {
         };
         let mut stored = Vec::new();
         for entry in entries.flatten() {
-            let path = entry.path();
-            match path.extension().and_then(|e| e.to_str()) {
-                Some("json") => stored.push(path),
+            let name = entry.file_name();
+            match Path::new(&name).extension().and_then(|e| e.to_str()) {
+                Some("json") => stored.push(entry),
                 // Left by a crash within a write.
-                Some("tmp") if mode == Mode::Keep => drop(fs::remove_file(&path)),
+                Some("tmp") if mode == Mode::Keep => drop(fs::remove_file(entry.path())),
                 Some(_) | None => {}
             }
         }
-        let loaded = many::each(&stored, |path| load_one(path));
-        for (path, loaded) in stored.iter().zip(loaded) {
+        let loaded = many::each(&stored, |entry| match as_known(entry, &known) {
+            Some(place) => Found::AsKnown(place),
+            None => Found::Read(load_one(&entry.path())),
+        });
+        let is_known = |found: &Found| matches!(found, Found::AsKnown(_));
+        out.as_known = loaded.len() == known.versions.len() && loaded.iter().all(is_known);
+        let mut versions = Vec::with_capacity(stored.len());
+        if out.as_known {
+            // In the order of the cache, which is nearly theirs.
+            versions = std::mem::take(&mut known.versions);
+        }
+        for (entry, loaded) in stored.iter().zip(loaded) {
             match loaded {
-                Ok((identity, kept)) => out.insert(identity.into(), kept),
-                Err(why) => {
-                    let moved = mode == Mode::Keep && kept::put_aside(path);
+                Found::AsKnown(place) => versions.extend(known.versions.get(place).cloned()),
+                Found::Read(Ok(version)) => versions.push(version),
+                Found::Read(Err(why)) => {
+                    let path = entry.path();
+                    let moved = mode == Mode::Keep && kept::put_aside(&path);
                     let hint = if moved { "it was renamed to end in .bad" } else { "remove it" };
                     out.loading.push(problem(
                         &path.display().to_string(),
@@ -159,11 +225,23 @@ impl LastGood {
                 }
             }
         }
+        out.kept = versions.into_iter().collect();
+        for (identity, kept) in &out.kept {
+            out.by_file
+                .entry(kept.file.clone())
+                .or_insert_with(|| Vec::with_capacity(1))
+                .push(identity.clone());
+        }
         out
     }
 
     pub(super) fn problems(&self) -> impl Iterator<Item = &Problem> {
         self.loading.iter().chain(self.undone.values().filter_map(|todo| todo.problem.as_ref()))
+    }
+
+    /// Whether loading found just what the cache knew.
+    pub(super) fn was_as_known(&self) -> bool {
+        self.as_known
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -183,6 +261,17 @@ impl LastGood {
         self.kept.iter()
     }
 
+    /// All of them, as they are now.
+    pub(super) fn kept(&self) -> Map<Id, Kept> {
+        self.kept.clone()
+    }
+
+    /// Whether just this is what is kept of the object, and written.
+    pub(super) fn holds(&self, identity: &Identity, digest: Digest, file: &str) -> bool {
+        let known = self.kept.get(identity);
+        known.is_some_and(|kept| kept.mark.is_some() && kept.digest == digest && *kept.file == *file)
+    }
+
     /// Those of objects that this file of the folder held.
     pub(super) fn of_file(&self, file: &str) -> impl Iterator<Item = &Id> {
         self.by_file.get(file).into_iter().flatten()
@@ -200,13 +289,13 @@ impl LastGood {
             self.leave(before, &identity);
         }
         if moved.as_ref() != Some(&file) {
-            self.by_file.entry(file).or_default().insert(identity);
+            self.by_file.entry(file).or_insert_with(|| Vec::with_capacity(1)).push(identity);
         }
     }
 
     fn leave(&mut self, file: &str, identity: &Identity) {
         if let Some(of_file) = self.by_file.get_mut(file) {
-            of_file.remove(identity);
+            of_file.retain(|id| **id != *identity);
             if of_file.is_empty() {
                 self.by_file.remove(file);
             }
@@ -219,13 +308,13 @@ impl LastGood {
         }
     }
 
-    /// Keeps a valid object; `document` is its text, if it may have changed.
+    /// Keeps a valid object of this file; `document` is its text, if it may have changed.
     pub(super) fn put(
         &mut self,
         identity: &Id,
         object: &Arc<Object>,
         digest: Digest,
-        document: Option<String>,
+        (file, document): (&Arc<str>, Option<String>),
     ) {
         let place = &object.header.place;
         if !self.undone.is_empty() {
@@ -236,19 +325,25 @@ impl LastGood {
             }
         }
         let known = self.kept.get(&**identity);
-        let same = known.is_some_and(|k| k.digest == digest && *k.file == place.file);
-        if !same
+        let same = known.filter(|kept| kept.digest == digest && kept.file == *file);
+        if same.is_some_and(|kept| Arc::ptr_eq(&kept.object, object)) {
+            return;
+        }
+        let (written, mark) = (same.is_some(), same.and_then(|kept| kept.mark));
+        self.insert(identity.clone(), Kept { object: Arc::clone(object), file: file.clone(), digest, mark });
+        if !written
             && self.mode == Mode::Keep
             && let Some(document) = document
         {
             let title = object.header.title();
-            match stored(&place.file, place.line, &document) {
-                Ok(bytes) => drop(self.attempt(file_name(identity), Undone::Write(bytes), title)),
+            match stored(file, place.line, &document) {
+                Ok(bytes) => {
+                    let version = Version { identity: identity.clone(), digest, bytes };
+                    self.attempt(file_name(identity), Undone::Write(version), title);
+                }
                 Err(error) => tracing::warn!("the last good version of {title}: {error}"),
             }
         }
-        let file = known_file(self.kept.get(&**identity), &place.file);
-        self.insert(identity.clone(), Kept { object: Arc::clone(object), file, digest });
     }
 
     /// Does it, has it done, or keeps it to be tried again. Whether it did not fail.
@@ -258,15 +353,15 @@ impl LastGood {
             return true;
         }
         let what = match what {
-            Undone::Write(bytes) if self.written >= WRITTEN_AT_ONCE => {
+            Undone::Write(version) if self.written >= WRITTEN_AT_ONCE => {
                 let path = self.dir.join(&name);
-                let write = Write { name: name.clone(), title: title.clone(), path, bytes };
+                let write = Write { name: name.clone(), title: title.clone(), path, version };
                 match self.writer.write(write) {
-                    Ok(()) => {
+                    Ok(()) | Err(None) => {
                         self.undone.remove(&name);
                         return true;
                     }
-                    Err(bytes) => Undone::Write(bytes),
+                    Err(Some(version)) => Undone::Write(version),
                 }
             }
             Undone::Write(_) | Undone::Remove(_) => what,
@@ -296,8 +391,9 @@ impl LastGood {
     fn carry_out(&mut self, name: &str, what: &Undone) -> io::Result<()> {
         let path = self.dir.join(name);
         match what {
-            Undone::Write(bytes) => {
-                kept::write(&path, bytes, Lasting::ThisBoot).map_err(|(_, error)| error)?;
+            Undone::Write(version) => {
+                let stamp = version.write(&path)?;
+                self.written_as(version, &stamp);
                 self.writer.sync(path);
             }
             Undone::Remove(identity) => {
@@ -312,16 +408,31 @@ impl LastGood {
         Ok(())
     }
 
+    fn written_as(&mut self, version: &Version, stamp: &Stamp) {
+        if let Some(kept) = self.kept.get_mut(&*version.identity)
+            && kept.digest == version.digest
+        {
+            kept.mark = Some(stamp.mark());
+        }
+    }
+
     /// Begins a scan: tries again what could not be done, up to the first that still cannot. Whether what is
     /// wrong may be other than before.
     pub(super) fn begin(&mut self) -> bool {
         self.written = 0;
         let mut any = false;
-        for (write, error) in self.writer.failed() {
-            any = true;
+        for (write, outcome) in self.writer.tried() {
             // A newer version, or its removal, may wait already.
-            if !self.undone.contains_key(&write.name) {
-                self.fail(write.name, Undone::Write(write.bytes), write.title, &error);
+            let newest = !self.undone.contains_key(&write.name);
+            match outcome {
+                Ok(stamp) if newest => self.written_as(&write.version, &stamp),
+                Ok(_) => {}
+                Err(error) => {
+                    any = true;
+                    if newest {
+                        self.fail(write.name, Undone::Write(write.version), write.title, &error);
+                    }
+                }
             }
         }
         while let Some(name) = self.undone.keys().find(|name| !self.writer.is_writing(name)).cloned() {
@@ -341,15 +452,8 @@ impl LastGood {
             self.remove(identity);
             return;
         }
-        let (kind, name) = &identity.header;
-        let title = format!("{kind} {name}");
-        self.attempt(file_name(identity), Undone::Remove(identity.clone()), title);
+        self.attempt(file_name(identity), Undone::Remove(identity.clone()), identity.title());
     }
-}
-
-/// The path of a file, in memory once if it is as it was.
-fn known_file(known: Option<&Kept>, file: &str) -> Arc<str> {
-    known.map(|kept| &kept.file).filter(|known| ***known == *file).map_or_else(|| file.into(), Arc::clone)
 }
 
 /// What a file of the store holds; the document is JSON already.
@@ -358,9 +462,32 @@ fn stored(file: &str, line: u32, document: &str) -> serde_json::Result<Vec<u8>> 
     Ok(format!(r#"{{"version":{VERSION},"file":{file},"line":{line},"document":{document}}}"#).into_bytes())
 }
 
-fn load_one(path: &Path) -> Result<(Identity, Kept), String> {
-    let stored: Stored = serde_json::from_slice(&super::walk::read(path).map_err(|e| e.to_string())?)
-        .map_err(|e| e.to_string())?;
+/// What a file of the store turned out to be.
+enum Found {
+    /// The one that is known at this place.
+    AsKnown(usize),
+    /// Another, read.
+    Read(Result<(Id, Kept), String>),
+}
+
+/// Where a file of the store is known, if it is the file that is known.
+fn as_known(entry: &DirEntry, known: &Known) -> Option<usize> {
+    let name = entry.file_name();
+    let name = name.to_str()?;
+    let (kind, number) = name.strip_suffix(".json")?.rsplit_once('-')?;
+    let number = u128::from_str_radix(number, 16).ok().filter(|_| number.len() == 32)?;
+    let place = *known.places.get(&number)?;
+    let version = known.versions.get(place)?;
+    let metadata = entry.metadata().ok().filter(|metadata| metadata.is_file())?;
+    let same = kind == version.0.kind.name() && version.1.mark == Some(Stamp::of(&metadata).mark());
+    same.then_some(place)
+}
+
+fn load_one(path: &Path) -> Result<(Id, Kept), String> {
+    // From before it is read: what is written meanwhile is told from it.
+    let mark = fs::symlink_metadata(path).ok().filter(|m| m.is_file()).map(|m| Stamp::of(&m).mark());
+    let stored: Stored =
+        serde_json::from_slice(&walk::read(path).map_err(|e| e.to_string())?).map_err(|e| e.to_string())?;
     if stored.version != VERSION {
         return Err(format!("version {} is not known", stored.version));
     }
@@ -373,7 +500,7 @@ fn load_one(path: &Path) -> Result<(Identity, Kept), String> {
             object.problems.clear();
             let identity = Identity::of(&object.header);
             let digest = Digest::of(&text);
-            Ok((identity, Kept { object: Arc::new(*object), file: stored.file.into(), digest }))
+            Ok((identity.into(), Kept { object: Arc::new(*object), file: stored.file.into(), digest, mark }))
         }
         Some(Reading::Object(object, _)) => {
             Err(object.problems.first().map_or_else(|| "is not valid".to_owned(), ToString::to_string))
@@ -384,10 +511,12 @@ fn load_one(path: &Path) -> Result<(Identity, Kept), String> {
 
 /// Short and safe whatever the object is called.
 fn file_name(identity: &Identity) -> String {
-    let (kind, name) = &identity.header;
-    let text =
-        format!("{kind}/{}/{}/{}", name.namespace, name.name, identity.publisher.as_deref().unwrap_or("\0"));
-    let digest = Sha256::digest(text.as_bytes());
-    let hex: String = digest.iter().take(16).map(|byte| format!("{byte:02x}")).collect();
-    format!("{kind}-{hex}.json")
+    format!("{}-{:032x}.json", identity.kind, number(identity))
+}
+
+/// The number in the name of an object's file.
+pub(super) fn number(identity: &Identity) -> u128 {
+    let (namespace, name, publisher) = identity.parts();
+    let text = format!("{}/{namespace}/{name}/{}", identity.kind, publisher.unwrap_or("\0"));
+    u128::from_be_bytes(half_of_sha256(&text))
 }

@@ -4,11 +4,13 @@
 //! inotify ─▶ Sight: everything, or what was heard of ─▶ stamps ─ other? ─▶ read (cilium-crds, all processors)
 //!   ─▶ Settled: first path wins, last good versions ─▶ Snapshot
 //!                   └─ LastGood (state_dir/last-good)
+//! Cache (state_dir/manifests.cache): what was read, for the next start
 //! ```
 //! Nothing here decides what an object means. A scan never fails: what cannot be read is reported, and its
 //! last good version counts. A scan costs what has changed, or one look at each file if it is to look at
 //! everything.
 
+mod cache;
 mod lastgood;
 mod many;
 mod read;
@@ -21,12 +23,15 @@ mod watch;
 pub use walk::is_ignored;
 pub use watch::{Watch, WatchError};
 
+use cache::{Cached, Keeper};
+use cilium_crds::kind::ObjectKind;
 use cilium_crds::lower::{Header, LabelPool};
 use cilium_crds::object::Object;
 use cilium_engine::map::Map;
 use cilium_engine::problem::{Problem, Severity};
 use cilium_engine::shared::Shared;
 use cilium_engine::state::Origin;
+use cilium_engine::world::ObjectName;
 use lastgood::{LastGood, Mode};
 use read::ReadFile;
 use settle::Settled;
@@ -80,19 +85,20 @@ pub type Objects = Map<Shared<Identity>, Arc<Object>>;
 
 /// What makes it that object. CiliumNode objects are told apart by whether they are published, and claims of
 /// identity numbers by who published them: both are meant to stand beside each other.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Identity {
-    header: (cilium_crds::kind::ObjectKind, cilium_engine::world::ObjectName),
-    publisher: Option<String>,
+    kind: ObjectKind,
+    /// Namespace, name and, if that matters, publisher, with a zero byte between them (no name holds one): there
+    /// are very many, and they are compared all the time.
+    text: Box<str>,
 }
 
 impl Identity {
     /// That of the object with this header.
     pub fn of(header: &Header) -> Self {
-        use cilium_crds::kind::ObjectKind;
         let publisher = match header.kind {
-            ObjectKind::CiliumIdentity => header.published_by.clone(),
-            ObjectKind::CiliumNode => header.published_by.as_ref().map(|_| String::new()),
+            ObjectKind::CiliumIdentity => header.published_by.as_deref(),
+            ObjectKind::CiliumNode => header.published_by.as_ref().map(|_| ""),
             ObjectKind::Namespace
             | ObjectKind::Node
             | ObjectKind::Pod
@@ -103,7 +109,27 @@ impl Identity {
             | ObjectKind::CiliumClusterwideNetworkPolicy
             | ObjectKind::CiliumEndpoint => None,
         };
-        Self { header: (header.kind, header.name.clone()), publisher }
+        let (namespace, name) = (&header.name.namespace, &header.name.name);
+        let text = match publisher {
+            Some(publisher) => format!("{namespace}\0{name}\0{publisher}"),
+            None => format!("{namespace}\0{name}"),
+        };
+        Self { kind: header.kind, text: text.into() }
+    }
+
+    /// Namespace, name, publisher.
+    fn parts(&self) -> (&str, &str, Option<&str>) {
+        let (namespace, rest) = self.text.split_once('\0').unwrap_or(("", &self.text));
+        match rest.split_once('\0') {
+            Some((name, publisher)) => (namespace, name, Some(publisher)),
+            None => (namespace, rest, None),
+        }
+    }
+
+    /// As problems name the object.
+    fn title(&self) -> String {
+        let (namespace, name, _) = self.parts();
+        format!("{} {}", self.kind, ObjectName::new(namespace, name))
     }
 }
 
@@ -113,6 +139,11 @@ pub struct ManifestFolder {
     sight: Sight,
     node_name: String,
     store: LastGood,
+    /// What the cache said, until the first whole look.
+    cached: Cached,
+    cache: Keeper,
+    /// Something may be other than what the cache was last given.
+    uncached: bool,
     settled: Settled,
     labels: LabelPool,
     empty_since: Option<Duration>,
@@ -126,27 +157,34 @@ impl ManifestFolder {
     /// The folder at `root`, read by the node of this name; last good versions are kept under
     /// `state_dir/last-good`. Nothing of the folder is read yet. For the one writer only.
     pub fn new(root: &Path, node_name: &str, state_dir: &Path) -> Self {
-        Self::with(root, node_name, LastGood::load(&state_dir.join("last-good"), Mode::Keep))
+        Self::with(root, node_name, Some((state_dir, Mode::Keep)))
     }
 
     /// As [`Self::new`], for commands that change nothing: the store is read, never written. Without a
     /// `state_dir` there are no last good versions but those seen by this value (for folders that are not the
     /// one the agent reads).
     pub fn to_look(root: &Path, node_name: &str, state_dir: Option<&Path>) -> Self {
-        let store = match state_dir {
-            Some(dir) => LastGood::load(&dir.join("last-good"), Mode::Look),
-            None => LastGood::forgetful(),
-        };
-        Self::with(root, node_name, store)
+        Self::with(root, node_name, state_dir.map(|dir| (dir, Mode::Look)))
     }
 
-    fn with(root: &Path, node_name: &str, store: LastGood) -> Self {
+    fn with(root: &Path, node_name: &str, state: Option<(&Path, Mode)>) -> Self {
+        let (mut labels, mut cached) = (LabelPool::default(), Cached::default());
+        let (mut store, mut cache) = (LastGood::forgetful(), Keeper::of(None));
+        if let Some((dir, mode)) = state {
+            let place = cache::Place { path: dir.join("manifests.cache"), node: node_name.to_owned() };
+            cached = place.load(&mut labels);
+            store = LastGood::load(&dir.join("last-good"), mode, std::mem::take(&mut cached.versions));
+            cache = Keeper::of((mode == Mode::Keep).then_some(place));
+        }
         Self {
             sight: Sight::of(root),
             node_name: node_name.to_owned(),
             store,
+            cached,
+            cache,
+            uncached: false,
             settled: Settled::default(),
-            labels: LabelPool::default(),
+            labels,
             empty_since: None,
             writing: BTreeMap::new(),
             last: None,
@@ -183,6 +221,9 @@ impl ManifestFolder {
         let mut out = self.snapshot(now, whole);
         if self.store.is_busy() {
             soon(&mut out.again, WRITTEN_LOOK);
+        } else if self.uncached && out.synced {
+            self.uncached = false;
+            self.cache.keep(self.settled.files().clone(), self.store.kept());
         }
         out
     }
@@ -191,11 +232,18 @@ impl ManifestFolder {
         let mended = self.store.begin();
         let mut again = None;
         let place = self.root().display().to_string();
-        let everywhere = match self.sight.look(whole) {
+        let (files, cached) = (self.settled.files(), &self.cached.files);
+        let name = |path: &str| {
+            let known = files.get_key_value(path).map(|(path, _)| path);
+            known.or_else(|| Some(cached.get_key_value(path)?.0)).cloned()
+        };
+        let (everywhere, as_cached) = match self.sight.look(whole, &name) {
             Ok(looked) => {
                 let everywhere = matches!(looked, Looked::Everywhere);
-                self.read_changed(looked, now, &mut again);
-                everywhere
+                let read = self.read_changed(looked, now, &mut again);
+                let gone = std::mem::take(&mut self.cached).files.len();
+                let as_cached = self.last.is_none() && self.store.was_as_known() && (read, gone) == (0, 0);
+                (everywhere, as_cached)
             }
             Err(error) => {
                 self.empty_since = None;
@@ -224,6 +272,7 @@ impl ManifestFolder {
         if let Some(last) = self.last.as_ref().filter(|last| stays && last.synced) {
             return Snapshot { again, ..last.clone() };
         }
+        self.uncached |= !as_cached;
         let objects = self.settled.settle(&mut self.store, found);
         let told = self.store.problems().chain(&found.problems).chain(self.settled.problems());
         let mut problems: Vec<Problem> = told.cloned().collect();
@@ -246,12 +295,12 @@ impl ManifestFolder {
         Snapshot { objects, problems, synced: false, again }
     }
 
-    /// Reads files that changed, and forgets those that are gone.
-    fn read_changed(&mut self, looked: Looked, now: Now, again: &mut Option<Duration>) {
-        let Some(found) = self.sight.found() else { return };
+    /// Reads files that changed, and forgets those that are gone. How many were read.
+    fn read_changed(&mut self, looked: Looked, now: Now, again: &mut Option<Duration>) -> usize {
+        let Some(found) = self.sight.found() else { return 0 };
         let names: Vec<Arc<str>> = match looked {
             Looked::Everywhere => {
-                let gone = self.settled.files().filter(|name| !found.files.contains_key(*name));
+                let gone = self.settled.files().keys().filter(|name| !found.files.contains_key(*name));
                 found.files.keys().chain(gone).cloned().collect()
             }
             // With them those that were left for later.
@@ -261,6 +310,7 @@ impl ManifestFolder {
             }
         };
         let mut changed: Vec<(Arc<str>, Stamp)> = Vec::new();
+        let mut as_cached: Vec<(Arc<str>, ReadFile)> = Vec::new();
         for name in names {
             let Some(stamp) = found.files.get(&name) else {
                 self.writing.remove(&name);
@@ -282,14 +332,32 @@ impl ManifestFolder {
                 continue;
             }
             self.writing.remove(&name);
-            changed.push((name, *stamp));
+            match self.cached.files.remove(&name).filter(|file| file.stamp == *stamp && self.is_stored(file))
+            {
+                Some(file) => as_cached.push((name, file)),
+                None => changed.push((name, *stamp)),
+            }
+        }
+        for (name, file) in as_cached {
+            self.take_in(&name, file, now, again);
         }
         for some in changed.chunks(READ_AT_ONCE) {
-            let fresh = read::read_all(self.sight.root(), &self.node_name, some);
+            let fresh = read::read_all(self.sight.root(), &self.node_name, some, now.wall);
             for ((name, _), fresh) in some.iter().zip(fresh) {
                 self.take_in(name, fresh, now, again);
             }
         }
+        changed.len()
+    }
+
+    /// Whether the last good version of each of its objects is what it says: else its text is needed.
+    fn is_stored(&self, file: &ReadFile) -> bool {
+        if self.store.was_as_known() && file.stored {
+            return true;
+        }
+        let mut valid = file.members.iter().filter(|member| member.object.valid);
+        valid
+            .all(|member| self.store.holds(&member.identity, member.digest, &member.object.header.place.file))
     }
 
     fn take_in(&mut self, name: &Arc<str>, mut fresh: ReadFile, now: Now, again: &mut Option<Duration>) {
@@ -323,7 +391,7 @@ fn soon(again: &mut Option<Duration>, left: Duration) {
 
 /// How long until a file that was just written may be taken as whole.
 fn unsettled(stamp: &Stamp, now: Now) -> Option<Duration> {
-    let age = now.wall.duration_since(stamp.modified).ok()?;
+    let age = now.wall.duration_since(stamp.modified()?).ok()?;
     SETTLES_AFTER.checked_sub(age).filter(|left| !left.is_zero())
 }
 

@@ -8,7 +8,7 @@ use cilium_engine::problem::Problem;
 use cilium_engine::shared::Shared;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 /// An object of a file.
 #[derive(Clone, Debug)]
@@ -24,6 +24,10 @@ pub(super) struct Member {
 #[derive(Clone, Debug, Default)]
 pub(super) struct ReadFile {
     pub(super) stamp: Stamp,
+    /// As long as the stamp is the same, so is what the file holds.
+    pub(super) proven: bool,
+    /// As it was in the cache, which knew the last good versions of all its objects.
+    pub(super) stored: bool,
     pub(super) members: Vec<Member>,
     /// Some of it could not be read, or not be told apart: any object of the file may be meant.
     pub(super) unsure: bool,
@@ -32,9 +36,18 @@ pub(super) struct ReadFile {
     pub(super) emptied: Option<Duration>,
 }
 
-/// Reads files of the folder at `root`, for the node of this name.
-pub(super) fn read_all(root: &Path, node_name: &str, files: &[(Arc<str>, Stamp)]) -> Vec<ReadFile> {
-    many::each(files, |(name, stamp)| read(root, node_name, name, *stamp))
+/// Reads files of the folder at `root`, for the node of this name, at this time or a little later.
+pub(super) fn read_all(
+    root: &Path,
+    node_name: &str,
+    files: &[(Arc<str>, Stamp)],
+    now: SystemTime,
+) -> Vec<ReadFile> {
+    many::each(files, |(name, stamp)| {
+        let mut file = read(root, node_name, name, *stamp);
+        file.proven &= stamp.is_proof_at(now);
+        file
+    })
 }
 
 fn read(root: &Path, node_name: &str, name: &str, stamp: Stamp) -> ReadFile {
@@ -48,6 +61,7 @@ fn read(root: &Path, node_name: &str, name: &str, stamp: Stamp) -> ReadFile {
             return out;
         }
     };
+    out.proven = true;
     let file = cilium_crds::read_file(&bytes, name);
     if let Some(problem) = file.broken {
         out.unsure = true;

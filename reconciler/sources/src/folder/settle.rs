@@ -6,10 +6,11 @@ use super::read::{Member, ReadFile};
 use super::walk::{Found, Stamp};
 use super::{Identity, Objects};
 use cilium_crds::object::Object;
+use cilium_engine::map::Map;
 use cilium_engine::problem::{Problem, Severity};
 use cilium_engine::shared::Shared;
 use cilium_engine::state::Origin;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::mem::take;
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,9 +20,9 @@ type Id = Shared<Identity>;
 /// The files as they were read, and what counts of them.
 #[derive(Debug, Default)]
 pub(super) struct Settled {
-    files: BTreeMap<Arc<str>, ReadFile>,
+    files: Map<Arc<str>, ReadFile>,
     /// Where each object is written, in the order of paths and then of lines.
-    writers: BTreeMap<Id, Vec<(Arc<str>, usize)>>,
+    writers: HashMap<Id, Vec<(Arc<str>, usize)>>,
     /// What is to be told of objects that are written more than once.
     twice: BTreeMap<Id, Vec<Problem>>,
     /// Files something is wrong with.
@@ -33,8 +34,8 @@ pub(super) struct Settled {
     members: usize,
     /// A file is other than when last settled.
     changed: bool,
-    /// Objects to be settled.
-    touched: BTreeSet<Id>,
+    /// Objects to be settled, in any order, some more than once.
+    touched: Vec<Id>,
     /// Folders that could not be read when last settled; none before that.
     unread: Option<Vec<String>>,
     objects: Objects,
@@ -45,8 +46,8 @@ impl Settled {
         self.files.get(name)
     }
 
-    pub(super) fn files(&self) -> impl Iterator<Item = &Arc<str>> {
-        self.files.keys()
+    pub(super) fn files(&self) -> &Map<Arc<str>, ReadFile> {
+        &self.files
     }
 
     pub(super) fn emptied(&self) -> &BTreeSet<Arc<str>> {
@@ -112,7 +113,7 @@ impl Settled {
                     self.writers.remove(&member.identity);
                 }
             }
-            self.touched.insert(member.identity.clone());
+            self.touched.push(member.identity.clone());
         }
         self.members -= before.map_or(0, |file| file.members.len());
         // Whether they stay hangs on what can be told of the file.
@@ -125,10 +126,11 @@ impl Settled {
             return;
         };
         for (index, member) in fresh.members.iter().enumerate() {
-            let writers = self.writers.entry(member.identity.clone()).or_default();
+            let writers =
+                self.writers.entry(member.identity.clone()).or_insert_with(|| Vec::with_capacity(1));
             let at = writers.partition_point(|writer| *writer < (name.clone(), index));
             writers.insert(at, (name.clone(), index));
-            self.touched.insert(member.identity.clone());
+            self.touched.push(member.identity.clone());
         }
         self.members += fresh.members.len();
         let marks = [
@@ -153,7 +155,10 @@ impl Settled {
         }
         self.changed = false;
         let mut edits = Vec::new();
-        for identity in take(&mut self.touched) {
+        let mut touched = take(&mut self.touched);
+        touched.sort();
+        touched.dedup();
+        for identity in touched {
             let before = self.objects.get(&identity).cloned();
             let now = match self.written(&identity, before.as_ref(), store) {
                 Some(now) => Some(now),
@@ -187,7 +192,7 @@ impl Settled {
     ) -> Option<Arc<Object>> {
         self.twice.remove(id);
         let ((file, index), others) = self.writers.get(id)?.split_first()?;
-        let first = version(self.files.get_mut(file)?.members.get_mut(*index)?, before, store);
+        let first = version(self.files.get_mut(file)?.members.get_mut(*index)?, file, before, store);
         let others = others.iter().filter_map(|(file, index)| self.files.get(file)?.members.get(*index));
         let told: Vec<Problem> = others.flat_map(|other| twice(&first, &other.object)).collect();
         if !told.is_empty() {
@@ -216,9 +221,14 @@ impl Settled {
 }
 
 /// The object as it is written, if it is valid; else its last good version; else what of it counts.
-fn version(member: &mut Member, before: Option<&Arc<Object>>, store: &mut LastGood) -> Arc<Object> {
+fn version(
+    member: &mut Member,
+    file: &Arc<str>,
+    before: Option<&Arc<Object>>,
+    store: &mut LastGood,
+) -> Arc<Object> {
     if member.object.valid {
-        store.put(&member.identity, &member.object, member.digest, member.document.take());
+        store.put(&member.identity, &member.object, member.digest, (file, member.document.take()));
         return Arc::clone(&member.object);
     }
     match store.find(&member.identity) {

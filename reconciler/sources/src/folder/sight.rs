@@ -52,8 +52,12 @@ impl Sight {
     }
 
     /// Looks: at everything if `whole`, if something was missed, or if nobody listens. An error is about the
-    /// folder itself.
-    pub(super) fn look(&mut self, whole: bool) -> io::Result<Looked> {
+    /// folder itself. `name` gives paths that are in memory already.
+    pub(super) fn look(
+        &mut self,
+        whole: bool,
+        name: &dyn Fn(&str) -> Option<Arc<str>>,
+    ) -> io::Result<Looked> {
         let heard = self.watch.as_ref().map(Watch::take).filter(|heard| !heard.all && !whole);
         if let (Some(heard), Some(found)) = (heard, &mut self.found)
             && found.complete
@@ -63,7 +67,7 @@ impl Sight {
             return Ok(Looked::At(names));
         }
         self.found = None;
-        let found = walk(&self.root, self.watch.as_ref());
+        let found = walk(&self.root, self.watch.as_ref(), name);
         if let (Err(_), Some(watch)) = (&found, &self.watch) {
             watch.lost();
         }

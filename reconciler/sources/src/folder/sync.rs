@@ -1,7 +1,9 @@
 //! A thread that writes last good versions and brings them to the disk: a pass must wait for neither many
 //! files nor a disk.
 
-use crate::kept::{self, Lasting};
+use super::lastgood::Version;
+use super::walk::Stamp;
+use crate::kept;
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io;
@@ -20,7 +22,7 @@ pub(super) struct Write {
     /// What it is a version of.
     pub(super) title: String,
     pub(super) path: PathBuf,
-    pub(super) bytes: Vec<u8>,
+    pub(super) version: Version,
 }
 
 enum Job {
@@ -31,7 +33,7 @@ enum Job {
 #[derive(Debug)]
 struct Running {
     jobs: Sender<Job>,
-    written: Receiver<(Write, io::Result<()>)>,
+    written: Receiver<(Write, io::Result<Stamp>)>,
     thread: JoinHandle<()>,
 }
 
@@ -50,15 +52,15 @@ impl Writer {
     }
 
     /// Has a file written, soon. Gives it back if there is no thread.
-    pub(super) fn write(&mut self, write: Write) -> Result<(), Vec<u8>> {
+    pub(super) fn write(&mut self, write: Write) -> Result<(), Option<Version>> {
         let name = write.name.clone();
         match self.give(Job::Write(write)) {
             Ok(()) => {
                 self.writing.insert(name);
                 Ok(())
             }
-            Err(Job::Write(write)) => Err(write.bytes),
-            Err(Job::Sync(_)) => Err(Vec::new()),
+            Err(Job::Write(write)) => Err(Some(write.version)),
+            Err(Job::Sync(_)) => Err(None),
         }
     }
 
@@ -72,15 +74,14 @@ impl Writer {
         !self.writing.is_empty()
     }
 
-    /// What could not be written, of all that was tried since this was last asked.
-    pub(super) fn failed(&mut self) -> Vec<(Write, io::Error)> {
+    /// What was tried since this was last asked, and what became of it.
+    pub(super) fn tried(&mut self) -> Vec<(Write, io::Result<Stamp>)> {
         let Some(running) = &self.running else { return Vec::new() };
-        let mut failed = Vec::new();
-        for (write, outcome) in running.written.try_iter() {
+        let tried: Vec<_> = running.written.try_iter().collect();
+        for (write, _) in &tried {
             self.writing.remove(&write.name);
-            failed.extend(outcome.err().map(|error| (write, error)));
         }
-        failed
+        tried
     }
 
     fn give(&mut self, job: Job) -> Result<(), Job> {
@@ -109,7 +110,7 @@ impl Drop for Writer {
     }
 }
 
-fn work(todo: &Receiver<Job>, done: &Sender<(Write, io::Result<()>)>) {
+fn work(todo: &Receiver<Job>, done: &Sender<(Write, io::Result<Stamp>)>) {
     while let Ok(first) = todo.recv() {
         // A file that was written many times since is synced once, and its folder once for all.
         let mut files: BTreeSet<PathBuf> = BTreeSet::new();
@@ -117,13 +118,13 @@ fn work(todo: &Receiver<Job>, done: &Sender<(Write, io::Result<()>)>) {
             match job {
                 Job::Sync(path) => drop(files.insert(path)),
                 Job::Write(mut write) => {
-                    let outcome = kept::write(&write.path, &write.bytes, Lasting::ThisBoot);
+                    let outcome = write.version.write(&write.path);
                     if outcome.is_ok() {
                         files.insert(write.path.clone());
-                        write.bytes = Vec::new();
+                        write.version.bytes = Vec::new();
                     }
                     // Whoever wanted it may have gone.
-                    let _ = done.send((write, outcome.map_err(|(_, error)| error)));
+                    let _ = done.send((write, outcome));
                 }
             }
         }

@@ -4,13 +4,16 @@
 use super::{Watch, problem};
 use cilium_crds::yaml::MAX_BYTES;
 use cilium_engine::problem::Problem;
+use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fs::Metadata;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{self, Read};
+use std::num::NonZeroU64;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 /// Deepest folder.
 const MAX_DEPTH: usize = 32;
@@ -20,31 +23,55 @@ pub(super) const MAX_FILES: usize = 200_000;
 pub(super) const EMPTY_MARK: &str = ".empty";
 
 /// What tells whether a file changed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub(super) struct Stamp {
-    pub(super) modified: SystemTime,
+    /// Seconds and nanoseconds since 1970, as the other time.
+    modified: (i64, i64),
     changed: (i64, i64),
     size: u64,
     inode: u64,
     device: u64,
 }
 
-impl Default for Stamp {
-    fn default() -> Self {
-        Self { modified: SystemTime::UNIX_EPOCH, changed: (0, 0), size: 0, inode: 0, device: 0 }
-    }
-}
+/// The time of last change is counted in steps: two changes within one look the same. Kernels take a few
+/// milliseconds for one.
+const STEP: Duration = Duration::from_millis(100);
+/// Where times have no nanoseconds (VFAT counts two seconds), and for what else has none by chance.
+const COARSE_STEP: Duration = Duration::from_secs(2);
 
 impl Stamp {
     pub(super) fn of(metadata: &Metadata) -> Self {
         Self {
-            modified: metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH),
+            modified: (metadata.mtime(), metadata.mtime_nsec()),
             changed: (metadata.ctime(), metadata.ctime_nsec()),
             size: metadata.size(),
             inode: metadata.ino(),
             device: metadata.dev(),
         }
     }
+
+    /// None: beyond what can be counted.
+    pub(super) fn modified(&self) -> Option<SystemTime> {
+        time(self.modified)
+    }
+
+    /// Whether what is read at this time, or later, is told from all that is written afterwards.
+    pub(super) fn is_proof_at(&self, now: SystemTime) -> bool {
+        let step = if self.changed.1 == 0 { COARSE_STEP } else { STEP };
+        time(self.changed).is_some_and(|then| now.duration_since(then).is_ok_and(|age| age >= step))
+    }
+
+    /// The stamp in short. Never 0.
+    pub(super) fn mark(&self) -> NonZeroU64 {
+        let mut hasher = DefaultHasher::new();
+        self.hash(&mut hasher);
+        NonZeroU64::new(hasher.finish()).unwrap_or(NonZeroU64::MIN)
+    }
+}
+
+fn time((seconds, nanoseconds): (i64, i64)) -> Option<SystemTime> {
+    let since = Duration::new(seconds.try_into().ok()?, nanoseconds.try_into().ok()?);
+    SystemTime::UNIX_EPOCH.checked_add(since)
 }
 
 /// What is in the folder.
@@ -106,11 +133,16 @@ impl Found {
 
 /// Lists the folder, and has every folder in it watched before it is listed, so that nothing happens unheard
 /// in between. An error is about the folder itself.
-pub(super) fn walk(root: &Path, watch: Option<&Watch>) -> io::Result<Found> {
+/// `name` gives paths that are in memory already.
+pub(super) fn walk(
+    root: &Path,
+    watch: Option<&Watch>,
+    name: &dyn Fn(&str) -> Option<Arc<str>>,
+) -> io::Result<Found> {
     let metadata = std::fs::metadata(root)?;
     let id = (metadata.dev(), metadata.ino());
     let found = Found { complete: true, root: id, ..Found::default() };
-    let mut walk = Walk { root, watch, watches: HashSet::new(), seen: BTreeSet::from([id]), found };
+    let mut walk = Walk { root, watch, name, watches: HashSet::new(), seen: BTreeSet::from([id]), found };
     walk.watch("");
     let entries = std::fs::read_dir(root)?;
     walk.list(entries, "", 0);
@@ -123,6 +155,7 @@ pub(super) fn walk(root: &Path, watch: Option<&Watch>) -> io::Result<Found> {
 struct Walk<'a> {
     root: &'a Path,
     watch: Option<&'a Watch>,
+    name: &'a dyn Fn(&str) -> Option<Arc<str>>,
     watches: HashSet<i32>,
     seen: BTreeSet<(u64, u64)>,
     found: Found,
@@ -182,7 +215,8 @@ impl Walk<'_> {
                 if self.found.files.len() >= MAX_FILES {
                     return self.unread(prefix, &format!("more than {MAX_FILES} files"));
                 }
-                self.found.files.insert(path.into(), Stamp::of(&metadata));
+                let path = (self.name)(&path).unwrap_or_else(|| path.into());
+                self.found.files.insert(path, Stamp::of(&metadata));
             }
         }
     }

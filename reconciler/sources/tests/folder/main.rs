@@ -1,5 +1,6 @@
 //! The manifest folder on a real file system, with the time as an argument.
 
+mod cache;
 mod heard;
 mod store;
 
@@ -65,6 +66,12 @@ impl Bench {
         self.uptime += Duration::from_secs(10);
         let wall = SystemTime::now() + Duration::from_secs(3600);
         self.folder.scan_heard(Now { uptime: self.uptime, wall })
+    }
+
+    /// A restart after the end of the agent before, which writes what it has left to write.
+    fn reopen(&mut self) {
+        self.folder = ManifestFolder::to_look(&self.root, "n1", None);
+        self.restart();
     }
 
     fn restart(&mut self) {

@@ -49,7 +49,7 @@ enum Behind {
     PodA,
     /// A process of this node.
     Process,
-    /// Another node's pod, and addresses outside: routed, not resolved, not reachable.
+    /// Another node's pod, and addresses outside: routed, on the second wire, not resolved, not reachable.
     Far,
 }
 
@@ -149,7 +149,7 @@ fn backends(behind: Behind, family: Family) -> Option<Vec<(Address, u16)>> {
         Behind::Here => vec![(B.ip(family), BACKEND_PORT)],
         Behind::PodA => vec![(A.ip(family), BACKEND_PORT)],
         Behind::Process => vec![(at::node(family), HOST_BACKEND_PORT)],
-        Behind::Far => [at::remote_pod, at::outside, at::stranger, at::blackhole]
+        Behind::Far => [at::remote_pod, at::outside, at::side, at::stranger, at::blackhole]
             .map(|addr| (addr(family), BACKEND_PORT))
             .to_vec(),
     })

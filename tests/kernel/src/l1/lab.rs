@@ -2,7 +2,9 @@
 
 use super::frontends::MAGLEV_ROWS;
 use super::sys::{self, SKB_CB, SKB_IFINDEX, SKB_INGRESS, SKB_MARK, SKB_WORDS};
-use super::world::{ETH0_MAC, GATEWAY_MAC, Links, Mode, REMOTE_NODE_MAC, World, constants};
+use super::world::{
+    ETH0_MAC, GATEWAY_MAC, Links, Mode, REMOTE_NODE_MAC, SERVER_MAC, SIDE_MAC, World, constants,
+};
 use aya::maps::{Map, MapData, RingBuf};
 use aya::programs::Program;
 use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
@@ -90,6 +92,13 @@ pub struct Input {
     pub wire: Option<u32>,
     /// The frame.
     pub data: Vec<u8>,
+}
+
+impl Input {
+    /// Whether the packet came into the node by an interface: what the stack sends did, if it is out of a tunnel.
+    pub fn is_received(&self) -> bool {
+        self.hook != Hook::FromHost || self.wire.is_some()
+    }
 }
 
 /// What a program did.
@@ -377,7 +386,7 @@ impl Lab {
         let mut context = [0u32; SKB_WORDS];
         context[SKB_MARK] = input.mark;
         context[SKB_IFINDEX] = input.ifindex;
-        context[SKB_INGRESS] = input.ifindex;
+        context[SKB_INGRESS] = if input.is_received() { input.ifindex } else { 0 };
         let program = match input.wire {
             Some(wire) if input.hook == Hook::FromOverlay => {
                 context[SKB_CB] = wire;
@@ -533,17 +542,23 @@ fn namespace() -> (File, Links) {
         std::fs::write(format!("/proc/sys/net/{key}"), value).unwrap_or_else(|e| panic!("sysctl {key}: {e}"));
     }
     let mut batch = String::from("link set lo up\n");
-    let links = ["l1-a", "l1-b", "l1-c", "l1-x", "l1-host", "l1-overlay", "l1-eth0"];
+    let links = ["l1-a", "l1-b", "l1-c", "l1-x", "l1-host", "l1-overlay", "l1-eth0", "l1-side"];
     for name in links {
-        let mac = if name == "l1-eth0" { format!("address {} ", text(ETH0_MAC)) } else { String::new() };
+        let mac = match name {
+            "l1-eth0" => format!("address {} ", text(ETH0_MAC)),
+            "l1-side" => format!("address {} ", text(SIDE_MAC)),
+            _ => String::new(),
+        };
         batch += &format!(
             "link add {name} {mac}type veth peer name p{name}\nlink set {name} up\nlink set p{name} up\n"
         );
     }
-    let (gateway, remote) = (text(GATEWAY_MAC), text(REMOTE_NODE_MAC));
+    let [gateway, remote, server] = [GATEWAY_MAC, REMOTE_NODE_MAC, SERVER_MAC].map(text);
     batch += &format!(
         "addr add 192.0.2.10/24 dev l1-eth0
 addr add 2001:db8::10/64 dev l1-eth0 nodad
+addr add 198.18.7.10/24 dev l1-side
+addr add 2001:db8:7::10/64 dev l1-side nodad
 addr add 10.1.0.1/32 dev l1-host
 addr add fd00:1::1/128 dev l1-host nodad
 route add 10.1.0.0/24 dev l1-host
@@ -556,6 +571,8 @@ neigh add 192.0.2.1 lladdr {gateway} dev l1-eth0 nud permanent
 neigh add 2001:db8::1 lladdr {gateway} dev l1-eth0 nud permanent
 neigh add 192.0.2.20 lladdr {remote} dev l1-eth0 nud permanent
 neigh add 2001:db8::20 lladdr {remote} dev l1-eth0 nud permanent
+neigh add 198.18.7.20 lladdr {server} dev l1-side nud permanent
+neigh add 2001:db8:7::20 lladdr {server} dev l1-side nud permanent
 "
     );
     let mut child = Command::new("ip")
@@ -565,9 +582,9 @@ neigh add 2001:db8::20 lladdr {remote} dev l1-eth0 nud permanent
         .expect("ip (iproute2) is installed");
     child.stdin.take().expect("piped").write_all(batch.as_bytes()).expect("ip reads its batch");
     assert!(child.wait().expect("ip ends").success(), "ip refused:\n{batch}");
-    let [a, b, c, x, host, overlay, eth0] = links.map(index);
+    let [a, b, c, x, host, overlay, eth0, side] = links.map(index);
     let netns = File::open("/proc/thread-self/ns/net").expect("proc is mounted");
-    (netns, Links { lxc: [a, b, c, x], host, overlay, eth0 })
+    (netns, Links { lxc: [a, b, c, x], host, overlay, eth0, side })
 }
 
 fn index(name: &str) -> u32 {

@@ -17,6 +17,7 @@ pub mod lab;
 pub mod model;
 pub mod packet;
 pub mod random;
+pub mod rule;
 pub mod script;
 pub mod sys;
 pub mod world;

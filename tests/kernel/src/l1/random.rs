@@ -322,7 +322,12 @@ impl Traffic {
             14 | 15 => at::outside(family),
             16 => at::outside_narrow(family),
             17 => at::world(family),
-            18 => self.random.pick(&[at::stranger(family), at::gateway(family)]),
+            18 => self.random.pick(&[
+                at::stranger(family),
+                at::gateway(family),
+                at::side(family),
+                at::side_node(family),
+            ]),
             19 => at::blackhole(family),
             20 => self.random.pick(&[
                 at::nobody(family),
@@ -465,6 +470,7 @@ impl Traffic {
         let ifindex = match hook {
             Hook::FromContainer => lxc,
             Hook::FromHost | Hook::ToHost => self.links.host,
+            Hook::FromNetdev | Hook::ToNetdev if self.random.chance(25) => self.links.side,
             Hook::FromNetdev | Hook::ToNetdev => self.links.eth0,
             Hook::FromOverlay | Hook::ToOverlay => self.links.overlay,
         };
@@ -490,6 +496,7 @@ impl Traffic {
             2 => mark::IDENTITY | REMOTE_POD_ID << 16,
             3 => mark::IDENTITY | 1 | 7 << 16,
             4 => mark::OVERLAY,
+            5 => mark::IDENTITY | 0xc000 | 1 << 12 | 3 << 16,
             _ => 0,
         };
         let wire = (!self.random.chance(3)).then(|| {

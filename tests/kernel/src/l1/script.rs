@@ -20,10 +20,14 @@ pub enum Site {
     From(Pod),
     /// The host's stack sends it out of `cilium_host`.
     FromHost,
+    /// The host's stack sends it on out of `cilium_host`: it came into the node by an interface.
+    Forwarded,
     /// It reaches the host through `cilium_host`.
     ToHost,
     /// The device received it.
     FromNet,
+    /// The second device received it.
+    FromSide,
     /// The device sends it.
     ToNet,
     /// It came out of the tunnel with this number.
@@ -231,8 +235,10 @@ impl Fixture {
         let (hook, ifindex, wire) = match step.site {
             Site::From(pod) => (Hook::FromContainer, links.lxc[pod.link], None),
             Site::FromHost => (Hook::FromHost, links.host, None),
+            Site::Forwarded => (Hook::FromHost, links.host, Some(0)),
             Site::ToHost => (Hook::ToHost, links.host, None),
             Site::FromNet => (Hook::FromNetdev, links.eth0, None),
+            Site::FromSide => (Hook::FromNetdev, links.side, None),
             Site::ToNet => (Hook::ToNetdev, links.eth0, None),
             Site::FromTunnel(number) => (Hook::FromOverlay, links.overlay, Some(number)),
             Site::FromNoTunnel => (Hook::FromOverlay, links.overlay, None),

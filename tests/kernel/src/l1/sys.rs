@@ -1,5 +1,5 @@
 //! The bpf() calls that packet tests need and aya does not offer: test runs with a context, plain map
-//! access by descriptor, tiny programs from instructions. Never: knowledge of our maps or programs.
+//! access by descriptor, tiny programs from instructions, and one in a driver. Never: knowledge of our maps or programs.
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
@@ -7,6 +7,8 @@ use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 /// `BPF_PROG_TYPE_SCHED_CLS`.
 const SCHED_CLS: u32 = 3;
+/// `BPF_PROG_TYPE_XDP`.
+const XDP: u32 = 6;
 /// `BPF_F_TEST_SKB_CHECKSUM_COMPLETE`, since Linux 6.15.
 pub const CHECKSUM_COMPLETE: u32 = 1 << 2;
 /// Words of `struct __sk_buff`.
@@ -257,9 +259,21 @@ struct ProgramAttr {
 /// # Errors
 /// What the kernel says, with the verifier's words.
 pub fn load(instructions: &[u64]) -> io::Result<OwnedFd> {
+    load_as(SCHED_CLS, instructions)
+}
+
+/// Loads a program for drivers from its instructions.
+///
+/// # Errors
+/// What the kernel says, with the verifier's words.
+pub fn load_xdp(instructions: &[u64]) -> io::Result<OwnedFd> {
+    load_as(XDP, instructions)
+}
+
+fn load_as(prog_type: u32, instructions: &[u64]) -> io::Result<OwnedFd> {
     let mut log = vec![0u8; 1 << 16];
     let mut attr = ProgramAttr {
-        prog_type: SCHED_CLS,
+        prog_type,
         insn_cnt: size(instructions.len()),
         insns: instructions.as_ptr() as u64,
         license: c"GPL".as_ptr() as u64,
@@ -275,6 +289,25 @@ pub fn load(instructions: &[u64]) -> io::Result<OwnedFd> {
             Err(io::Error::other(format!("{e}: {}", String::from_utf8_lossy(&log[..end]))))
         }
     }
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct LinkAttr {
+    prog_fd: u32,
+    ifindex: u32,
+    attach_type: u32,
+    flags: u32,
+}
+
+/// Makes a program run in the driver of an interface of the calling thread's namespace, until the link is closed.
+///
+/// # Errors
+/// What the kernel says.
+pub fn run_in_driver(program: BorrowedFd<'_>, ifindex: u32) -> io::Result<OwnedFd> {
+    // BPF_XDP and XDP_FLAGS_DRV_MODE.
+    let mut attr = LinkAttr { prog_fd: raw(program), ifindex, attach_type: 37, flags: 1 << 2 };
+    bpf(28, &mut attr).map(own)
 }
 
 #[repr(C)]

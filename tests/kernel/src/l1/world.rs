@@ -2,6 +2,7 @@
 //! the programs (as rows) and the model (as rules). Never: a decision about a packet.
 
 use super::frontends;
+pub use super::rule::Rule;
 use cilium_abi::{
     Address, Be16, Mac,
     endpoint::{ENDPOINT_HOST, EndpointConfigRow, EndpointRow},
@@ -30,6 +31,8 @@ pub struct Links {
     pub overlay: u32,
     /// The device towards the network.
     pub eth0: u32,
+    /// The device towards a second network, with nothing beyond it.
+    pub side: u32,
 }
 
 /// A pod of the test node.
@@ -128,11 +131,19 @@ pub mod at {
         external = "198.19.0.6", "2001:db8:19::6";
         /// The router address of the other node.
         remote_router = "10.2.0.1", "fd00:2::1";
+        /// This node on its second device.
+        side_node = "198.18.7.10", "2001:db8:7::10";
+        /// A server on the second wire.
+        side = "198.18.7.20", "2001:db8:7::20";
     }
 }
 
 /// Hardware address of `eth0`.
 pub const ETH0_MAC: Mac = Mac([2, 0, 0, 0, 0xee, 1]);
+/// Hardware address of the second device.
+pub const SIDE_MAC: Mac = Mac([2, 0, 0, 0, 0xee, 4]);
+/// Hardware address of [`at::side`].
+pub const SERVER_MAC: Mac = Mac([2, 0, 0, 0, 0xee, 5]);
 /// Hardware address of the gateway.
 pub const GATEWAY_MAC: Mac = Mac([2, 0, 0, 0, 0xee, 2]);
 /// Hardware address of the other node.
@@ -149,9 +160,9 @@ pub const BACKENDS: u32 = 3;
 /// Where the namespace's routes lead.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Route {
-    /// Out of `eth0` to a known neighbour.
+    /// Out of `eth0`, or the second device to an address that [`is_side`], to a known neighbour.
     Neighbour(Mac),
-    /// Out of `eth0` to a neighbour that must be asked for.
+    /// Likewise to a neighbour that must be asked for.
     Unresolved,
     /// Nowhere: blackhole.
     Blocked,
@@ -167,6 +178,11 @@ fn within(addr: &Address, prefix: &str, len: u32) -> bool {
     len == 0 || (a ^ p) >> (128 - len) == 0
 }
 
+/// Whether an address lies on the second wire.
+pub fn is_side(addr: &Address) -> bool {
+    if addr.is_v4() { within(addr, "198.18.7.0", 24) } else { within(addr, "2001:db8:7::", 64) }
+}
+
 /// The route to an address, as [`super::lab`] sets the namespace up.
 pub fn route(addr: &Address) -> Route {
     let is_v4 = addr.is_v4();
@@ -177,8 +193,10 @@ pub fn route(addr: &Address) -> Route {
             v6.is_multicast() || v6.is_unicast_link_local() || v6.is_loopback() || v6.is_unspecified()
         }
     };
-    let own = [at::node(Family::V4), at::node(Family::V6), at::router(Family::V4), at::router(Family::V6)];
-    if stack || own.contains(addr) {
+    let own = [Family::V4, Family::V6]
+        .into_iter()
+        .flat_map(|family| [at::node(family), at::router(family), at::side_node(family)]);
+    if stack || own.into_iter().any(|own| own == *addr) {
         return Route::Stack;
     }
     let (pods, link, hole) = if is_v4 {
@@ -192,15 +210,18 @@ pub fn route(addr: &Address) -> Route {
     if within(addr, hole.0, hole.1) {
         return Route::Blocked;
     }
-    if within(addr, link.0, link.1) {
+    let is_side = is_side(addr);
+    if is_side || within(addr, link.0, link.1) {
         let family = if is_v4 { Family::V4 } else { Family::V6 };
         return if *addr == at::gateway(family) {
             Route::Neighbour(GATEWAY_MAC)
         } else if *addr == at::remote_node(family) {
             Route::Neighbour(REMOTE_NODE_MAC)
+        } else if *addr == at::side(family) {
+            Route::Neighbour(SERVER_MAC)
         } else if is_v4 && addr.bytes()[15] == 255 {
             Route::Stack
-        } else if !is_v4 && text == "2001:db8::".parse::<IpAddr>().unwrap_or(text) {
+        } else if !is_v4 && [ip("2001:db8::"), ip("2001:db8:7::")].contains(addr) {
             // The subnet's anycast address, which a forwarding node holds.
             Route::Stack
         } else {
@@ -208,29 +229,6 @@ pub fn route(addr: &Address) -> Route {
         };
     }
     Route::Neighbour(GATEWAY_MAC)
-}
-
-/// One policy rule as an operator means it.
-#[derive(Clone, Copy, Debug)]
-pub struct Rule {
-    /// The policy it belongs to.
-    pub policy: u32,
-    /// For packets the subject sends, rather than receives.
-    pub egress: bool,
-    /// The peer; 0: any.
-    pub peer: u32,
-    /// Protocol; 0: any, and then any port.
-    pub proto: u8,
-    /// First port of the range.
-    pub port: u16,
-    /// Length of the port prefix, 0: any port.
-    pub len: u8,
-    /// Allow or deny.
-    pub allow: bool,
-    /// Higher wins.
-    pub precedence: u32,
-    /// Its number.
-    pub cookie: u32,
 }
 
 /// All rows, and the rules of policy.
@@ -283,11 +281,15 @@ pub enum Mode {
     Accelerated,
     /// As [`Self::BalancerTunnel`], likewise.
     AcceleratedTunnel,
+    /// As [`Self::Native`], pods' traffic through the host's stack.
+    Stack,
+    /// As [`Self::Tunnel`], likewise.
+    StackTunnel,
 }
 
 impl Mode {
     /// All of them.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 9] = [
         Self::Native,
         Self::Tunnel,
         Self::Strict,
@@ -295,6 +297,8 @@ impl Mode {
         Self::BalancerTunnel,
         Self::Accelerated,
         Self::AcceleratedTunnel,
+        Self::Stack,
+        Self::StackTunnel,
     ];
 
     /// The same kind of node with drivers that serve frontends, where devices do.
@@ -308,13 +312,13 @@ impl Mode {
 
     /// Whether other nodes' pods are reached without the overlay.
     pub const fn is_native(self) -> bool {
-        matches!(self, Self::Native | Self::Balancer | Self::Accelerated)
+        matches!(self, Self::Native | Self::Balancer | Self::Accelerated | Self::Stack)
     }
 }
 
-fn accelerated(mode: Mode) -> NodeConstants {
+fn with(mode: Mode, flag: u32) -> NodeConstants {
     let node = constants(mode);
-    NodeConstants { flags: node.flags | node::NODE_XDP, ..node }
+    NodeConstants { flags: node.flags | flag, ..node }
 }
 
 /// The constants of a mode.
@@ -326,8 +330,10 @@ pub fn constants(mode: Mode) -> NodeConstants {
         Mode::Strict => node::NODE_TUNNEL,
         Mode::Balancer => masquerade | node::NODE_ALLOW_LOCALHOST | node::NODE_LB,
         Mode::BalancerTunnel => node::NODE_MASQUERADE_IPV4 | node::NODE_TUNNEL | node::NODE_LB,
-        Mode::Accelerated => return accelerated(Mode::Balancer),
-        Mode::AcceleratedTunnel => return accelerated(Mode::BalancerTunnel),
+        Mode::Accelerated => return with(Mode::Balancer, node::NODE_XDP),
+        Mode::AcceleratedTunnel => return with(Mode::BalancerTunnel, node::NODE_XDP),
+        Mode::Stack => return with(Mode::Native, node::NODE_HOST_STACK),
+        Mode::StackTunnel => return with(Mode::Tunnel, node::NODE_HOST_STACK),
     };
     let few_ports = matches!(mode, Mode::Tunnel | Mode::BalancerTunnel);
     let both = node::NODE_IPV4 | node::NODE_IPV6;
@@ -383,6 +389,15 @@ impl World {
                 ..DeviceRow::default()
             },
         );
+        world.devices.insert(
+            links.side,
+            DeviceRow {
+                ipv4: at::side_node(Family::V4),
+                ipv6: at::side_node(Family::V6),
+                mac: SIDE_MAC,
+                ..DeviceRow::default()
+            },
+        );
         for pod in [A, B, C, X] {
             for family in [Family::V4, Family::V6] {
                 world.endpoints.insert(
@@ -426,7 +441,7 @@ impl World {
     }
 
     fn add_peers(&mut self, family: Family, mode: Mode) {
-        for own in [at::router(family), at::node(family)] {
+        for own in [at::router(family), at::node(family), at::side_node(family)] {
             let row =
                 EndpointRow { identity: identity::HOST, flags: ENDPOINT_HOST, ..EndpointRow::default() };
             self.endpoints.insert(own, row);
@@ -527,54 +542,5 @@ impl World {
             rows.insert(key, row);
         }
         rows
-    }
-}
-
-impl Rule {
-    /// Everything allowed to or from a pod.
-    pub fn any(pod: Pod, egress: bool) -> Self {
-        Self {
-            policy: u32::from(pod.id),
-            egress,
-            peer: 0,
-            proto: 0,
-            port: 0,
-            len: 0,
-            allow: true,
-            precedence: 0,
-            cookie: 0,
-        }
-    }
-    /// For one peer only.
-    pub fn peer(self, peer: u32) -> Self {
-        Self { peer, ..self }
-    }
-    /// For one port only.
-    pub fn port(self, proto: u8, port: u16) -> Self {
-        Self { proto, port, len: 16, ..self }
-    }
-    /// For a range of ports.
-    pub fn ports(self, proto: u8, port: u16, len: u8) -> Self {
-        Self { proto, port, len, ..self }
-    }
-    /// Denies instead.
-    pub fn deny(self) -> Self {
-        Self { allow: false, ..self }
-    }
-    /// With a precedence.
-    pub fn precedence(self, precedence: u32) -> Self {
-        Self { precedence, ..self }
-    }
-    /// With a number.
-    pub fn cookie(self, cookie: u32) -> Self {
-        Self { cookie, ..self }
-    }
-    /// First port after masking.
-    pub fn first(&self) -> u16 {
-        port_prefix(Be16::new(self.port), u32::from(self.len)).host()
-    }
-    fn same_place(&self, other: &Self) -> bool {
-        let place = |r: &Self| (r.policy, r.egress, r.peer, r.proto, r.first(), r.len);
-        place(self) == place(other)
     }
 }

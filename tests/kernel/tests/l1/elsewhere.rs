@@ -14,7 +14,9 @@ use cilium_tests_kernel::l1::{
     model::{Ends, Parsed, key},
     packet::{ACK, Build, FIN, SYN, icmp, tcp, unreachable},
     script::{Check, Fixture, Site, fixture},
-    world::{A, BACKEND_PORT, ETH0_MAC, Family, GATEWAY_MAC, Mode, REMOTE_NODE_MAC, REMOTE_POD_ID, Rule, at},
+    world::{
+        A, BACKEND_PORT, ETH0_MAC, Family, GATEWAY_MAC, Mode, REMOTE_POD_ID, Rule, SERVER_MAC, SIDE_MAC, at,
+    },
 };
 
 /// A way to a backend elsewhere, and back.
@@ -41,6 +43,13 @@ impl Far {
             let (node, router) = (at::node(family), at::router(family));
             [
                 far("native", Mode::Balancer, at::remote_pod(family), node, Site::FromNet),
+                far(
+                    "by another device",
+                    Mode::Balancer,
+                    at::side(family),
+                    at::side_node(family),
+                    Site::FromSide,
+                ),
                 far("beside the tunnel", Mode::BalancerTunnel, at::outside(family), node, Site::FromNet),
                 far(
                     "through the tunnel",
@@ -118,7 +127,12 @@ impl Far {
         if self.is_tunnelled() {
             return fixture.check(Check::Mark(0));
         }
-        fixture.check(Check::Mark(mark::SNAT_DONE)).check(Check::Macs(GATEWAY_MAC, ETH0_MAC))
+        let (dst, src) = if matches!(self.back, Site::FromSide) {
+            (SERVER_MAC, SIDE_MAC)
+        } else {
+            (GATEWAY_MAC, ETH0_MAC)
+        };
+        fixture.check(Check::Mark(mark::SNAT_DONE)).check(Check::Macs(dst, src))
     }
 
     /// The last step came back to the client.
@@ -444,70 +458,6 @@ fn errors_of_clients(far: Far) -> Vec<Fixture> {
     ]
 }
 
-fn routes(case: Case) -> Vec<Fixture> {
-    let (family, node) = (case.family, at::node(case.family));
-    let to = |text: &str, backend: Address| case.serving(text, &[(backend, BACKEND_PORT)]);
-    let syn = || case.request(SYN);
-    let remote = at::remote_pod(family);
-    let nowhere = |fixture: Fixture| {
-        fixture.world(|world| {
-            for device in world.devices.values_mut() {
-                (device.ipv4, device.ipv6) = (Address::NONE, Address::NONE);
-            }
-        })
-    };
-    vec![
-        to("to another node's process", at::remote_node(family))
-            .sends(Site::FromNet, syn())
-            .check(Check::Macs(REMOTE_NODE_MAC, ETH0_MAC))
-            .check(Check::Source(node, CLIENT)),
-        to("to who must be asked for first", at::stranger(family))
-            .sends(Site::FromNet, syn())
-            .check(Check::Source(node, CLIENT))
-            .check(Check::Ttl(63)),
-        to("to nowhere", at::blackhole(family)).drops(Site::FromNet, syn(), drop::FIB_LOOKUP_FAILED),
-        to("to an address of this node's pods that nobody has", at::nobody(family)).drops(
-            Site::FromNet,
-            syn(),
-            drop::STALE_OR_UNROUTABLE_IP,
-        ),
-        to("too long for the device is the stack's", remote)
-            .passes(Site::FromNet, syn().longer(1500))
-            .check(Check::Source(node, CLIENT))
-            .check(Check::Mark(mark::SNAT_DONE))
-            .check(Check::Ttl(64)),
-        nowhere(to("a device without an address lends none", remote)).drops(
-            Site::FromNet,
-            syn(),
-            drop::SNAT_NO_MAPPING,
-        ),
-        to("a device that is not there lends none", remote).world(|world| world.devices.clear()).drops(
-            Site::FromNet,
-            syn(),
-            drop::NO_DEVICE,
-        ),
-        nowhere(to("through the tunnel the router lends", remote))
-            .mode(Mode::BalancerTunnel)
-            .world(|world| world.devices.clear())
-            .sends(Site::FromNet, syn())
-            .check(Check::Source(at::router(family), CLIENT)),
-        to("through a tunnel that is not there", remote)
-            .mode(Mode::BalancerTunnel)
-            .world(|world| world.runtime.overlay_ifindex = 0)
-            .drops(Site::FromNet, syn(), drop::NO_DEVICE),
-        to("to a client without a route", remote)
-            .sends(Site::FromNet, case.packet((at::blackhole(family), CLIENT), (node, PORT), SYN))
-            .drops(Site::FromNet, case.answer(SYN | ACK), drop::FIB_LOOKUP_FAILED),
-        to("a backend that asks through its own frontend", case.client)
-            .sends(Site::FromNet, syn())
-            .check(Check::Source(node, CLIENT))
-            .check(Check::Destination(case.client, BACKEND_PORT))
-            .sends(Site::FromNet, case.answer(SYN | ACK))
-            .check(Check::Source(node, PORT))
-            .check(Check::Destination(case.client, CLIENT)),
-    ]
-}
-
 /// What another node sends on behalf of clients outside, and what it sends itself.
 fn senders(family: Family) -> Vec<Fixture> {
     let (a, router) = (A.ip(family), at::remote_router(family));
@@ -603,11 +553,6 @@ fn l1_errors_find_the_client() {
 #[test]
 fn l1_errors_of_clients_find_the_backend() {
     super::run(Far::all().flat_map(errors_of_clients).collect());
-}
-
-#[test]
-fn l1_lent_packets_take_their_road() {
-    super::run(Case::all().flat_map(routes).collect());
 }
 
 #[test]

@@ -155,7 +155,7 @@ fn l1_headers_that_lie_are_dropped() {
 fn l1_cut_packets_pass_as_nothing_else() {
     let mut wrong = Vec::new();
     super::with_lab(Mode::Tunnel, &mut |lab| {
-        let Links { lxc, overlay, eth0, host } = lab.links;
+        let Links { lxc, overlay, eth0, host, .. } = lab.links;
         for family in [Family::V4, Family::V6] {
             let l4 = if family == Family::V4 { 34 } else { 54 };
             let (a, outside) = (A.ip(family), at::outside(family));

@@ -22,7 +22,7 @@ impl Reconciler {
 
     fn destruction(&mut self) -> (DesiredState, Plan) {
         let desired = DesiredState { synced: SourceSet::ALL, ..DesiredState::default() };
-        self.kernel.net.watch_sysctls(BTreeSet::new(), sysctl_record(&self.loaded.config));
+        self.kernel.net.watch_sysctls(BTreeSet::new(), None, sysctl_record(&self.loaded.config));
         self.place_pods();
         let observed = observe(&mut self.kernel, &Scopes::all());
         let plan = diff(&desired, &observed);

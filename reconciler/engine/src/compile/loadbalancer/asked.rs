@@ -30,7 +30,7 @@ impl Sort {
     pub(super) fn flags(self, config: &Config) -> u32 {
         let (of, outside) = match self {
             Self::Of(FrontendKind::ClusterIp) => {
-                (FRONTEND_CLUSTER_IP, config.load_balancer.external_cluster_ip)
+                (FRONTEND_CLUSTER_IP, config.load_balancer.cluster_ips_outside())
             }
             Self::Of(FrontendKind::NodePort) => (FRONTEND_NODE_PORT, true),
             Self::Of(FrontendKind::LoadBalancer) => (FRONTEND_LOAD_BALANCER, true),
@@ -46,7 +46,7 @@ impl Sort {
         match self {
             Self::Of(FrontendKind::LoadBalancer) => true,
             Self::Of(FrontendKind::NodePort | FrontendKind::ExternalIp) => all,
-            Self::Of(FrontendKind::ClusterIp) => all && config.load_balancer.external_cluster_ip,
+            Self::Of(FrontendKind::ClusterIp) => all && config.load_balancer.cluster_ips_outside(),
             Self::HostPort => false,
         }
     }
@@ -99,6 +99,11 @@ impl Asking<'_> {
         service.unserved().is_none() && service.proxy_name.is_none() && service.on_node(self.labels)
     }
 
+    /// Whether frontends of a kind are served here: beside a kube-proxy ClusterIPs alone.
+    pub(super) fn serves_kind(&self, kind: FrontendKind) -> bool {
+        self.config.load_balancer.kube_proxy_replacement || kind == FrontendKind::ClusterIp
+    }
+
     /// Whether a NodePort is one that may be served.
     pub(super) fn in_range(&self, number: u16) -> bool {
         let [first, last] = self.config.load_balancer.node_port_range;
@@ -137,14 +142,15 @@ impl Asking<'_> {
             (FrontendKind::LoadBalancer, service.load_balancer_ips(allocation)),
             (FrontendKind::ExternalIp, service.external_ips.as_slice()),
         ];
-        for (kind, addrs) in shared.into_iter().filter(|(kind, _)| service.has(*kind)) {
+        let asked = |kind| service.has(kind) && self.serves_kind(kind);
+        for (kind, addrs) in shared.into_iter().filter(|(kind, _)| asked(*kind)) {
             for addr in addrs.iter().filter(|addr| self.served(service, **addr)) {
                 for (at, port) in service.ports.iter().enumerate() {
                     ask(frontend(*addr, port.port, port.proto), kind, at);
                 }
             }
         }
-        if service.has(FrontendKind::NodePort) {
+        if asked(FrontendKind::NodePort) {
             for (at, (number, port)) in service.ports.iter().map(|port| (port.node_port, port)).enumerate() {
                 let Some(number) = number.filter(|number| self.in_range(*number)) else { continue };
                 for addr in self.of_node().filter(|addr| service.in_family(IpFamily::of(*addr))) {
@@ -157,7 +163,8 @@ impl Asking<'_> {
 
     /// NodePorts of a Service that are out of range.
     pub(super) fn out_of_range<'s>(&self, service: &'s Service) -> impl Iterator<Item = &'s ServicePort> {
-        let asked = self.serves(service) && service.has(FrontendKind::NodePort);
+        let kind = FrontendKind::NodePort;
+        let asked = self.serves(service) && self.serves_kind(kind) && service.has(kind);
         let outside = move |port: &&ServicePort| asked && port.node_port.is_some_and(|n| !self.in_range(n));
         service.ports.iter().filter(outside)
     }
@@ -165,6 +172,9 @@ impl Asking<'_> {
     /// The frontends a pod of this node asks for.
     pub(super) fn of_pod(&self, name: &Name, pod: &Pod) -> Vec<Claim> {
         let mut claims = Vec::new();
+        if !self.config.load_balancer.kube_proxy_replacement {
+            return claims;
+        }
         for (port, asked) in pod.host_ports.iter().enumerate() {
             let one = asked.ip.filter(|ip| !ip.is_unspecified());
             let family = asked.ip.map(Family::of);

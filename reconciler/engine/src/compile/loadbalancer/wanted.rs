@@ -351,7 +351,8 @@ fn notes(
         let message = format!("NodePort {number} is not served: it is outside of {first} to {last}");
         notes.push(error(&told, message, "give it another, or widen load_balancer.node_port_range"));
     }
-    if service.forwarding == Some(ForwardingMode::Dsr) && asking.serves(service) {
+    let outside = asking.serves(service) && asking.serves_kind(FrontendKind::NodePort);
+    if service.forwarding == Some(ForwardingMode::Dsr) && outside {
         let message =
             "forwarding by DSR is not built yet: backends on other nodes see an address of this node";
         notes.push(warning(
@@ -390,7 +391,8 @@ fn health_check(
 ) -> Option<HealthCheckView> {
     let port = service.health_check_node_port?;
     let local = service.external_policy == TrafficPolicy::Local;
-    if !local || !service.has(FrontendKind::LoadBalancer) || !asking.serves(service) {
+    let kind = FrontendKind::LoadBalancer;
+    if !local || !service.has(kind) || !asking.serves(service) || !asking.serves_kind(kind) {
         return None;
     }
     let here = finder.here();

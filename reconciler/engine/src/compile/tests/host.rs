@@ -79,6 +79,32 @@ fn a_node_in_tunnel_mode() {
 }
 
 #[test]
+fn node_ports_are_kept_from_the_nodes_own_connections() {
+    let key = SysctlKey(crate::state::RESERVED_PORTS.to_owned());
+    let reserved = |config: &Config| whole(&world(), config).desired.state.sysctls.find(&key).cloned();
+    let mut config = config();
+    assert_eq!(reserved(&config).as_deref(), Some("30000-32767"));
+    config.load_balancer.node_port_range = [31_000, 31_000];
+    assert_eq!(reserved(&config).as_deref(), Some("31000"));
+    config.load_balancer.kube_proxy_replacement = false;
+    assert_eq!(reserved(&config), None);
+}
+
+#[test]
+fn a_node_for_no_pods_needs_no_pod_cidrs() {
+    let mut world = world();
+    world.nodes.insert("n1", node(&["192.168.0.1", "fd11::1"], &[]));
+    let warned = |config: &Config| {
+        let compiled = whole(&world, config);
+        compiled.problems.iter().any(|problem| problem.to_string().contains("no pod CIDRs"))
+    };
+    let mut config = config();
+    assert!(warned(&config), "runtimes are told to attach pods");
+    config.paths.cni_conf_dir = None;
+    assert!(!warned(&config));
+}
+
+#[test]
 fn constants_say_what_the_configuration_says() {
     let mut config = config();
     config.routing.ipv4_native_cidr = Some("10.0.0.0/8".parse().unwrap());

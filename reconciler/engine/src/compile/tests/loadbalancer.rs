@@ -159,7 +159,4 @@ fn families_do_not_mix_and_an_empty_service_is_a_frontend() {
     let compiled = whole(&world, &config());
     assert_eq!(list(&compiled, "10.96.0.10"), []);
     assert_eq!(list(&compiled, "fd96::10").len(), 1);
-    let mut off = config();
-    off.load_balancer.kube_proxy_replacement = false;
-    assert_eq!(whole(&world, &off).desired.state.frontends.len(), 0);
 }

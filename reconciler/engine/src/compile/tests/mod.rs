@@ -4,6 +4,7 @@ mod acceleration;
 mod host;
 mod identity;
 mod keyed;
+mod kube_proxy;
 mod loadbalancer;
 mod maglev;
 mod north_south;
@@ -61,6 +62,7 @@ pub(super) fn world() -> World {
         mtu: 1500,
         addresses: vec![net("192.168.0.1/24"), net("fd11::1/64")],
         default_route: true,
+        is_veth: false,
     });
     world.nodes.insert("n1", node(&["192.168.0.1", "fd11::1"], &["10.1.0.0/24", "fd00:1::/64"]));
     world.nodes.insert("n2", node(&["192.168.0.2", "fd11::2"], &["10.2.0.0/24", "fd00:2::/64"]));

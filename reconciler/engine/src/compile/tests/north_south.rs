@@ -15,7 +15,7 @@ use cilium_abi::lb::{
 };
 
 /// A Service of type LoadBalancer: a backend on this node and one on `n2`.
-fn service() -> Service {
+pub(super) fn service() -> Service {
     Service {
         kind: ServiceKind::LoadBalancer,
         cluster_ips: vec![ip("10.96.0.10")],
@@ -35,7 +35,7 @@ fn service() -> Service {
     }
 }
 
-fn put(world: &mut World, name: &str, service: Service) {
+pub(super) fn put(world: &mut World, name: &str, service: Service) {
     let on = |addr: &str, node: &str| BackendAddress {
         node: Some(node.into()),
         ..BackendAddress::ready(ip(addr))
@@ -50,7 +50,7 @@ fn put(world: &mut World, name: &str, service: Service) {
     world.services.insert(ObjectName::new("shop", name), service);
 }
 
-fn key(addr: &str, port: u16) -> FrontendKey {
+pub(super) fn key(addr: &str, port: u16) -> FrontendKey {
     FrontendKey { addr: ip(addr), port, proto: Protocol::TCP, scope: SCOPE_EXTERNAL }
 }
 
@@ -58,7 +58,7 @@ fn inside(key: &FrontendKey) -> FrontendKey {
     FrontendKey { scope: SCOPE_INTERNAL, ..key.clone() }
 }
 
-fn row<'c>(compiled: &'c Compiled, key: &FrontendKey) -> &'c FrontendRow {
+pub(super) fn row<'c>(compiled: &'c Compiled, key: &FrontendKey) -> &'c FrontendRow {
     compiled.desired.state.frontends.find(key).unwrap_or_else(|| panic!("{key} is there"))
 }
 

@@ -24,7 +24,7 @@ use clsact::Tc;
 use std::cell::OnceCell;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-pub(super) use xdp::Unable;
+use xdp::Refused;
 pub(super) use young::Young;
 
 /// Programs of the pinned sets by their number, read when first asked: on a new link nobody is.
@@ -188,9 +188,6 @@ impl Bpf {
             let ifindex = interfaces.get(&key.link).copied();
             hooks.insert(key, ifindex);
         }
-        for key in self.unable.hooks() {
-            hooks.entry(key.clone()).or_insert_with(|| interfaces.get(&key.link).copied());
-        }
         for (link, ifindex) in interfaces {
             for hook in [Hook::Ingress, Hook::Egress] {
                 hooks.insert(AttachmentKey { link: link.clone(), hook }, Some(ifindex));
@@ -208,12 +205,17 @@ impl Bpf {
         ifindex: Option<u32>,
     ) -> Result<Option<AttachmentRow>, DriverError> {
         let pinned = open_link(&self.pins, key)?;
+        if key.hook == Hook::Xdp
+            && pinned.is_none()
+            && let Some(refused) = Refused::read(&pin_path(&self.pins, key))
+        {
+            return Ok(Some(refused.row(ifindex)));
+        }
         let Some(ifindex) = ifindex else {
             return pinned.map(|pinned| wrong(known, pinned.info.prog_id)).transpose();
         };
         let Some(hook) = tcx_hook(key.hook) else {
-            let seen = pinned.map(|pinned| xdp::look(known, &pinned, ifindex)).transpose()?;
-            return Ok(seen.or_else(|| self.unable(key, ifindex)));
+            return pinned.map(|pinned| xdp::look(known, &pinned, ifindex)).transpose();
         };
         let chain = self.tcx_chain(hook, ifindex)?;
         let filters = tc.filters(ifindex, key.hook)?;
@@ -297,7 +299,6 @@ impl Bpf {
     /// Takes off what is ours at a hook.
     fn detach(&mut self, known: &Known, tc: &mut Tc, key: &AttachmentKey) -> Result<(), DriverError> {
         self.young.drop(key);
-        self.forget_unable(key);
         let pinned = open_link(&self.pins, key)?;
         let ifindex = sys::index_of(&key.link.0);
         pins::remove(&pin_path(&self.pins, key))?;

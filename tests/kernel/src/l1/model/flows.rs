@@ -5,8 +5,8 @@ use crate::l1::packet::{ACK, FIN, RST, SYN};
 use cilium_abi::{
     Address, Be16,
     ct::{
-        CT_CLOSING_FORWARD, CT_CLOSING_REPLY, CT_INITIATOR_HIGH, CT_LOOPBACK, CT_RESET, CT_SEEN_REPLY, CtKey,
-        CtRow, KIND_CONNECTION,
+        CT_CLOSING_FORWARD, CT_CLOSING_REPLY, CT_INITIATOR_HIGH, CT_LOOPBACK, CT_RESET, CT_SEEN_REPLY,
+        CT_STACK, CtKey, CtRow, KIND_CONNECTION,
     },
     drop,
     endpoint::{CONFIG_OPEN_EGRESS, CONFIG_OPEN_INGRESS, EndpointConfigRow},
@@ -96,6 +96,7 @@ impl Model {
         let (key, high) = key(&way.parsed.ends, KIND_CONNECTION);
         let is_tcp = way.parsed.ends.proto == proto::TCP;
         let flags = way.parsed.flags;
+        let from_stack = if way.from_stack { CT_STACK } else { 0 };
         if state == State::New {
             let lifetime = match (is_tcp, is_syn(way)) {
                 (false, _) => self.node.ct_any,
@@ -106,7 +107,9 @@ impl Model {
             };
             let row = CtRow {
                 expires: way.now + lifetime,
-                flags: if high { CT_INITIATOR_HIGH } else { 0 } | if way.loopback { CT_LOOPBACK } else { 0 },
+                flags: if high { CT_INITIATOR_HIGH } else { 0 }
+                    | if way.loopback { CT_LOOPBACK } else { 0 }
+                    | from_stack,
                 rev_nat: way.rev_nat,
                 seen_forward: flags,
                 ..CtRow::default()
@@ -124,6 +127,7 @@ impl Model {
             row.seen_forward |= flags;
             if !is_tcp || is_syn(way) {
                 row.rev_nat = way.rev_nat;
+                row.flags = row.flags & !CT_STACK | from_stack;
             }
         }
         if is_tcp {

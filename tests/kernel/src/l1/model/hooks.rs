@@ -3,32 +3,33 @@
 use super::flows::{State, is_syn, is_tcp};
 use super::{Kind, Model, Step, Verdict, Way, is_node};
 use crate::l1::lab::Hook;
-use crate::l1::world::{ETH0_MAC, Route, route};
+use crate::l1::world::{ETH0_MAC, Route, SIDE_MAC, is_side, route};
 use cilium_abi::{
     Address, Mac,
-    ct::CT_LOOPBACK,
+    ct::{CT_LOOPBACK, CT_STACK},
     drop,
     endpoint::{ENDPOINT_HOST, EndpointConfigRow, EndpointRow},
     identity,
-    node::{NODE_ALLOW_LOCALHOST, NODE_TUNNEL, mark},
+    node::{NODE_ALLOW_LOCALHOST, NODE_HOST_STACK, NODE_TUNNEL, mark},
     proto,
+    snat::OUT,
 };
 
 const ARP: u16 = 0x0806;
 /// Longest frame of a device with an MTU of 1500, with room for a VLAN tag.
 const FORWARDABLE: usize = 1518;
 
-/// Numbers of more than 24 bits do not fit a mark; their packets are looked up again.
+/// Numbers of more than 26 bits do not fit a mark; their packets are looked up again.
 fn identity_mark(number: u32) -> u32 {
-    if number >> 24 != 0 {
+    if number >> 26 != 0 {
         return 0;
     }
-    mark::IDENTITY | (number >> 16 & 0xff) | number << 16
+    mark::IDENTITY | (number >> 16 & 0xff) | (number & 0xffff) << 16 | (number >> 24) << 12
 }
 
 fn marked(value: u32) -> Option<u32> {
     match value & mark::MASK {
-        mark::IDENTITY => Some((value & 0xff) << 16 | value >> 16),
+        mark::IDENTITY => Some((value & 0xff) << 16 | value >> 16 | (value >> 12 & 3) << 24),
         mark::HOST => Some(identity::HOST),
         _ => None,
     }
@@ -133,6 +134,13 @@ impl Model {
             (state, rev_nat, flags) = self.stand(way);
         }
         let dst = way.parsed.ends.dst;
+        if self.answers_stack(state, flags) {
+            let peer = self.identity(&dst, way.parsed.v6);
+            self.refuse_overlay(way, peer)?;
+            self.settle(way, state, rev_nat)?;
+            way.mark = identity_mark(config.identity);
+            return Ok(Verdict::Pass);
+        }
         match self.world.endpoints.get(&dst).copied() {
             Some(endpoint) if endpoint.flags & ENDPOINT_HOST == 0 => {
                 let ids = (config.identity, endpoint.identity);
@@ -173,10 +181,24 @@ impl Model {
                 }
                 match self.far(&dst) {
                     Some(row) if !row.tunnel.is_none() => self.encapsulate(),
+                    _ if self.by_stack() && state.asks_policy() => {
+                        way.mark = identity_mark(config.identity);
+                        Ok(Verdict::Pass)
+                    }
                     _ => self.route(way, config.identity),
                 }
             }
         }
+    }
+
+    /// Whether pods' traffic goes through the host's stack.
+    pub(super) fn by_stack(&self) -> bool {
+        self.node.flags & NODE_HOST_STACK != 0
+    }
+
+    /// Whether this is an answer on a connection that came from the stack.
+    fn answers_stack(&self, state: State, flags: Option<u16>) -> bool {
+        self.by_stack() && !state.asks_policy() && flags.is_some_and(|flags| flags & CT_STACK != 0)
     }
 
     /// To a node, a pod must not look like the overlay.
@@ -241,7 +263,7 @@ impl Model {
         way.hop()?;
         if let Route::Neighbour(mac) = found {
             way.dst_mac(&mac.0);
-            way.src_mac(&ETH0_MAC.0);
+            way.src_mac(if is_side(&way.parsed.ends.dst) { &SIDE_MAC.0 } else { &ETH0_MAC.0 });
         }
         Ok(Verdict::Redirect)
     }
@@ -320,6 +342,7 @@ impl Model {
         if way.parsed.fault.is_some() && ends.dst.is_none() {
             return Ok(Verdict::Pass);
         }
+        way.from_stack = self.by_stack();
         if let Some(endpoint) = self.world.endpoints.get(&ends.dst).copied() {
             if endpoint.flags & ENDPOINT_HOST != 0 {
                 return Ok(Verdict::Pass);
@@ -329,7 +352,11 @@ impl Model {
             let config = self.config(endpoint.ifindex)?;
             let sender = marked(way.mark);
             way.told = sender.is_some();
-            let sender = sender.unwrap_or_else(|| self.identity(&ends.src, way.parsed.v6));
+            let sender = sender.unwrap_or_else(|| match self.identity(&ends.src, way.parsed.v6) {
+                // Netfilter gave it the node's address.
+                identity::HOST if self.by_stack() && way.input.is_received() => self.world_of(way.parsed.v6),
+                found => found,
+            });
             self.admit(way, &config, sender)?;
             let (Mac(dst), Mac(src)) = (endpoint.mac, endpoint.node_mac);
             way.dst_mac(&dst);
@@ -337,10 +364,39 @@ impl Model {
             return Ok(Verdict::Redirect);
         }
         if self.far(&ends.dst).is_some_and(|row| !row.tunnel.is_none()) {
+            if self.by_stack() && way.parsed.fault.is_none() {
+                self.stack_encapsulates(way)?;
+            }
             return self.encapsulate();
         }
         let group = if way.parsed.v6 { is_near(&ends.dst) } else { ends.dst.bytes()[12] >= 224 };
         if group { Ok(Verdict::Pass) } else { Err(drop::STALE_OR_UNROUTABLE_IP) }
+    }
+
+    /// What the stack sends into the overlay: a pod's is remembered, and the node's own gets the router's address.
+    fn stack_encapsulates(&mut self, way: &mut Way<'_>) -> Step<()> {
+        let ends = way.parsed.ends;
+        if !self.world.endpoints.contains_key(&ends.src) {
+            return Ok(());
+        }
+        if !self.is_host(&ends.src) {
+            let (state, ..) = self.stand(way);
+            self.record(way, state);
+            return Ok(());
+        }
+        let router = if way.parsed.v6 { self.node.router_ipv6 } else { self.node.router_ipv4 };
+        if !self.masquerades(way.parsed.v6) || router.is_none() {
+            return Ok(());
+        }
+        if ends.src == router {
+            return self.hold(way, router);
+        }
+        let sort = match way.parsed.kind {
+            Kind::Ports => ends.proto != proto::SCTP,
+            kind => kind == Kind::Request,
+        };
+        let opens = !is_tcp(way) || is_syn(way) || self.translation(&ends, OUT).is_some();
+        if sort && opens { self.lend(way, router) } else { Ok(()) }
     }
 
     pub(super) fn is_host(&self, addr: &Address) -> bool {
@@ -366,14 +422,31 @@ impl Model {
         }
         let endpoint = match self.world.endpoints.get(&way.parsed.ends.dst).copied() {
             Some(endpoint) if endpoint.flags & ENDPOINT_HOST == 0 => endpoint,
-            _ => return Ok(Verdict::Pass),
+            _ => {
+                if self.by_stack() && !self.is_overlay(way) {
+                    way.mark = identity_mark(self.outsider(way));
+                }
+                return Ok(Verdict::Pass);
+            }
         };
         way.parsed.fault.map_or(Ok(()), Err)?;
         self.refuse_near(way)?;
+        if self.by_stack() {
+            way.mark = identity_mark(self.outsider(way));
+            return Ok(Verdict::Pass);
+        }
         let config = self.config(endpoint.ifindex)?;
         let source = self.identity(&way.parsed.ends.src, way.parsed.v6);
         self.admit(way, &config, source)?;
         self.deliver(way, &endpoint)
+    }
+
+    /// Who sent what a device received: nobody but the world, if it has no business to be outside.
+    fn outsider(&self, way: &Way<'_>) -> u32 {
+        match self.refuse_near(way) {
+            Ok(()) => self.identity(&way.parsed.ends.src, way.parsed.v6),
+            Err(_) => self.world_of(way.parsed.v6),
+        }
     }
 
     /// Nothing outside has an address of this node, be it a pod's or its own, and nothing that is behind
@@ -417,8 +490,12 @@ impl Model {
             return Err(drop::STALE_OR_UNROUTABLE_IP);
         };
         if endpoint.flags & ENDPOINT_HOST != 0 {
-            if self.serves_outside() && way.parsed.fault.is_none() && self.snat_in(way) {
-                return self.comes_back(way);
+            let lends = self.by_stack() && self.masquerades(way.parsed.v6);
+            if (self.serves_outside() || lends) && way.parsed.fault.is_none() && self.snat_in(way) {
+                let is_here = self.world.endpoints.contains_key(&way.parsed.ends.dst);
+                if !(lends && is_here) {
+                    return self.comes_back(way);
+                }
             }
             way.mark = identity_mark(wire);
             return Ok(Verdict::Pass);
@@ -427,10 +504,17 @@ impl Model {
         if self.world.endpoints.contains_key(&way.parsed.ends.src) {
             return Err(drop::INVALID_SOURCE_IP);
         }
+        let (state, rev_nat, flags) = self.stand(way);
+        if self.answers_stack(state, flags) {
+            self.settle(way, state, rev_nat)?;
+            way.mark = identity_mark(wire);
+            return Ok(Verdict::Pass);
+        }
         let config = self.config(endpoint.ifindex)?;
         let exact = self.world.ipcache.get(&way.parsed.ends.src).map(|row| row.identity);
-        // A node that says "world" speaks for a client outside to whom it lent its address.
-        let lent = wire == self.world_of(way.parsed.v6);
+        // A node that says "world" speaks for a client outside to whom it lent its address; its netfilter lends it
+        // to pods, too.
+        let lent = wire == self.world_of(way.parsed.v6) || (self.by_stack() && !is_node(wire));
         let exact = exact.filter(|number| *number != identity::HOST && !(lent && is_node(*number)));
         way.told = exact.is_none();
         let source = exact.unwrap_or(wire);

@@ -109,6 +109,8 @@ struct Way<'a> {
     loopback: bool,
     /// The packet itself says who sent it.
     told: bool,
+    /// The host's stack sent it, which answers go back through.
+    from_stack: bool,
 }
 
 type Step<T> = Result<T, u8>;
@@ -167,6 +169,7 @@ impl Model {
             },
             loopback: false,
             told: false,
+            from_stack: false,
         };
         let is_ip = matches!(protocol, 0x0800 | 0x86dd);
         let step = self.hook(&mut way, protocol, is_ip);

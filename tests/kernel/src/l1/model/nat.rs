@@ -147,12 +147,12 @@ impl Model {
     /// A client's packet goes on with an address of this node.
     pub(super) fn lend(&mut self, way: &mut Way<'_>, addr: Address) -> Step<()> {
         let ends = way.parsed.ends;
-        if addr.is_none() {
-            return Err(drop::SNAT_NO_MAPPING);
-        }
         if let Some(row) = self.translation(&ends, OUT) {
             self.used(&snat_key(&ends, OUT), way.now);
             return way.set_src(row.addr, row.port.host());
+        }
+        if addr.is_none() {
+            return Err(drop::SNAT_NO_MAPPING);
         }
         if ends.proto == proto::SCTP {
             return Err(drop::SNAT_UNSUPPORTED_PROTOCOL);
@@ -203,7 +203,7 @@ impl Model {
     }
 
     /// The node's own packet holds its port, or gives way to the pod that has it.
-    fn hold(&mut self, way: &mut Way<'_>, addr: Address) -> Step<()> {
+    pub(super) fn hold(&mut self, way: &mut Way<'_>, addr: Address) -> Step<()> {
         let ends = way.parsed.ends;
         let opens = way.parsed.kind == Kind::Request || (Self::has_ports(way) && ends.proto != proto::SCTP);
         if ends.src != addr || !opens {

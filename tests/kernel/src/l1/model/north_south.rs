@@ -2,12 +2,14 @@
 
 use super::flows::{State, reversed};
 use super::{Ends, Kind, Model, Step, Verdict, Way, key};
+use crate::l1::world::{ETH0_MAC, Route, SIDE_MAC, is_side, route};
 use cilium_abi::{
+    Address,
     ct::{KIND_CONNECTION, KIND_SERVICE},
     drop,
     endpoint::ENDPOINT_HOST,
     lb::{FRONTEND_EXTERNAL, FrontendRow},
-    node::mark,
+    node::{DeviceRow, mark},
     snat::OUT,
 };
 
@@ -51,10 +53,27 @@ impl Model {
             way.hop()?;
             return self.encapsulate();
         }
-        let device = self.world.devices.get(&way.input.ifindex).copied().ok_or(drop::NO_DEVICE)?;
-        self.lend(way, if v6 { device.ipv6 } else { device.ipv4 })?;
+        let own = self.own_towards(way)?;
+        self.lend(way, own)?;
         way.mark = mark::SNAT_DONE;
         self.along_routes(way)
+    }
+
+    /// The address of this node that somebody beyond a device finds back to.
+    fn own_towards(&self, way: &Way<'_>) -> Step<Address> {
+        let dst = way.parsed.ends.dst;
+        let of = |device: &DeviceRow| if way.parsed.v6 { device.ipv6 } else { device.ipv4 };
+        if self.translation(&way.parsed.ends, OUT).is_some() {
+            // It has been found.
+            return Ok(Address::NONE);
+        }
+        let arrival = self.world.devices.get(&way.input.ifindex).map(of).ok_or(drop::NO_DEVICE)?;
+        if !matches!(route(&dst), Route::Neighbour(_) | Route::Unresolved) {
+            return Ok(arrival);
+        }
+        let mac = if is_side(&dst) { SIDE_MAC } else { ETH0_MAC };
+        let leaving = self.world.devices.values().find(|device| device.mac == mac).map(of);
+        Ok(leaving.filter(|addr| !addr.is_none()).unwrap_or(arrival))
     }
 
     /// The answer to what went on has its client as destination again. What belongs to no connection goes
