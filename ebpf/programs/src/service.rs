@@ -210,8 +210,9 @@ extern "C" fn search_slot(slot: u32, search: *mut Search) -> u64 {
     0
 }
 
+/// Whether a list has a backend: one that is kept may have left this Service and live on in another.
 #[inline(always)]
-fn is_member(list: u32, count: u32, backend: u32) -> bool {
+pub fn is_member(list: u32, count: u32, backend: u32) -> bool {
     let mut search = Search { list, backend, found: 0 };
     let callback = search_slot as extern "C" fn(u32, *mut Search) -> u64;
     // SAFETY: the callback takes what it is given here, which outlives the loop.

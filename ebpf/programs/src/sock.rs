@@ -16,11 +16,12 @@ use crate::{
     maps::{AFFINITY, BACKEND, FRONTEND, SLOT, SOCK_REV},
     node,
     parse::Family,
+    service::is_member,
 };
 use aya_ebpf::{
     bindings::bpf_sock_addr,
     helpers::generated::{
-        bpf_get_netns_cookie, bpf_get_prandom_u32, bpf_get_socket_cookie, bpf_ktime_get_coarse_ns, bpf_loop,
+        bpf_get_netns_cookie, bpf_get_prandom_u32, bpf_get_socket_cookie, bpf_ktime_get_coarse_ns,
         bpf_set_retval,
     },
 };
@@ -35,7 +36,6 @@ use cilium_abi::{
     node::{NODE_SOCK, NODE_SOCK_HOST_ONLY},
     proto,
 };
-use core::ffi::c_void;
 
 /// The system call goes on.
 pub const PROCEED: i32 = 1;
@@ -206,39 +206,6 @@ type Chosen = (u32, &'static BackendRow);
 fn backend(number: u32) -> Option<Chosen> {
     // SAFETY: the row is read field by field; user space replaces rows whole.
     unsafe { BACKEND.get(number) }.map(|row| (number, row))
-}
-
-/// A place in a list, and what is looked for there.
-struct Search {
-    list: u32,
-    backend: u32,
-    found: u32,
-}
-
-/// Called for each slot until it says 1.
-#[inline(never)]
-extern "C" fn look(slot: u32, search: *mut Search) -> u64 {
-    // SAFETY: the kernel passes on what `is_member` gave it, which lives on its stack.
-    let search = unsafe { &mut *search };
-    // SAFETY: one word, read at once.
-    if let Some(number) = unsafe { SLOT.get(SlotKey { list: search.list, slot }) }
-        && *number == search.backend
-    {
-        search.found = 1;
-        return 1;
-    }
-    0
-}
-
-/// Whether a list has a backend: one that is kept may have left this service and live on in another.
-#[inline(always)]
-fn is_member(list: u32, count: u32, backend: u32) -> bool {
-    let mut search = Search { list, backend, found: 0 };
-    let callback = look as extern "C" fn(u32, *mut Search) -> u64;
-    // SAFETY: the callback takes what it is given here, which outlives the loop.
-    unsafe { bpf_loop(count, callback as *mut c_void, (&raw mut search).cast(), 0) };
-    // SAFETY: a live local; volatile since the callback writes it behind the compiler's back.
-    (unsafe { core::ptr::read_volatile(&raw const search.found) }) != 0
 }
 
 /// One of a list, by chance.
