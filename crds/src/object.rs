@@ -7,6 +7,7 @@ use crate::lower::{self, Facts, Header};
 use crate::schema::{self, nearest, quoted};
 use crate::yaml::{Document, Node, Value};
 use cilium_engine::problem::Problem;
+use cilium_engine::shared::Text;
 use cilium_engine::world::{ObjectName, Place};
 use serde::{Deserialize, Serialize};
 
@@ -165,7 +166,7 @@ fn header(kind: ObjectKind, root: &Node, file: &str) -> Result<Header, Finding> 
     Ok(Header {
         kind,
         name: ObjectName::new(namespace, name).into(),
-        published_by: published.and_then(Node::text).map(str::to_owned),
-        place: Place { file: file.to_owned(), line: root.at.line },
+        published_by: published.and_then(Node::text).map(Text::from),
+        place: Place { file: file.into(), line: root.at.line },
     })
 }

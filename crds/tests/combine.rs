@@ -90,3 +90,23 @@ fn looks_one_after_another_make_what_the_last_one_makes() {
         assert_eq!(*combined.change(&before, &[]), Pieces::default());
     }
 }
+
+/// The cluster autoscaler marks a node that it takes away; a CiliumNode beside it says nothing of that.
+#[test]
+fn a_node_that_is_taken_away_is_leaving() {
+    let node = |more: &str, spec: &str| {
+        format!(
+            "apiVersion: v1\nkind: Node\nmetadata: {{name: n1{more}}}\nspec: {{{spec}}}\n---\napiVersion: \
+             cilium.io/v2\nkind: CiliumNode\nmetadata: {{name: n1}}\nspec: {{ipam: {{podCIDRs: [10.1.0.0/24]}}}}\n"
+        )
+    };
+    for (more, spec, leaving) in [
+        ("", "", false),
+        ("", "taints: [{key: node.kubernetes.io/not-ready, effect: NoExecute}]", false),
+        ("", "taints: [{key: a}, {key: ToBeDeletedByClusterAutoscaler, effect: NoSchedule}]", true),
+        (", deletionTimestamp: \"2026-01-31T12:00:00Z\"", "", true),
+    ] {
+        let pieces = pieces(&objects(&node(more, spec)), InvalidPolicy::Isolate);
+        assert_eq!(pieces.nodes.get("n1").map(|node| node.leaving), Some(leaving), "{more} {spec}");
+    }
+}

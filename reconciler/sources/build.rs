@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 use std::{fs, io};
 
 /// From this crate's folder.
-const READING: [&str; 7] = [
+const READING: [&str; 8] = [
     "../../Cargo.lock",
     "../../crds/src",
+    "../engine/src/map",
     "../engine/src/problem.rs",
     "../engine/src/shared.rs",
     "../engine/src/state",

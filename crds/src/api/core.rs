@@ -34,6 +34,16 @@ pub struct NodeSpec {
     /// Pod CIDRs.
     #[serde(rename = "podCIDRs")]
     pub pod_cidrs: Option<Vec<String>>,
+    /// What keeps pods away.
+    pub taints: Option<Vec<Taint>>,
+}
+
+/// Keeps pods away from a node.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Taint {
+    /// Its name.
+    pub key: String,
 }
 
 /// Of a Node.

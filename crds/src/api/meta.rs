@@ -29,9 +29,9 @@ pub struct ObjectMeta {
     /// Not read.
     #[serde(default, skip_serializing)]
     pub deletion_grace_period_seconds: Unread,
-    /// Not read.
-    #[serde(default, skip_serializing)]
-    pub deletion_timestamp: Unread,
+    /// When it was asked to go.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deletion_timestamp: Option<String>,
     /// Not read.
     #[serde(default, skip_serializing)]
     pub finalizers: Unread,

@@ -30,7 +30,10 @@ pub(super) fn node(header: &Header, root: &Cursor<'_>, notes: &mut Notes) -> Fac
         .iter()
         .filter_map(|a| Some(NodeAddress { kind: address_kind(&a.kind)?, ip: ip(&at, &a.address, notes)? }))
         .collect();
-    Facts::Node(Node { addresses, pod_cidrs, labels: api.metadata.labels, place: header.place.clone() })
+    let tainted = spec.taints.unwrap_or_default().iter().any(|taint| taint.key == TO_BE_DELETED);
+    let leaving = tainted || api.metadata.deletion_timestamp.is_some();
+    let labels = api.metadata.labels;
+    Facts::Node(Node { addresses, pod_cidrs, labels, leaving, place: header.place.clone() }.into())
 }
 
 pub(super) fn cilium_node(header: &Header, root: &Cursor<'_>, notes: &mut Notes) -> Facts {
@@ -59,8 +62,12 @@ pub(super) fn cilium_node(header: &Header, root: &Cursor<'_>, notes: &mut Notes)
     let at = spec.at("ipam").at("podCIDRs");
     let cidrs = api.spec.ipam.unwrap_or_default().pod_cidrs.unwrap_or_default();
     let pod_cidrs = cidrs.iter().filter_map(|text| cidr(&at, text, notes)).collect();
-    Facts::CiliumNode(Node { addresses, pod_cidrs, labels: api.metadata.labels, place: header.place.clone() })
+    let (labels, place) = (api.metadata.labels, header.place.clone());
+    Facts::CiliumNode(Node { addresses, pod_cidrs, labels, leaving: false, place }.into())
 }
+
+/// The cluster autoscaler's mark on a node that it is about to take away.
+const TO_BE_DELETED: &str = "ToBeDeletedByClusterAutoscaler";
 
 const KINDS: &[(&str, NodeAddressKind)] = &[
     ("InternalIP", NodeAddressKind::InternalIp),
@@ -189,7 +196,7 @@ pub(super) fn endpoint(header: &Header, root: &Cursor<'_>, notes: &mut Notes) ->
     let mut labels = Labels::default();
     for line in identity.labels.unwrap_or_default() {
         let (key, value) = line.split_once('=').unwrap_or((&line, ""));
-        labels.0.insert(sourced(key), value.to_owned());
+        labels.0.insert(sourced(key), value);
     }
     let ports = status.named_ports.unwrap_or_default().into_iter();
     let endpoint = RemoteEndpoint {

@@ -104,10 +104,10 @@ impl Combined {
         match &object.facts {
             Facts::Nothing => {}
             Facts::Namespace(namespace) => {
-                pieces.namespaces.insert(name.name.clone(), namespace.clone());
+                pieces.namespaces.insert(name.name.to_string(), namespace.clone());
             }
             Facts::Node(_) | Facts::CiliumNode(_) => {
-                let speak = self.nodes.entry(name.name.clone()).or_default();
+                let speak = self.nodes.entry(name.name.to_string()).or_default();
                 speak.push(object.clone());
                 speak.sort_by(|a, b| a.header.cmp(&b.header));
                 self.merge(name);
@@ -135,9 +135,9 @@ impl Combined {
         problems(object, &self.options).iter().for_each(|problem| pieces.problems.remove(problem));
         match &object.facts {
             Facts::Nothing => {}
-            Facts::Namespace(_) => drop(pieces.namespaces.remove(&name.name)),
+            Facts::Namespace(_) => drop(pieces.namespaces.remove(name.name.as_str())),
             Facts::Node(_) | Facts::CiliumNode(_) => {
-                if let Some(speak) = self.nodes.get_mut(&name.name) {
+                if let Some(speak) = self.nodes.get_mut(name.name.as_str()) {
                     speak.retain(|other| !Arc::ptr_eq(other, object));
                 }
                 self.merge(name);
@@ -156,13 +156,13 @@ impl Combined {
     }
 
     fn merge(&mut self, name: &ObjectName) {
-        let speak = self.nodes.get(&name.name).map_or(&[][..], Vec::as_slice);
+        let speak = self.nodes.get(name.name.as_str()).map_or(&[][..], Vec::as_slice);
         match merged(speak) {
-            Some(node) => drop(self.pieces.nodes.insert(name.name.clone(), node)),
-            None => drop(self.pieces.nodes.remove(&name.name)),
+            Some(node) => drop(self.pieces.nodes.insert(name.name.to_string(), node)),
+            None => drop(self.pieces.nodes.remove(name.name.as_str())),
         }
         if speak.is_empty() {
-            self.nodes.remove(&name.name);
+            self.nodes.remove(name.name.as_str());
         }
     }
 }
@@ -172,7 +172,7 @@ fn merged(speak: &[Arc<Object>]) -> Option<Node> {
     let mut out: Option<Node> = None;
     for object in speak {
         if let Facts::Node(node) = &object.facts {
-            out = Some(node.clone());
+            out = Some(Node::clone(node));
         }
     }
     // Given before published: what was given comes first among a node's addresses.

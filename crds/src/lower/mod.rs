@@ -27,7 +27,7 @@ pub use selector::{NAMESPACE_LABELS, POD_NAMESPACE};
 use crate::finding::{Class, Finding};
 use crate::kind::ObjectKind;
 use crate::yaml::Node;
-use cilium_engine::shared::Shared;
+use cilium_engine::shared::{Shared, Text};
 use cilium_engine::world::{
     EndpointSlice, IdentityClaim, Name, Namespace, Node as WorldNode, Place, Pod, PolicyRule, RemoteEndpoint,
     RuleVerdict, Service,
@@ -43,7 +43,7 @@ pub struct Header {
     /// Namespace and name.
     pub name: Name,
     /// The node that published it, if any.
-    pub published_by: Option<String>,
+    pub published_by: Option<Text>,
     /// Where it is written.
     pub place: Place,
 }
@@ -63,9 +63,9 @@ pub enum Facts {
     /// A namespace.
     Namespace(Shared<Namespace>),
     /// A node, from the core kind.
-    Node(WorldNode),
+    Node(Shared<WorldNode>),
     /// A node, from CiliumNode.
-    CiliumNode(WorldNode),
+    CiliumNode(Shared<WorldNode>),
     /// A pod, with all addresses its status has.
     Pod(Shared<Pod>),
     /// A service.

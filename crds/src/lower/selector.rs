@@ -160,7 +160,7 @@ fn label(at: &Cursor<'_>, key: &str, keys: Keys, notes: &mut Notes) -> Option<La
         let hint = format!("sources of labels are {}; without one, any is meant", SOURCES.join(", "));
         notes.warning(at, format!("no label has the source {}", quoted(source)), &hint);
     }
-    Some(Label { source: source.to_owned(), key: name })
+    Some(Label::new(source, &name))
 }
 
 fn label_value(at: &Cursor<'_>, value: &str, notes: &mut Notes) -> bool {

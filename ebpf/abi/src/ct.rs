@@ -152,6 +152,12 @@ pub const CT_RESET: u16 = 1 << 4;
 pub const CT_LOOPBACK: u16 = 1 << 5;
 /// The initiator's packets came from the host's stack, through which the answers go back.
 pub const CT_STACK: u16 = 1 << 6;
+/// The backend's node answers the client itself: replies do not come by here. Of a [`KIND_SERVICE`] entry: so it is
+/// for as long as the connection lasts.
+pub const CT_ONE_WAY: u16 = 1 << 7;
+/// The initiator's packets were sent to a frontend of another node; replies leave with its address, which is in
+/// `cilium_snat` ([`crate::snat::FRONTEND`]).
+pub const CT_DSR: u16 = 1 << 8;
 
 #[cfg(test)]
 mod tests {

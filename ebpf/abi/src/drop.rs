@@ -55,7 +55,7 @@ reasons! {
     CT_INSERT_FAILED = 155, "CT: Map insertion failed";
     /// IPv6 extension header chain is malformed or too long.
     INVALID_EXTENSION_HEADER = 156, "Invalid IPv6 extension header";
-    /// Fragments are not tracked.
+    /// A fragment of what is never sent in fragments: an ICMP message other than an echo.
     FRAGMENT_UNSUPPORTED = 157, "IP fragmentation not supported";
     /// A service without a usable backend.
     NO_SERVICE_BACKEND = 158, "Service backend not found";
@@ -79,6 +79,8 @@ reasons! {
     UNKNOWN_SENDER = 172, "Unknown sender";
     /// A ClusterIP reached from where it is not served.
     IS_CLUSTER_IP = 174, "Is a ClusterIP";
+    /// A fragment came before its datagram's first, or long after.
+    FRAGMENT_NOT_FOUND = 175, "First logical datagram fragment not found";
     /// ICMPv6 message a pod may not send.
     FORBIDDEN_ICMPV6 = 176, "Forbidden ICMPv6 message";
     /// The source may not use the frontend.

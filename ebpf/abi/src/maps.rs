@@ -2,7 +2,7 @@
 //!
 //! Raise a version whenever the layout of its key or row changes; a test holds the digest of each.
 
-use crate::{Address, ct, endpoint, event, ipcache, lb, metrics, node, policy, snat};
+use crate::{Address, ct, endpoint, event, fragment, ipcache, lb, metrics, node, policy, snat};
 use core::mem::size_of;
 
 /// `BPF_MAP_TYPE_` numbers used here (include/uapi/linux/bpf.h).
@@ -85,6 +85,8 @@ maps! {
     CT_ANY = "cilium_ct_any" v 2, LruHash<ct::CtKey, ct::CtRow> 262_144, 0, &["cilium_ct_any4_global", "cilium_ct_any6_global"];
     /// Masquerading.
     SNAT = "cilium_snat" v 1, LruHash<snat::SnatKey, snat::SnatRow> 524_288, 0, &["cilium_snat_v4_external", "cilium_snat_v6_external"];
+    /// What the first fragments of datagrams said.
+    FRAGMENTS = "cilium_fragments" v 1, LruHash<fragment::FragmentKey, fragment::FragmentRow> 8_192, 0, &["cilium_ipv4_frag_datagrams", "cilium_ipv6_frag_datagrams"];
     /// Frontends.
     FRONTEND = "cilium_frontend" v 2, Hash<lb::FrontendKey, lb::FrontendRow> 65_536, NO_PREALLOC, &["cilium_lb4_services_v2", "cilium_lb6_services_v2"];
     /// Lists of backends.

@@ -84,6 +84,11 @@ pub const NODE_XDP: u32 = 1 << 10;
 /// Pods' packets beyond this node's pods and the overlay go through the host's stack, where netfilter sees them.
 pub const NODE_HOST_STACK: u32 = 1 << 12;
 
+/// The overlay is Geneve.
+pub const NODE_GENEVE: u32 = 1 << 20;
+/// With [`NODE_GENEVE`]: backends' nodes are told of frontends in the tunnel's header.
+pub const NODE_DSR_GENEVE: u32 = 1 << 21;
+
 /// Sockets are connected to backends rather than frontends.
 pub const NODE_SOCK: u32 = 1 << 16;
 /// With [`NODE_SOCK`]: only sockets of the node's own network namespace.
@@ -104,7 +109,7 @@ pub const AGGREGATE_MAXIMUM: u8 = 3;
 pub struct RuntimeRow {
     /// Interface `cilium_host`, 0 until it is there.
     pub host_ifindex: u32,
-    /// Interface `cilium_vxlan`, 0 without overlay.
+    /// Interface `cilium_vxlan` or `cilium_geneve`, 0 without overlay.
     pub overlay_ifindex: u32,
     /// Hardware address of `cilium_host`.
     pub host_mac: Mac,

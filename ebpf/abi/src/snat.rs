@@ -31,7 +31,7 @@ pub struct SnatKey {
     pub dst_port: Be16,
     /// IP protocol.
     pub proto: u8,
-    /// [`OUT`] or [`IN`].
+    /// [`OUT`], [`IN`] or [`FRONTEND`].
     pub dir: u8,
     /// Zero.
     pub reserved: u16,
@@ -41,12 +41,14 @@ pub struct SnatKey {
 pub const OUT: u8 = 0;
 /// A packet coming back: its destination is translated.
 pub const IN: u8 = 1;
+/// A reply of a connection with [`crate::ct::CT_DSR`] leaving: its source becomes the frontend's. It has no other half.
+pub const FRONTEND: u8 = 2;
 
 /// Row of `cilium_snat`: what the address and port become.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, IntoBytes, FromBytes, Immutable, KnownLayout)]
 pub struct SnatRow {
-    /// The new source ([`OUT`]) or destination ([`IN`]) address.
+    /// The new source ([`OUT`], [`FRONTEND`]) or destination ([`IN`]) address.
     pub addr: Address,
     /// The new source or destination port.
     pub port: Be16,

@@ -6,13 +6,14 @@
 //! [`crate::netdev`] to judge: everything is decided before the first write.
 
 use crate::{
-    cause, conntrack, event,
+    cause, conntrack, dsr, event,
     flow::{FIN, Flow, RST, Step, kind},
+    geneve,
     ipcache::{self, Memory},
     maps::{DEVICE, WAY},
     metrics::count,
     netdev, node,
-    packet::{Packet, Xdp, at},
+    packet::{Packet, Xdp, at, zero},
     parse::{Ethernet, Family, IPV4, IPV6, L2, Link, V4, V6, parse},
     rewrite::{FromPod, hop},
     service, snat,
@@ -26,6 +27,7 @@ use aya_ebpf::{
 };
 use cilium_abi::{
     Address,
+    ct::CT_ONE_WAY,
     endpoint::ENDPOINT_HOST,
     event::{point, reason},
     lb::{BackendRow, FRONTEND_EXTERNAL, FrontendRow},
@@ -33,7 +35,7 @@ use cilium_abi::{
     node::{DeviceRow, NODE_LB, NODE_TUNNEL, NODE_XDP},
     proto,
 };
-use core::mem::{MaybeUninit, offset_of};
+use core::mem::offset_of;
 
 /// A frame that a device's driver received.
 #[inline(always)]
@@ -57,7 +59,9 @@ fn one<F: Family>(frame: Xdp, flow: &mut Flow) -> u32 {
     if parse::<F, L2, Xdp>(frame, flow).is_err() || flow.ttl <= 1 {
         return XDP_PASS;
     }
-    if flow.kind != kind::PORTS || flow.tuple.proto == proto::SCTP || netdev::is_overlay(flow) {
+    // What stands between the headers may name a frontend, which is for [`dsr::take`] to judge.
+    let is_plain = flow.l4 as usize == L2::HEADER + F::HEADER && flow.kind == kind::PORTS;
+    if !is_plain || flow.tuple.proto == proto::SCTP || netdev::is_overlay(flow) {
         return XDP_PASS;
     }
     let found = ipcache::local(&flow.tuple.dst);
@@ -119,7 +123,33 @@ fn serve<F: Family>(frame: Xdp, flow: &mut Flow, frontend: &FrontendRow) -> u32 
         return XDP_PASS;
     }
     flow.dst_identity = found.map_or(0, |row| row.identity);
+    if flow.is_one_way != 0 {
+        // Only the stack encapsulates.
+        if geneve::tells() {
+            return XDP_PASS;
+        }
+        return direct::<F>(frame, flow, frontend, backend);
+    }
     forward::<F>(frame, flow, frontend, backend, if F::IS_V6 { &device.ipv6 } else { &device.ipv4 })
+}
+
+/// To a backend elsewhere, which answers the client itself.
+#[inline(always)]
+fn direct<F: Family>(frame: Xdp, flow: &mut Flow, frontend: &FrontendRow, backend: &BackendRow) -> u32 {
+    let more = if dsr::tells(flow) { dsr::size::<F>() } else { 0 };
+    let Some(way) = way::<F>(frame, flow.ifindex, &flow.tuple.src, &backend.addr, more) else {
+        return XDP_PASS;
+    };
+    flow.marks = CT_ONE_WAY;
+    if lead::<F>(frame, flow, frontend, backend) { tell::<F>(frame, flow, way) } else { XDP_DROP }
+}
+
+/// Sends a frame on that tells its frontend, where it has to. A function of its own, as [`lead`].
+#[inline(never)]
+fn tell<F: Family>(frame: Xdp, flow: &mut Flow, way: &FibParams) -> u32 {
+    let told = if dsr::tells(flow) { dsr::tell::<F, _>(frame, flow) } else { Ok(()) };
+    let step = told.and_then(|()| send::<F>(frame, flow, way));
+    finish(frame, flow, step)
 }
 
 /// To a backend elsewhere, with the node's `own` address.
@@ -131,7 +161,7 @@ fn forward<F: Family>(
     backend: &BackendRow,
     own: &Address,
 ) -> u32 {
-    let Some(way) = way::<F>(frame, flow.ifindex, own, &backend.addr) else { return XDP_PASS };
+    let Some(way) = way::<F>(frame, flow.ifindex, own, &backend.addr, 0) else { return XDP_PASS };
     if lead::<F>(frame, flow, frontend, backend) { lend::<F>(frame, flow, own, way) } else { XDP_DROP }
 }
 
@@ -169,7 +199,7 @@ fn answer<F: Family>(frame: Xdp, flow: &mut Flow) -> u32 {
 /// Back to a client. A function of its own, as [`lead`].
 #[inline(never)]
 fn back<F: Family>(frame: Xdp, flow: &mut Flow, client: &Address) -> u32 {
-    let Some(way) = way::<F>(frame, flow.ifindex, &flow.tuple.dst, client) else { return XDP_PASS };
+    let Some(way) = way::<F>(frame, flow.ifindex, &flow.tuple.dst, client, 0) else { return XDP_PASS };
     let step = (|| {
         if !snat::incoming::<F, _>(frame, flow)? {
             return Ok(XDP_PASS);
@@ -190,19 +220,25 @@ fn back<F: Family>(frame: Xdp, flow: &mut Flow, client: &Address) -> u32 {
 }
 
 /// The kernel's route, if it leads out of the device that the frame came in by, over a neighbour that is
-/// known. Other devices may not take frames from a driver, and would not say so.
+/// known. Other devices may not take frames from a driver, and would not say so. The frame will be `more` bytes longer.
 #[inline(always)]
-fn way<F: Family>(frame: Xdp, ifindex: u32, src: &Address, dst: &Address) -> Option<&'static FibParams> {
+fn way<F: Family>(
+    frame: Xdp,
+    ifindex: u32,
+    src: &Address,
+    dst: &Address,
+    more: u32,
+) -> Option<&'static FibParams> {
     // Not on the stack: what is there counts together with that of whatever is called.
     // SAFETY: this CPU's row, used by one program at a time; all zeroes is a valid value.
     let fib = unsafe {
         let row = WAY.get_ptr_mut(0)?;
-        *row = MaybeUninit::zeroed().assume_init();
+        *row.cast::<[u32; size_of::<FibParams>() / 4]>() = [zero(); size_of::<FibParams>() / 4];
         &mut *row
     };
     fib.family = F::AF;
     fib.ifindex = ifindex;
-    fib.__bindgen_anon_1.tot_len = (frame.length() - L2::HEADER as u32) as u16;
+    fib.__bindgen_anon_1.tot_len = (frame.length() - L2::HEADER as u32 + more) as u16;
     if F::IS_V6 {
         fib.__bindgen_anon_3.ipv6_src = src.words;
         fib.__bindgen_anon_4.ipv6_dst = dst.words;

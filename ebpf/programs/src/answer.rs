@@ -1,10 +1,11 @@
 //! Telling a client that nobody serves a frontend: a TCP reset, or the ICMP error "port unreachable" about
-//! what it sent. The client's packet becomes the answer and leaves where it came in.
+//! what it sent; or that what it sent is too long for the way. The client's packet becomes the answer and leaves
+//! where it came in.
 //!
 //! Whatever checksum offload the packet was in stays true: see [`is_left_to_device`] and [`refuse`].
 
 use crate::{
-    event,
+    cause, event,
     flow::{ACK, Cause, FIN, Flow, RST, SYN, Step},
     maps::DESK,
     packet::{Packet, Skb, at, bounded},
@@ -50,7 +51,8 @@ struct Icmp {
     kind: u8,
     code: u8,
     checksum: u16,
-    unused: u32,
+    /// Unused, or the MTU of the way.
+    rest: u32,
 }
 
 /// The end of a packet to a frontend for which there is no backend: dropped, and its sender told if the
@@ -65,9 +67,22 @@ pub fn unserved<F: Family>(skb: Skb, flow: &mut Flow, frontend: &FrontendRow, ca
         return Err(cause);
     }
     let dropped = event::drop(skb, flow, cause);
+    Ok(instead::<F>(skb, flow, dropped, 0))
+}
+
+/// The end of a packet that is too long for its way: its sender is told how long it may be.
+#[inline(always)]
+pub fn too_long<F: Family>(skb: Skb, flow: &mut Flow, mtu: u32) -> Step<i32> {
+    let dropped = event::drop(skb, flow, cause!(FRAGMENTATION_NEEDED));
+    Ok(instead::<F>(skb, flow, dropped, mtu))
+}
+
+/// The verdict that sends an answer, or else the one that drops.
+#[inline(always)]
+fn instead<F: Family>(skb: Skb, flow: &Flow, dropped: i32, mtu: u32) -> i32 {
     // SAFETY: a valid context and this CPU's flow.
-    let sent = unsafe { if F::IS_V6 { answer_v6(skb.0, flow) } else { answer_v4(skb.0, flow) } };
-    Ok(if sent == 0 { dropped } else { sent })
+    let sent = unsafe { if F::IS_V6 { answer_v6(skb.0, flow, mtu) } else { answer_v4(skb.0, flow, mtu) } };
+    if sent == 0 { dropped } else { sent }
 }
 
 macro_rules! answers {
@@ -79,9 +94,9 @@ macro_rules! answers {
             /// `skb` must be a valid context, `flow` null or this CPU's flow.
             #[unsafe(no_mangle)]
             #[inline(never)]
-            unsafe extern "C" fn $name(skb: *mut __sk_buff, flow: *const Flow) -> i32 {
+            unsafe extern "C" fn $name(skb: *mut __sk_buff, flow: *const Flow, mtu: u32) -> i32 {
                 // SAFETY: as the caller promises.
-                unsafe { flow.as_ref() }.and_then(|flow| refuse::<$family>(Skb(skb), flow)).unwrap_or(0)
+                unsafe { flow.as_ref() }.and_then(|flow| refuse::<$family>(Skb(skb), flow, mtu)).unwrap_or(0)
             }
         )*
     };
@@ -248,11 +263,12 @@ fn reset<F: Family>(skb: Skb, flow: &Flow, desk: &mut Desk) -> Option<u32> {
     Some(F::HEADER as u32 + SIZE)
 }
 
-/// "Port unreachable" (RFC 792, RFC 4443 §3.1), quoting the packet; its length. Where a device is to sum up
-/// the client's UDP datagram it will write into the unused word, which is zero, what makes a right sum right
-/// again: also zero, in ones' complement.
+/// "Port unreachable" (RFC 792, RFC 4443 §3.1), or with an MTU "fragmentation needed" (RFC 1191 §4) and "packet too
+/// big" (RFC 4443 §3.2), quoting the packet; its length. Where a device is to sum up the client's UDP datagram it
+/// will write into the last word of the header what makes a right sum right again: zero, in ones' complement. The
+/// MTU is lost to it then, and the client takes the least there is.
 #[inline(always)]
-fn unreachable<F: Family>(skb: Skb, flow: &Flow, desk: &mut Desk) -> Option<u32> {
+fn unreachable<F: Family>(skb: Skb, flow: &Flow, desk: &mut Desk, mtu: u32) -> Option<u32> {
     const HEAD: u32 = size_of::<Icmp>() as u32;
     let total = length::<F>(skb)?;
     let quoted = nonzero(if total > QUOTE { QUOTE } else { total & !3 })?;
@@ -269,9 +285,14 @@ fn unreachable<F: Family>(skb: Skb, flow: &Flow, desk: &mut Desk) -> Option<u32>
     // SAFETY: the header fits behind the IP header, at a multiple of four.
     unsafe {
         let icmp = &mut *desk.packet.as_mut_ptr().add(F::HEADER / 4).cast::<Icmp>();
-        (icmp.kind, icmp.code) = if F::IS_V6 { (1, 4) } else { (3, 3) };
+        (icmp.kind, icmp.code) = match (F::IS_V6, mtu) {
+            (true, 0) => (1, 4),
+            (true, _) => (2, 0),
+            (false, 0) => (3, 3),
+            (false, _) => (3, 4),
+        };
         icmp.checksum = 0;
-        icmp.unused = 0;
+        icmp.rest = mtu.to_be();
         icmp.checksum = if F::IS_V6 {
             let start = addresses::<F>();
             let pseudo = (HEAD + quoted + F::ICMP as u32).to_be();
@@ -285,7 +306,7 @@ fn unreachable<F: Family>(skb: Skb, flow: &Flow, desk: &mut Desk) -> Option<u32>
 
 /// Makes the packet its own answer, if there is to be one, and sends it back.
 #[inline(always)]
-fn refuse<F: Family>(skb: Skb, flow: &Flow) -> Option<i32> {
+fn refuse<F: Family>(skb: Skb, flow: &Flow, mtu: u32) -> Option<i32> {
     let ethernet = at::<Ethernet, Skb>(skb, 0)?;
     // SAFETY: `at` proved the header lies inside the packet.
     let (dst, src) = unsafe { ((*ethernet).dst, (*ethernet).src) };
@@ -296,8 +317,11 @@ fn refuse<F: Family>(skb: Skb, flow: &Flow) -> Option<i32> {
     if is_group || !may_tell::<F>(flow) || !may_answer(desk) {
         return None;
     }
-    let is_tcp = flow.tuple.proto == proto::TCP;
-    let length = if is_tcp { reset::<F>(skb, flow, desk)? } else { unreachable::<F>(skb, flow, desk)? };
+    let length = if mtu == 0 && flow.tuple.proto == proto::TCP {
+        reset::<F>(skb, flow, desk)?
+    } else {
+        unreachable::<F>(skb, flow, desk, mtu)?
+    };
     let length = nonzero(length)?;
     // A change of length ends a device's sum over the whole frame, so there has to be one.
     // SAFETY: a valid context; the helpers check lengths, and what is stored lies within the desk's packet.

@@ -13,13 +13,14 @@ use crate::{
 };
 use cilium_abi::{
     ct::{
-        CT_CLOSING_FORWARD, CT_CLOSING_REPLY, CT_INITIATOR_HIGH, CT_LOOPBACK, CT_RESET, CT_SEEN_REPLY,
-        CT_STACK, CtKey, CtRow, KIND_CONNECTION,
+        CT_CLOSING_FORWARD, CT_CLOSING_REPLY, CT_DSR, CT_INITIATOR_HIGH, CT_LOOPBACK, CT_ONE_WAY, CT_RESET,
+        CT_SEEN_REPLY, CT_STACK, CtKey, CtRow, KIND_CONNECTION,
     },
     event::reason,
     node::NODE_EVENT_TRACE,
     proto,
 };
+use core::ptr::{from_mut, null_mut};
 
 /// Flags of an entry on which a SYN opens a new connection.
 pub const CLOSING: u16 = CT_CLOSING_FORWARD | CT_CLOSING_REPLY | CT_RESET;
@@ -75,6 +76,12 @@ pub fn find(flow: &mut Flow) -> Option<&'static mut CtRow> {
     Some(row)
 }
 
+/// Whether replies leave with the address of a frontend.
+#[inline(always)]
+pub fn is_of_frontend(row: &CtRow) -> bool {
+    row.rev_nat != 0 || row.flags & CT_DSR != 0
+}
+
 /// Whether policy decides on this packet: all but replies and errors about known connections.
 #[inline(always)]
 pub fn is_forward(flow: &Flow) -> bool {
@@ -88,8 +95,26 @@ pub fn commit(flow: &mut Flow, row: Option<&mut CtRow>, memory: Memory) -> Step<
         flow.report = 1;
         return Ok(());
     }
-    match row {
-        Some(row) if flow.state != reason::NEW => {
+    let row = row.map_or(null_mut(), from_mut);
+    // SAFETY: this CPU's flow, and a row of a map or none.
+    if unsafe { conntrack_commit(flow, row, memory.identity, memory.revision) } == 0 {
+        Ok(())
+    } else {
+        Err(cause!(CT_INSERT_FAILED))
+    }
+}
+
+/// A subprogram of its own, which the verifier checks once.
+///
+/// # Safety
+/// `flow` must be null or this CPU's flow, `row` null or its connection's entry.
+#[unsafe(no_mangle)]
+#[inline(never)]
+unsafe extern "C" fn conntrack_commit(flow: *mut Flow, row: *mut CtRow, identity: u32, revision: u32) -> u32 {
+    // SAFETY: as the caller promises.
+    let (flow, row) = unsafe { (flow.as_mut(), row.as_mut()) };
+    match (flow, row) {
+        (Some(flow), Some(row)) if flow.state != reason::NEW => {
             touch(flow, row);
             if flow.allowed & ALLOWED_EGRESS != 0 {
                 row.allowed_egress = flow.revision;
@@ -97,32 +122,20 @@ pub fn commit(flow: &mut Flow, row: Option<&mut CtRow>, memory: Memory) -> Step<
             if flow.allowed & ALLOWED_INGRESS != 0 {
                 row.allowed_ingress = flow.revision;
             }
-            if memory.identity != 0 && (row.revision != memory.revision || row.identity != memory.identity) {
-                row.identity = memory.identity;
-                row.revision = memory.revision;
+            if identity != 0 && (row.revision != revision || row.identity != identity) {
+                row.identity = identity;
+                row.revision = revision;
             }
-            Ok(())
+            0
         }
-        _ => {
-            // SAFETY: this CPU's flow.
-            if unsafe { conntrack_create(flow, memory.identity, memory.revision) } == 0 {
-                Ok(())
-            } else {
-                Err(cause!(CT_INSERT_FAILED))
-            }
-        }
+        (Some(flow), _) => create(flow, identity, revision),
+        (None, _) => 1,
     }
 }
 
-/// A subprogram of its own, which the verifier checks once.
-///
-/// # Safety
-/// `flow` must be null or this CPU's flow.
-#[unsafe(no_mangle)]
-#[inline(never)]
-unsafe extern "C" fn conntrack_create(flow: *mut Flow, identity: u32, revision: u32) -> u32 {
-    // SAFETY: as the caller promises.
-    let Some(flow) = (unsafe { flow.as_mut() }) else { return 1 };
+/// Writes a new entry; 0: done.
+#[inline(always)]
+fn create(flow: &mut Flow, identity: u32, revision: u32) -> u32 {
     let (key, from_high) = flow.tuple.key(KIND_CONNECTION);
     let lifetime = match (flow.tuple.proto == proto::TCP, flow.is_syn()) {
         // The end of a connection that was not seen.
@@ -135,7 +148,8 @@ unsafe extern "C" fn conntrack_create(flow: *mut Flow, identity: u32, revision: 
         expires: flow.now + lifetime,
         flags: if from_high { CT_INITIATOR_HIGH } else { 0 }
             | if flow.is_loopback != 0 { CT_LOOPBACK } else { 0 }
-            | host_stack::connection(flow),
+            | host_stack::connection(flow)
+            | flow.marks,
         rev_nat: flow.rev_nat,
         backend: 0,
         identity,
@@ -173,9 +187,15 @@ fn touch(flow: &mut Flow, row: &mut CtRow) {
             }
         }
         let both = CT_CLOSING_FORWARD | CT_CLOSING_REPLY;
-        lifetime = if flags & CT_RESET != 0 || flags & both == both {
+        // Of a connection whose replies go elsewhere only one side is seen.
+        let is_one_way = flags & CT_ONE_WAY != 0;
+        let is_over = flags & both == both || (is_one_way && flags & CT_CLOSING_FORWARD != 0);
+        lifetime = if flags & CT_RESET != 0 || is_over {
             node!(ct_fin)
-        } else if flags & CT_SEEN_REPLY != 0 || row.seen_forward & SYN == 0 {
+        } else if flags & CT_SEEN_REPLY != 0
+            || row.seen_forward & SYN == 0
+            || (is_one_way && tcp_flags & SYN == 0)
+        {
             node!(ct_tcp)
         } else {
             node!(ct_syn)
@@ -183,6 +203,9 @@ fn touch(flow: &mut Flow, row: &mut CtRow) {
     }
     if !is_reply && row.rev_nat != flow.rev_nat && (flow.tuple.proto != proto::TCP || flow.is_syn()) {
         row.rev_nat = flow.rev_nat;
+    }
+    if !is_reply && (flow.tuple.proto != proto::TCP || flow.is_syn()) {
+        flags = flags & !(CT_ONE_WAY | CT_DSR) | flow.marks;
     }
     if host_stack::enabled() && !is_reply && (flow.tuple.proto != proto::TCP || flow.is_syn()) {
         flags = flags & !CT_STACK | host_stack::connection(flow);

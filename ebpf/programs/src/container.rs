@@ -1,7 +1,7 @@
 //! A pod's own interface: what the pod sends; and how a packet from elsewhere is admitted to it.
 
 use crate::{
-    answer, cause, conntrack, deliver, event,
+    answer, cause, conntrack, deliver, dsr, event,
     flow::{Flow, Step, kind, same},
     host_stack,
     ipcache::{self, Memory},
@@ -14,7 +14,7 @@ use crate::{
     service,
 };
 use cilium_abi::{
-    ct::{CT_LOOPBACK, CtRow},
+    ct::{CT_DSR, CT_LOOPBACK, CtRow},
     endpoint::{ENDPOINT_HOST, EndpointConfigRow, EndpointRow},
     event::{point, reason},
     identity,
@@ -104,7 +104,7 @@ pub fn from<F: Family>(skb: Skb, flow: &mut Flow, config: &EndpointConfigRow) ->
                 policy::egress(skb, flow, row.as_deref(), config, far.identity)?;
             }
             let is_answer =
-                row.as_deref().is_some_and(|row| row.rev_nat != 0) && !conntrack::is_forward(flow);
+                row.as_deref().is_some_and(conntrack::is_of_frontend) && !conntrack::is_forward(flow);
             settle::<F>(skb, flow, row, far.memory)?;
             if is_answer {
                 // The port it has now is a frontend's: no flow of the node holds it.
@@ -202,12 +202,12 @@ fn to_neighbour<F: Family>(
 /// Records an allowed packet and, for replies, puts the frontend's address back.
 #[inline(always)]
 pub fn settle<F: Family>(skb: Skb, flow: &mut Flow, row: Option<&mut CtRow>, memory: Memory) -> Step<()> {
-    let rev_nat = match row.as_deref() {
-        Some(row) if !conntrack::is_forward(flow) => row.rev_nat,
-        _ => 0,
+    let (rev_nat, marks) = match row.as_deref() {
+        Some(row) if !conntrack::is_forward(flow) => (row.rev_nat, row.flags),
+        _ => (0, 0),
     };
     conntrack::commit(flow, row, memory)?;
-    if rev_nat == 0 { Ok(()) } else { service::restore::<F, _>(skb, flow, rev_nat) }
+    if rev_nat == 0 && marks & CT_DSR == 0 { Ok(()) } else { dsr::restore::<F>(skb, flow, rev_nat) }
 }
 
 /// Who sent a packet.
@@ -249,6 +249,7 @@ pub fn admit<F: Family>(
         flow.src_identity = row.identity;
     }
     settle::<F>(skb, flow, row, memory)?;
+    dsr::remember(flow)?;
     event::forwarded(skb, flow);
     Ok(())
 }

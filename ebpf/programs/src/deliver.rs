@@ -4,7 +4,7 @@
 use crate::{
     cause, event,
     flow::{Cause, Flow, Step},
-    maps,
+    geneve, maps,
     packet::{Skb, at},
     parse::{Ethernet, Family, V4, V6},
     rewrite::{FromPod, FromWire, Origin, hop},
@@ -95,9 +95,34 @@ pub fn stack(skb: Skb, flow: &mut Flow, identity: u32, point: u8) -> i32 {
     PASS
 }
 
+/// Bytes that the overlay puts before an IP packet on its way to a node: the frame, the tunnel's header, UDP and IP.
+#[inline(always)]
+pub fn overhead(tunnel: &Address) -> u32 {
+    14 + 8 + 8 + if tunnel.is_v4() { V4::HEADER } else { V6::HEADER } as u32
+}
+
 /// To another node, encapsulated.
 #[inline(always)]
 pub fn overlay(skb: Skb, flow: &mut Flow, tunnel: &Address, identity: u32) -> Step<i32> {
+    let device = encapsulate(skb, tunnel, identity)?;
+    event::trace(skb, flow, point::TO_OVERLAY);
+    // SAFETY: a helper with scalar arguments.
+    Ok(unsafe { bpf_redirect(device, 0) } as i32)
+}
+
+/// To another node, encapsulated in Geneve that tells of [`Flow::frontend_addr`].
+#[inline(always)]
+pub fn overlay_telling(skb: Skb, flow: &mut Flow, tunnel: &Address, identity: u32) -> Step<i32> {
+    let device = encapsulate(skb, tunnel, identity)?;
+    geneve::tell(skb, flow)?;
+    event::trace(skb, flow, point::TO_OVERLAY);
+    // SAFETY: a helper with scalar arguments.
+    Ok(unsafe { bpf_redirect(device, 0) } as i32)
+}
+
+/// Sets a packet's tunnel; the device it has to be sent to.
+#[inline(always)]
+fn encapsulate(skb: Skb, tunnel: &Address, identity: u32) -> Step<u32> {
     let device = maps::runtime().map_or(0, |row| row.overlay_ifindex);
     if device == 0 {
         return Err(cause!(NO_DEVICE));
@@ -106,9 +131,7 @@ pub fn overlay(skb: Skb, flow: &mut Flow, tunnel: &Address, identity: u32) -> St
     if unsafe { deliver_encapsulate(skb.0, tunnel, identity) } != 0 {
         return Err(cause!(NO_TUNNEL_ENDPOINT));
     }
-    event::trace(skb, flow, point::TO_OVERLAY);
-    // SAFETY: a helper with scalar arguments.
-    Ok(unsafe { bpf_redirect(device, 0) } as i32)
+    Ok(device)
 }
 
 /// A subprogram of its own, which the verifier checks once.

@@ -9,7 +9,7 @@ use crate::{
     metrics::count,
     netdev, overlay,
     packet::{Packet, Skb, at},
-    parse::{ARP, Ethernet, IPV4, IPV6, L2, V4, V6, parse},
+    parse::{ARP, Ethernet, IPV4, IPV6, L2, V4, V6, whole},
 };
 use aya_ebpf::bindings::TC_ACT_SHOT;
 use cilium_abi::{
@@ -67,8 +67,8 @@ fn unsupported(flow: &mut Flow) -> Step<i32> {
 #[inline(never)]
 fn addresses(skb: Skb, flow: &mut Flow) {
     match skb.protocol() {
-        IPV4 => drop(parse::<V4, L2, Skb>(skb, flow)),
-        IPV6 => drop(parse::<V6, L2, Skb>(skb, flow)),
+        IPV4 => drop(whole::<V4, L2, Skb>(skb, flow)),
+        IPV6 => drop(whole::<V6, L2, Skb>(skb, flow)),
         _ => flow.forget(),
     }
 }

@@ -104,6 +104,12 @@ pub struct Flow {
     pub original: Address,
     /// The frontend that a packet from a device is for, once that is known.
     pub frontend: FrontendRow,
+    /// The frontend that a packet with [`Self::marks`] was sent to; meaningful with those alone.
+    pub frontend_addr: Address,
+    /// Its port.
+    pub frontend_port: Be16,
+    /// What a packet that opens a connection makes of it: `CT_ONE_WAY`, `CT_DSR`, or neither.
+    pub marks: u16,
     /// Number of the frontend to translate back to; 0: none.
     pub rev_nat: u16,
     /// Nanoseconds since boot, once an event needed them; 0 before.
@@ -114,7 +120,7 @@ pub struct Flow {
     pub revision: u32,
     /// Interface of the hook.
     pub ifindex: u32,
-    /// Offset of the layer 4 header.
+    /// Offset of the layer 4 header; 0: it is in another fragment of the datagram.
     pub l4: u32,
     /// Offset of the embedded packet's layer 4 header (ICMP errors).
     pub inner_l4: u32,
@@ -154,6 +160,8 @@ pub struct Flow {
     pub is_translated: u8,
     /// Whether the pod reaches itself through a service (0 or 1).
     pub is_loopback: u8,
+    /// Whether a backend elsewhere is to answer the client itself (0 or 1).
+    pub is_one_way: u8,
     /// Whether a device may have summed the whole frame (0 or 1).
     pub is_from_wire: u8,
     /// Whether the host's stack sent it (0 or 1); meaningful with `NODE_HOST_STACK` alone.
@@ -192,6 +200,8 @@ impl Flow {
             flow.is_from_stack = 0;
         }
         flow.rev_nat = 0;
+        flow.marks = 0;
+        flow.is_one_way = 0;
         flow.ifindex = packet.ifindex();
         flow.time = 0;
         flow.now = 0;

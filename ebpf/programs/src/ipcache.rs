@@ -6,7 +6,20 @@ use crate::{
     parse::Family,
 };
 use aya_ebpf::btf_maps::lpm_trie::Key;
-use cilium_abi::{Address, ct::CtRow, endpoint::EndpointRow, ipcache::IpcacheRow};
+use cilium_abi::{
+    Address,
+    ct::CtRow,
+    endpoint::EndpointRow,
+    identity,
+    ipcache::{FLAG_IN_CLUSTER, IpcacheRow},
+};
+
+/// The identity of the prefix around an address, if it is one of this node's own numbers, as a policy's `fromCIDR`
+/// makes them.
+#[inline(always)]
+pub fn of_prefix(addr: &Address) -> Option<u32> {
+    prefix(addr).map(|found| found.identity).filter(|number| number & identity::LOCAL_SCOPE != 0)
+}
 
 /// An identity that a connection remembers, with the ipcache revision it was found at.
 #[derive(Clone, Copy)]
@@ -52,6 +65,18 @@ pub fn local(addr: &Address) -> Option<&'static EndpointRow> {
 pub fn exact(addr: &Address) -> Option<&'static IpcacheRow> {
     // SAFETY: as above.
     unsafe { IPCACHE.get(*addr) }
+}
+
+/// Whether an address is a pod's or a node's, here or elsewhere.
+#[inline(always)]
+pub fn is_of_cluster(addr: &Address) -> bool {
+    exact(addr).is_some_and(|row| row.identity & identity::LOCAL_SCOPE == 0)
+}
+
+/// Whether an address is the cluster's, by itself or by a prefix around it.
+#[inline(always)]
+pub fn is_in_cluster(addr: &Address) -> bool {
+    exact(addr).or_else(|| prefix(addr)).is_some_and(|row| row.flags & FLAG_IN_CLUSTER != 0)
 }
 
 /// The row of the longest prefix around an address.

@@ -33,9 +33,9 @@ classifiers! {
     cil_from_netdev => from_netdev;
     /// Devices, egress.
     cil_to_netdev => to_netdev;
-    /// `cilium_vxlan`, ingress.
+    /// `cilium_vxlan` or `cilium_geneve`, ingress.
     cil_from_overlay => from_overlay;
-    /// `cilium_vxlan`, egress.
+    /// `cilium_vxlan` or `cilium_geneve`, egress.
     cil_to_overlay => to_overlay;
 }
 

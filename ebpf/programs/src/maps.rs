@@ -13,7 +13,7 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use cilium_abi::{
-    Address, ct, endpoint, event, ipcache, lb, maps as shape, metrics,
+    Address, ct, endpoint, event, fragment, ipcache, lb, maps as shape, metrics,
     node::{DeviceRow, NodeConstants, RuntimeRow},
     policy, snat,
 };
@@ -55,6 +55,10 @@ pub static CT_ANY: LruHashMap<ct::CtKey, ct::CtRow, { size!(CT_ANY) }> = LruHash
 /// Masquerading.
 #[btf_map(name = "cilium_snat")]
 pub static SNAT: LruHashMap<snat::SnatKey, snat::SnatRow, { size!(SNAT) }> = LruHashMap::new();
+/// What the first fragments of datagrams said.
+#[btf_map(name = "cilium_fragments")]
+pub static FRAGMENTS: LruHashMap<fragment::FragmentKey, fragment::FragmentRow, { size!(FRAGMENTS) }> =
+    LruHashMap::new();
 /// Frontends.
 #[btf_map(name = "cilium_frontend")]
 pub static FRONTEND: HashMap<lb::FrontendKey, lb::FrontendRow, { size!(FRONTEND) }, NO_PREALLOC> =

@@ -4,7 +4,7 @@ use crate::{
     cause,
     container::{admit, config, source},
     deliver::{self, PASS},
-    event,
+    dsr, event,
     flow::{Cause, Flow, Step, kind},
     host_stack, ipcache, node, north_south,
     packet::{Skb, at},
@@ -120,6 +120,9 @@ fn receive<F: Family>(skb: Skb, flow: &mut Flow) -> Step<i32> {
     event::received(skb, flow, point::FROM_NETWORK);
     let mut found = ipcache::local(&flow.tuple.dst);
     let is_host = found.is_some_and(|row| row.flags & ENDPOINT_HOST != 0);
+    if parsed.is_ok() && north_south::enabled() && found.is_some() && !host_stack::enabled() {
+        dsr::take::<F>(skb, flow)?;
+    }
     if parsed.is_ok() && (is_host || found.is_none()) && !is_overlay(flow) {
         if north_south::enabled()
             && flow.kind == kind::PORTS
@@ -148,6 +151,9 @@ fn receive<F: Family>(skb: Skb, flow: &mut Flow) -> Step<i32> {
         Some(endpoint) if endpoint.flags & ENDPOINT_HOST == 0 => endpoint,
         // The host's own, or to be routed: not ours to judge. Netfilter may lead it to a pod yet.
         _ => {
+            if is_host && parsed.is_ok() && north_south::enabled() && !is_overlay(flow) {
+                dsr::to_host(flow)?;
+            }
             if host_stack::enabled() && !is_overlay(flow) {
                 skb.set_mark(deliver::identity_mark(host_stack::outsider::<F>(flow)));
             }

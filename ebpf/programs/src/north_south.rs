@@ -8,8 +8,9 @@ use crate::{
     answer, cause, conntrack,
     container::{admit, config, settle, source},
     deliver::{self, PASS},
-    event,
+    dsr, event,
     flow::{Cause, Flow, Step, kind, same},
+    geneve,
     ipcache::{self, Memory},
     maps::DEVICE,
     node,
@@ -21,12 +22,12 @@ use crate::{
 use aya_ebpf::bindings::__sk_buff;
 use cilium_abi::{
     Address,
-    ct::{KIND_CONNECTION, KIND_SERVICE, Tuple},
+    ct::{CT_ONE_WAY, KIND_CONNECTION, KIND_SERVICE, Tuple},
     endpoint::ENDPOINT_HOST,
     event::{point, reason},
     identity,
     ipcache::IpcacheRow,
-    lb::{FRONTEND_EXTERNAL, FrontendRow},
+    lb::{BackendRow, FRONTEND_EXTERNAL, FrontendRow},
     node::{NODE_LB, mark},
 };
 
@@ -82,15 +83,15 @@ pub fn error<F: Family>(skb: Skb, flow: &mut Flow) -> Step<i32> {
 }
 
 /// The connection that an ICMP error on the client's side is about, as the backend here or elsewhere has it:
-/// the client, and the backend chosen for it.
+/// the client, and the backend chosen for it; and whether that one answers by itself.
 #[inline(always)]
-fn answered(flow: &Flow) -> Option<Tuple> {
+fn answered(flow: &Flow) -> Option<(Tuple, bool)> {
     let asked = flow.inner.reversed();
     let choice = conntrack::lookup(&asked.key(KIND_SERVICE).0, flow.now)?;
     let backend = service::backend(choice.backend)?;
     let tuple = Tuple { dst: backend.addr, dst_port: backend.port, ..asked };
     conntrack::lookup(&tuple.key(KIND_CONNECTION).0, flow.now)?;
-    Some(tuple)
+    Some((tuple, choice.flags & CT_ONE_WAY != 0))
 }
 
 /// Whether a packet may be an ICMP error about what a frontend answered a client, told to the frontend.
@@ -103,7 +104,7 @@ pub fn is_about_answer(flow: &Flow) -> bool {
 /// error is made one about what the backend itself sent. What is about no connection is the stack's.
 #[inline(always)]
 fn relate<F: Family>(skb: Skb, flow: &mut Flow) -> Step<i32> {
-    let Some(tuple) = answered(flow) else { return Ok(PASS) };
+    let Some((tuple, is_one_way)) = answered(flow) else { return Ok(PASS) };
     let local = ipcache::local(&tuple.dst);
     flow.state = reason::RELATED;
     flow.report = 1;
@@ -120,13 +121,18 @@ fn relate<F: Family>(skb: Skb, flow: &mut Flow) -> Step<i32> {
         flow.dst_identity = config.identity;
         return deliver::local::<F, FromWire>(skb, flow, endpoint);
     }
-    // It knows the client by an address of this node.
-    let Some(lent) = snat::lent(&tuple) else { return Ok(PASS) };
+    // Unless it answers by itself, it knows the client by an address of this node.
+    let lent = if is_one_way { None } else { snat::lent(&tuple) };
+    if lent.is_none() && !is_one_way {
+        return Ok(PASS);
+    }
     let (src_port, dst_port) = (flow.tuple.src_port, flow.tuple.dst_port);
     rewrite::embedded::<F, Source, _>(skb, flow, &tuple.dst, tuple.dst_port)?;
-    rewrite::embedded::<F, Destination, _>(skb, flow, &lent.addr, lent.port)?;
     rewrite::end::<F, Destination, _>(skb, flow, &tuple.dst, dst_port)?;
-    rewrite::end::<F, Source, _>(skb, flow, &lent.addr, src_port)?;
+    if let Some(lent) = lent {
+        rewrite::embedded::<F, Destination, _>(skb, flow, &lent.addr, lent.port)?;
+        rewrite::end::<F, Source, _>(skb, flow, &lent.addr, src_port)?;
+    }
     let found = place(&flow.tuple.dst);
     send_on::<F>(skb, flow, found)
 }
@@ -162,11 +168,24 @@ fn serve<F: Family>(skb: Skb, flow: &mut Flow) -> Step<i32> {
         return Err(cause!(IS_CLUSTER_IP));
     }
     service::permits(flow, frontend)?;
+    flow.marks = 0;
     flow.tick();
-    if let Err(cause) = service::translate::<F, _>(skb, flow, frontend) {
-        return answer::unserved::<F>(skb, flow, frontend, cause);
+    let Some(backend) = service::choose(flow, frontend) else {
+        return answer::unserved::<F>(skb, flow, frontend, cause!(NO_SERVICE_BACKEND));
+    };
+    let local = ipcache::local(&backend.addr);
+    if flow.is_one_way != 0 && local.is_none() {
+        if !geneve::tells() {
+            return direct::<F>(skb, flow, frontend, backend);
+        }
+        if let Some(node) = end(place(&backend.addr), &backend.addr) {
+            return enclosed::<F>(skb, flow, frontend, backend, node);
+        }
+        // Whoever is not in the cluster cannot be told.
+        flow.is_one_way = 0;
     }
-    match ipcache::local(&flow.tuple.dst) {
+    service::lead::<F, _>(skb, flow, frontend, backend)?;
+    match local {
         Some(pod) if pod.flags & ENDPOINT_HOST == 0 => {
             admit::<F>(skb, flow, config(pod.ifindex)?, |flow, row| source::<F>(flow, row))?;
             deliver::local::<F, FromWire>(skb, flow, pod)
@@ -180,6 +199,75 @@ fn serve<F: Family>(skb: Skb, flow: &mut Flow) -> Step<i32> {
         }
         None => onwards::<F>(skb, flow),
     }
+}
+
+/// To a backend elsewhere, which answers the client itself.
+#[inline(always)]
+fn direct<F: Family>(skb: Skb, flow: &mut Flow, frontend: &FrontendRow, backend: &BackendRow) -> Step<i32> {
+    let found = place(&backend.addr);
+    let tells = dsr::tells(flow);
+    if tells {
+        let (to, more) = match found {
+            Some(found) if !found.tunnel.is_none() => (&found.tunnel, deliver::overhead(&found.tunnel)),
+            _ => (&backend.addr, 0),
+        };
+        let mtu = dsr::too_long(skb, flow, to, dsr::size::<F>() + more);
+        if mtu != 0 {
+            return answer::too_long::<F>(skb, flow, mtu);
+        }
+    }
+    service::lead::<F, _>(skb, flow, frontend, backend)?;
+    remember_one_way(flow, found)?;
+    if tells {
+        dsr::tell::<F, _>(skb, flow)?;
+    }
+    send_on::<F>(skb, flow, found)
+}
+
+/// The node at which a tunnel to a backend ends; `None`: outside the cluster.
+#[inline(always)]
+fn end<'a>(found: Option<&'a IpcacheRow>, addr: &'a Address) -> Option<&'a Address> {
+    match found? {
+        found if !found.tunnel.is_none() => Some(&found.tunnel),
+        found if identity::is_node(found.identity) => Some(addr),
+        _ => None,
+    }
+}
+
+/// To a backend elsewhere, which answers the client itself, through the overlay, whose header tells the frontend.
+#[inline(always)]
+fn enclosed<F: Family>(
+    skb: Skb,
+    flow: &mut Flow,
+    frontend: &FrontendRow,
+    backend: &BackendRow,
+    node: &Address,
+) -> Step<i32> {
+    let tells = dsr::tells(flow);
+    if tells {
+        let mtu = dsr::too_long(skb, flow, node, geneve::size::<F>() + deliver::overhead(node));
+        if mtu != 0 {
+            return answer::too_long::<F>(skb, flow, mtu);
+        }
+    }
+    service::lead::<F, _>(skb, flow, frontend, backend)?;
+    remember_one_way(flow, place(&backend.addr))?;
+    rewrite::hop::<F, FromWire, _>(skb, flow)?;
+    event::forwarded(skb, flow);
+    if tells {
+        deliver::overlay_telling(skb, flow, node, ipcache::world::<F>())
+    } else {
+        deliver::overlay(skb, flow, node, ipcache::world::<F>())
+    }
+}
+
+/// Notes a connection whose answers do not come by here.
+#[inline(always)]
+fn remember_one_way(flow: &mut Flow, found: Option<&IpcacheRow>) -> Step<()> {
+    flow.marks = CT_ONE_WAY;
+    flow.dst_identity = found.map_or(0, |row| row.identity);
+    let row = conntrack::find(flow);
+    conntrack::commit(flow, row, Memory::NONE)
 }
 
 /// To a backend on another node, or outside.
@@ -234,7 +322,7 @@ pub fn back<F: Family>(skb: Skb, flow: &mut Flow) -> Step<i32> {
 pub fn leave<F: Family>(skb: Skb, flow: &mut Flow) -> Step<bool> {
     flow.tick();
     let Some(row) = conntrack::find(flow) else { return Ok(false) };
-    if (flow.state != reason::REPLY && flow.state != reason::RELATED) || row.rev_nat == 0 {
+    if (flow.state != reason::REPLY && flow.state != reason::RELATED) || !conntrack::is_of_frontend(row) {
         return Ok(false);
     }
     flow.src_identity = identity::HOST;

@@ -3,9 +3,9 @@
 use crate::{
     cause,
     container::{Sender, admit, config},
-    deliver, event,
+    deliver, dsr, event,
     flow::{Flow, Step},
-    host_stack,
+    geneve, host_stack,
     ipcache::{self, Memory},
     north_south,
     packet::Skb,
@@ -22,7 +22,7 @@ use core::mem::MaybeUninit;
 
 /// `PACKET_HOST` (include/uapi/linux/if_packet.h).
 const PACKET_HOST: u32 = 0;
-/// Bits of a VXLAN network identifier.
+/// Bits of a network identifier, VXLAN's and Geneve's.
 const WIRE: u32 = 0xff_ffff;
 
 /// The number in the tunnel header; `None` if there is no tunnel.
@@ -62,7 +62,14 @@ pub fn from<F: Family>(skb: Skb, flow: &mut Flow) -> Step<i32> {
     // SAFETY: a valid context and a scalar.
     unsafe { bpf_skb_change_type(skb.0, PACKET_HOST) };
     let Some(endpoint) = ipcache::local(&flow.tuple.dst) else { return Err(cause!(STALE_OR_UNROUTABLE_IP)) };
+    let is_from_client = wire == ipcache::world::<F>() && north_south::enabled() && !host_stack::enabled();
+    if is_from_client && geneve::hears() && parsed.is_ok() {
+        geneve::take(skb, flow)?;
+    }
     if endpoint.flags & ENDPOINT_HOST != 0 {
+        if is_from_client && geneve::hears() && parsed.is_ok() {
+            dsr::to_host(flow)?;
+        }
         if (north_south::enabled() || host_stack::lends::<F>())
             && parsed.is_ok()
             && snat::incoming::<F, _>(skb, flow)?
@@ -78,6 +85,10 @@ pub fn from<F: Family>(skb: Skb, flow: &mut Flow) -> Step<i32> {
     if ipcache::local(&flow.tuple.src).is_some() {
         return Err(cause!(INVALID_SOURCE_IP));
     }
+    // Who asks by a frontend of another node is somebody outside.
+    if is_from_client {
+        dsr::take::<F>(skb, flow)?;
+    }
     if host_stack::enabled()
         && let Some(verdict) = host_stack::out_of_overlay::<F>(skb, flow)?
     {
@@ -92,6 +103,12 @@ pub fn from<F: Family>(skb: Skb, flow: &mut Flow) -> Step<i32> {
         {
             Sender { identity: found.identity, memory: Memory::NONE, is_told: false }
         }
+        // A client outside, by its own address: here there may be a prefix around it that policies name.
+        None if wire == ipcache::world::<F>() => Sender {
+            identity: ipcache::of_prefix(&flow.tuple.src).unwrap_or(wire),
+            memory: Memory::NONE,
+            is_told: true,
+        },
         _ => Sender { identity: wire, memory: Memory::NONE, is_told: true },
     })?;
     deliver::local::<F, FromWire>(skb, flow, endpoint)

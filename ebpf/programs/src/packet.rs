@@ -3,7 +3,12 @@
 //! Pointers made here die with the next helper that changes the packet: read, then write, never
 //! keep. No function here decides anything.
 
-use crate::parse::{IPV4, IPV6, Ipv4, Ipv6};
+use crate::{
+    cause,
+    flow::{Flow, Step},
+    fragment,
+    parse::{Family, IPV4, IPV6, Ipv4, Ipv6},
+};
 use aya_ebpf::{
     bindings::{__sk_buff, xdp_md},
     helpers::generated::{bpf_skb_load_bytes, bpf_skb_pull_data, bpf_xdp_load_bytes},
@@ -28,6 +33,8 @@ pub trait Packet: Copy {
     fn pull(self);
     /// Copies bytes of the packet at any offset, wherever they lie, into `to`; whether they are there.
     fn load<T: Copy>(self, offset: u32, to: &mut T) -> bool;
+    /// Fills in what layer 4 says of a fragment with an Ethernet header: see [`fragment::read`].
+    fn fragment<F: Family>(self, flow: &mut Flow) -> Step<()>;
 }
 
 /// A packet of the TC hooks.
@@ -146,6 +153,11 @@ impl Packet for Skb {
         // SAFETY: the helper writes exactly `size_of::<T>()` bytes or fails; `T` is plain bytes.
         unsafe { bpf_skb_load_bytes(self.0.cast(), offset, from_mut(to).cast(), size_of::<T>() as u32) == 0 }
     }
+
+    #[inline(always)]
+    fn fragment<F: Family>(self, flow: &mut Flow) -> Step<()> {
+        fragment::read::<F>(self, flow)
+    }
 }
 
 impl Packet for Xdp {
@@ -180,6 +192,12 @@ impl Packet for Xdp {
     fn load<T: Copy>(self, offset: u32, to: &mut T) -> bool {
         // SAFETY: the helper writes exactly `size_of::<T>()` bytes or fails; `T` is plain bytes.
         unsafe { bpf_xdp_load_bytes(self.0, offset, from_mut(to).cast(), size_of::<T>() as u32) == 0 }
+    }
+
+    /// All of a datagram's fragments go the same way, which is the stack's.
+    #[inline(always)]
+    fn fragment<F: Family>(self, _flow: &mut Flow) -> Step<()> {
+        Err(cause!(FRAGMENT_UNSUPPORTED))
     }
 }
 

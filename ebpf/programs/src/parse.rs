@@ -8,7 +8,7 @@ use crate::{
     flow::{Flow, Step, kind},
     packet::{Packet, at, bounded},
 };
-use cilium_abi::{Address, Be16, event, proto};
+use cilium_abi::{Address, Be16, drop, event, proto};
 
 /// What precedes the IP header.
 pub trait Link {
@@ -147,7 +147,8 @@ pub trait Family {
     /// `AF_`.
     const AF: u8;
 
-    /// Fills in addresses and TTL; gives protocol and offset of layer 4.
+    /// Fills in addresses and TTL; gives protocol and offset of layer 4. A fragment is
+    /// `FRAGMENT_UNSUPPORTED`; of IPv6 then [`Flow::l4`] is the offset of its Fragment header.
     fn network<P: Packet, L: Link>(packet: P, flow: &mut Flow) -> Step<(u8, usize)>;
     /// Whether an ICMP type is an error about another packet.
     fn is_error(kind: u8) -> bool;
@@ -263,6 +264,10 @@ impl Family for V6 {
         }
         let found = extensions(packet, ip.next, (L::HEADER + 40) as u32);
         if found & WALK_FAILED != 0 {
+            if found & WALK_FRAGMENT != 0 {
+                flow.l4 = found & 0xffff;
+                return Err(cause!(FRAGMENT_UNSUPPORTED));
+            }
             return Err(crate::flow::Cause::from_raw(found & !WALK_FAILED));
         }
         let proto = found as u8;
@@ -283,20 +288,34 @@ impl Family for V6 {
         }
         flow.inner.src = Address { words: ip.src };
         flow.inner.dst = Address { words: ip.dst };
+        if ip.next == FRAGMENT {
+            // A datagram's first fragment: too long for the way, say.
+            let mut header = [0u16; 2];
+            if !packet.load(offset + 40, &mut header) || header[1] & 0xfff8u16.to_be() != 0 {
+                return None;
+            }
+            let [next, _] = header[0].to_ne_bytes();
+            return Some((next, offset + 48));
+        }
         Some((ip.next, offset + 40))
     }
 }
 
+/// Next Header of a Fragment header.
+const FRAGMENT: u8 = 44;
 /// Set in the answer of [`extensions`] when it is a cause.
-const WALK_FAILED: u32 = 1 << 31;
+pub const WALK_FAILED: u32 = 1 << 31;
+/// Set beside it when it is the offset of the Fragment header of one part of several.
+const WALK_FRAGMENT: u32 = 1 << 30;
 /// Offset up to which extension headers are followed.
 const WALK_LIMIT: u32 = 400;
 /// Extension headers followed.
 const WALK_STEPS: u32 = 6;
 
-/// Walks IPv6 extension headers (RFC 8200 §4): protocol in the low byte, offset above; or a cause.
+/// Walks IPv6 extension headers (RFC 8200 §4): protocol in the low byte, offset above; or a cause. A datagram in one
+/// fragment is none (RFC 6946).
 #[inline(never)]
-fn extensions<P: Packet>(packet: P, first: u8, start: u32) -> u32 {
+pub fn extensions<P: Packet>(packet: P, first: u8, start: u32) -> u32 {
     let (mut next, mut offset) = (first, start);
     for _ in 0..WALK_STEPS {
         let unit = match next {
@@ -304,7 +323,18 @@ fn extensions<P: Packet>(packet: P, first: u8, start: u32) -> u32 {
             0 | 43 | 60 => 8,
             // Authentication header: in four bytes beyond the first eight.
             51 => 4,
-            44 => return WALK_FAILED | cause!(FRAGMENT_UNSUPPORTED).raw(),
+            FRAGMENT => {
+                let mut place = 0u16;
+                if !packet.load(offset + 2, &mut place) {
+                    break;
+                }
+                // An offset, or more follow.
+                if place & 0xfff9u16.to_be() != 0 {
+                    return WALK_FAILED | WALK_FRAGMENT | offset;
+                }
+                // Its second byte is no length.
+                0
+            }
             _ => return offset << 8 | next as u32,
         };
         let mut header = [0u8; 2];
@@ -320,12 +350,31 @@ fn extensions<P: Packet>(packet: P, first: u8, start: u32) -> u32 {
     WALK_FAILED | cause!(INVALID_EXTENSION_HEADER).raw()
 }
 
-/// Parses a packet of family `F`.
+/// Parses a packet of family `F`, or what is known of it by its datagram's first fragment.
 #[inline(always)]
 pub fn parse<F: Family, L: Link, P: Packet>(packet: P, flow: &mut Flow) -> Step<()> {
+    match whole::<F, L, P>(packet, flow) {
+        Err(cause) if cause.code() == drop::FRAGMENT_UNSUPPORTED => packet.fragment::<F>(flow),
+        parsed => parsed,
+    }
+}
+
+/// Parses a packet that is no fragment.
+#[inline(always)]
+pub fn whole<F: Family, L: Link, P: Packet>(packet: P, flow: &mut Flow) -> Step<()> {
     let (proto, l4) = F::network::<P, L>(packet, flow)?;
-    let l4 = bounded(l4 as u32);
-    flow.l4 = l4 as u32;
+    flow.l4 = bounded(l4 as u32) as u32;
+    transport::<F, P>(packet, flow, proto)?;
+    if flow.kind == kind::ICMP_OTHER && F::is_error(flow.icmp_type) && embedded::<F, P>(packet, flow) {
+        flow.kind = kind::ICMP_ERROR;
+    }
+    Ok(())
+}
+
+/// Reads the layer 4 header at [`Flow::l4`].
+#[inline(always)]
+pub fn transport<F: Family, P: Packet>(packet: P, flow: &mut Flow, proto: u8) -> Step<()> {
+    let l4 = bounded(flow.l4);
     if proto == proto::TCP {
         let tcp = at::<Tcp, P>(packet, l4).ok_or(cause!(CT_INVALID_HEADER))?;
         // SAFETY: `at` proved the header lies inside the packet.
@@ -363,8 +412,6 @@ pub fn parse<F: Family, L: Link, P: Packet>(packet: P, flow: &mut Flow) -> Step<
         } else if icmp.kind == F::ECHO_REPLY {
             flow.kind = kind::ECHO;
             flow.tuple.dst_port = Be16(icmp.id);
-        } else if F::is_error(icmp.kind) && embedded::<F, P>(packet, flow) {
-            flow.kind = kind::ICMP_ERROR;
         }
         return Ok(());
     }

@@ -262,8 +262,10 @@ impl Writable for Xdp {
 #[inline(always)]
 fn rewrite<F: Family, E: End, P: Writable>(packet: P, flow: &mut Flow, addr: &Address, port: u16) -> u32 {
     let l4 = bounded(flow.l4) as u32;
-    let proto = flow.tuple.proto;
     let is_icmp = flow.kind != kind::PORTS;
+    // The datagram's first fragment has the checksum and the ports of all.
+    let is_headless = l4 == 0;
+    let proto = if is_headless { 0 } else { flow.tuple.proto };
     // Where the layer 4 checksum stands, whether it covers the addresses, and what it may not become.
     let (sum_at, pseudo, mangled) = match proto {
         proto::TCP => (16, true, 0),
@@ -329,7 +331,7 @@ fn rewrite<F: Family, E: End, P: Writable>(packet: P, flow: &mut Flow, addr: &Ad
             failed |= packet.correct(l4 + sum_at, from as u64, to as u64, flags);
         }
     }
-    if port != old_port_value {
+    if port != old_port_value && !is_headless {
         if proto == proto::SCTP {
             // Its CRC covers the ports and is not incremental.
             return 1;
@@ -341,7 +343,12 @@ fn rewrite<F: Family, E: End, P: Writable>(packet: P, flow: &mut Flow, addr: &Ad
             return (failed != 0) as u32;
         }
         failed |= packet.correct(l4 + sum_at, old_port_value as u64, port as u64, mangled | 2);
-        failed |= packet.store(l4 + port_at, &port);
+        // Nearly always directly writable, which saves the call.
+        match at::<u16, P>(packet, bounded(l4) + port_at as usize) {
+            // SAFETY: `at` proved the field lies inside the packet.
+            Some(field) => unsafe { *field = port },
+            None => failed |= packet.store(l4 + port_at, &port),
+        }
     }
     (failed != 0) as u32
 }

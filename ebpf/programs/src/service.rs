@@ -4,6 +4,7 @@ use crate::{
     cause,
     conntrack::{self, CLOSING},
     flow::{FIN, Flow, RST, Step, kind, same},
+    ipcache,
     maps::{AFFINITY, BACKEND, FRONTEND, MAGLEV, REVNAT, SLOT, SOURCE_RANGE, SourceRange},
     node,
     packet::zero,
@@ -16,11 +17,11 @@ use aya_ebpf::{
 };
 use cilium_abi::{
     Address, Be16,
-    ct::{CT_CLOSING_FORWARD, CT_RESET, CtRow, KIND_SERVICE, Tuple},
+    ct::{CT_CLOSING_FORWARD, CT_ONE_WAY, CT_RESET, CtRow, KIND_SERVICE, Tuple},
     lb::{
-        AffinityKey, AffinityRow, BACKEND_TERMINATING, BackendRow, FRONTEND_MAGLEV, FRONTEND_MAGLEV_BITS,
-        FRONTEND_SOURCE_DENY, FRONTEND_SOURCE_RANGES, FRONTEND_TWO_SCOPES, FrontendKey, FrontendRow,
-        SCOPE_EXTERNAL, SCOPE_INTERNAL, SlotKey,
+        AffinityKey, AffinityRow, BACKEND_TERMINATING, BackendRow, FRONTEND_DSR, FRONTEND_MAGLEV,
+        FRONTEND_MAGLEV_BITS, FRONTEND_SOURCE_DENY, FRONTEND_SOURCE_RANGES, FRONTEND_TWO_SCOPES, FrontendKey,
+        FrontendRow, SCOPE_EXTERNAL, SCOPE_INTERNAL, SlotKey,
     },
     proto,
 };
@@ -95,6 +96,11 @@ pub fn lead<F: Family, P: Writable>(
     backend: &BackendRow,
 ) -> Step<()> {
     flow.keep(flow.tuple.dst);
+    if flow.is_one_way != 0 {
+        let [a, b, c, d] = flow.tuple.dst.words;
+        flow.frontend_addr.words = [a, b, c, d];
+        flow.frontend_port = flow.tuple.dst_port;
+    }
     flow.rev_nat = frontend.rev_nat;
     flow.policy_port = backend.port;
     rewrite::end::<F, Destination, P>(packet, flow, &backend.addr, backend.port)
@@ -130,8 +136,10 @@ unsafe extern "C" fn service_choose(flow: *mut Flow, frontend: *const FrontendRo
         if row.expires != flow.now + lifetime {
             row.expires = flow.now + lifetime;
         }
+        flow.is_one_way = (row.flags & CT_ONE_WAY != 0) as u8;
         return row.backend;
     }
+    flow.is_one_way = 0;
     if frontend.count == 0 {
         return 0;
     }
@@ -157,10 +165,16 @@ unsafe extern "C" fn service_choose(flow: *mut Flow, frontend: *const FrontendRo
         // A full map forgets the client that was away longest.
         let _kept = AFFINITY.insert(client, row, 0);
     }
+    // A client's address of the cluster may be the backend's node's own, or one that only the overlay leads to; and a
+    // backend outside knows of no frontend.
+    let is_one_way = frontend.flags & FRONTEND_DSR != 0
+        && !ipcache::is_of_cluster(&flow.tuple.src)
+        && backend(number).is_some_and(|row| ipcache::is_in_cluster(&row.addr));
+    flow.is_one_way = is_one_way as u8;
     let zero = zero();
     let row = CtRow {
         expires: flow.now + lifetime,
-        flags: 0,
+        flags: if is_one_way { CT_ONE_WAY } else { 0 },
         rev_nat: frontend.rev_nat,
         backend: number,
         identity: zero,

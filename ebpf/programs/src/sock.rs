@@ -47,6 +47,7 @@ const TRIES: u32 = 4;
 
 /// `errno` numbers (include/uapi/asm-generic/errno-base.h, errno.h).
 const ENOMEM: i32 = 12;
+const EADDRINUSE: i32 = 98;
 const ECONNREFUSED: i32 = 111;
 
 /// A socket's call that names another end.
@@ -371,19 +372,20 @@ pub use bind::{Socket, bound};
 
 /// Protection of node ports.
 mod bind {
-    use super::{PROCEED, REFUSE, any, everywhere, is_host, is_of_node, is_own, ported, row};
+    use super::{EADDRINUSE, PROCEED, any, everywhere, is_host, is_of_node, is_own, ported, refuse, row};
     use crate::{node, parse::Family};
     use aya_ebpf::{bindings::bpf_sock, helpers::generated::bpf_get_netns_cookie};
     use cilium_abi::{
         Address, Be16,
-        lb::{FRONTEND_NODE_PORT, FrontendRow, SCOPE_EXTERNAL},
+        lb::{FRONTEND_EXTERNAL_IP, FRONTEND_LOAD_BALANCER, FRONTEND_NODE_PORT, FrontendRow, SCOPE_EXTERNAL},
         node::NODE_SOCK,
     };
 
     /// A socket in a hook.
     pub struct Socket(pub *mut bpf_sock);
 
-    /// A socket was bound: a process of the host does not get a NodePort, whose packets it would never see.
+    /// A socket was bound: a process of the host does not get what belongs to a frontend, whose packets it would
+    /// never see.
     #[inline(always)]
     pub fn bound<F: Family>(Socket(socket): Socket) -> i32 {
         if node!(flags) & NODE_SOCK == 0 {
@@ -408,25 +410,23 @@ mod bind {
             Address::v4(read!(socket, src_ip4))
         };
         let exact = row(addr, port, proto, SCOPE_EXTERNAL);
-        if exact.is_some_and(is_node_port) {
-            return REFUSE;
+        if exact.is_some_and(is_taken) {
+            return refuse(EADDRINUSE);
         }
         let every = if is_own(&addr) || is_of_node(&addr) { everywhere(&addr, port, proto) } else { None };
-        if every.is_some_and(is_node_port) {
-            return REFUSE;
+        if every.is_some_and(is_taken) {
+            return refuse(EADDRINUSE);
         }
         // `::` is every IPv4 address too, unless the socket said otherwise, which is not told here.
-        if F::IS_V6
-            && addr.is_none()
-            && everywhere(&any(&Address::v4(0)), port, proto).is_some_and(is_node_port)
+        if F::IS_V6 && addr.is_none() && everywhere(&any(&Address::v4(0)), port, proto).is_some_and(is_taken)
         {
-            return REFUSE;
+            return refuse(EADDRINUSE);
         }
         PROCEED
     }
 
     #[inline(always)]
-    fn is_node_port(row: &FrontendRow) -> bool {
-        row.flags & FRONTEND_NODE_PORT != 0
+    fn is_taken(row: &FrontendRow) -> bool {
+        row.flags & (FRONTEND_NODE_PORT | FRONTEND_LOAD_BALANCER | FRONTEND_EXTERNAL_IP) != 0
     }
 }

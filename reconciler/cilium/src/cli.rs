@@ -258,6 +258,9 @@ pub(crate) enum BpfCommand {
     /// Masquerading.
     #[command(subcommand)]
     Nat(ListOnly),
+    /// Fragmented datagrams.
+    #[command(subcommand)]
+    Frag(ListOnly),
     /// Which prefixes are behind which node.
     #[command(subcommand)]
     Tunnel(ListOnly),

@@ -1,6 +1,7 @@
 //! `cilium`: one binary for the agent and every command. The first word chooses; the exit code tells.
 
 mod agent;
+mod calendar;
 mod cli;
 mod client;
 mod commands;

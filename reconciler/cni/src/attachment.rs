@@ -1,7 +1,8 @@
 //! What the runtime says through environment and standard input (CNI spec, sections 2 and 3).
 
 use crate::error::{self, CniError};
-use crate::wire::{Add, Attachment, Request};
+use crate::ports;
+use crate::wire::{Add, Attachment, Check, Request};
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -25,7 +26,7 @@ pub struct NetConf {
     /// Dynamic arguments.
     #[serde(default)]
     pub args: Args,
-    /// What earlier calls need not repeat; port mappings are named only to be refused.
+    /// What the runtime makes of capabilities.
     #[serde(rename = "runtimeConfig", default)]
     pub runtime_config: RuntimeConfig,
     /// Live attachments (GC).
@@ -65,7 +66,7 @@ pub struct KeyValue {
 /// `runtimeConfig`.
 #[derive(Clone, Debug, Default, Deserialize)]
 pub struct RuntimeConfig {
-    /// Host ports asked for.
+    /// Ports of the node asked for: see [`ports`].
     #[serde(rename = "portMappings", default)]
     pub port_mappings: Vec<serde_json::Value>,
 }
@@ -150,7 +151,10 @@ impl Environment {
         match self.command.as_str() {
             "ADD" => self.add(conf).map(|add| Request::Add(Box::new(add))),
             "DEL" => Ok(Request::Del(self.attachment()?)),
-            "CHECK" => Ok(Request::Check(self.attachment()?)),
+            "CHECK" => Ok(Request::Check(Check {
+                attachment: self.attachment()?,
+                port_mappings: ports::parse(&conf.runtime_config.port_mappings)?,
+            })),
             "STATUS" => Ok(Request::Status),
             "GC" => {
                 let valid = conf.valid_attachments.as_ref().ok_or_else(|| {
@@ -171,13 +175,6 @@ impl Environment {
         if self.netns.is_empty() {
             return Err(CniError::new(error::INVALID_ENVIRONMENT, "CNI_NETNS is missing"));
         }
-        if !conf.runtime_config.port_mappings.is_empty() {
-            return Err(CniError::new(
-                error::UNSUPPORTED_FIELD,
-                "runtimeConfig.portMappings is not built yet",
-            )
-            .details("remove the port mappings, or chain the portmap plugin after this one"));
-        }
         let args = parse_args(&self.args)?;
         let take = |key: &str| args.get(key).filter(|v| !v.is_empty()).cloned();
         let ips = conf.args.cni.ips.iter().map(|text| {
@@ -194,6 +191,7 @@ impl Environment {
             pod_uid: take("K8S_POD_UID"),
             labels: conf.args.cni.labels.iter().map(|l| (l.key.clone(), l.value.clone())).collect(),
             ips: ips.collect::<Result<_, _>>()?,
+            port_mappings: ports::parse(&conf.runtime_config.port_mappings)?,
         })
     }
 }

@@ -7,6 +7,7 @@ pub mod attachment;
 pub mod client;
 pub mod error;
 pub mod plugin;
+pub mod ports;
 pub mod result;
 pub mod teardown;
 pub mod wire;

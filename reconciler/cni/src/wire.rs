@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::num::NonZeroU16;
 
 /// Path of the request.
 pub const PATH: &str = "/v1/cni";
@@ -22,7 +23,7 @@ pub enum Request {
     /// Detach; always succeeds.
     Del(Attachment),
     /// Is the attachment as it should be?
-    Check(Attachment),
+    Check(Check),
     /// Detach everything of this network that is not listed.
     Gc {
         /// Network name.
@@ -41,6 +42,43 @@ pub struct Attachment {
     pub container_id: String,
     /// `CNI_IFNAME`.
     pub ifname: String,
+}
+
+/// What CHECK asks about.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Check {
+    /// Which attachment.
+    #[serde(flatten)]
+    pub attachment: Attachment,
+    /// `runtimeConfig.portMappings`: ports of the node that must lead to it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub port_mappings: Vec<PortMapping>,
+}
+
+/// A port of the node that leads to the container.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct PortMapping {
+    /// The one address of the node; an unspecified one stands for all of its family, none for all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host_ip: Option<IpAddr>,
+    /// Number on the node.
+    pub host_port: NonZeroU16,
+    /// Protocol.
+    pub protocol: Transport,
+    /// Number in the container.
+    pub container_port: NonZeroU16,
+}
+
+/// Protocols with ports that can be mapped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Transport {
+    /// TCP.
+    Tcp,
+    /// UDP.
+    Udp,
+    /// SCTP.
+    Sctp,
 }
 
 /// Parameters of ADD.
@@ -64,6 +102,9 @@ pub struct Add {
     /// `args.cni.ips`: addresses asked for.
     #[serde(default)]
     pub ips: Vec<IpAddr>,
+    /// `runtimeConfig.portMappings`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub port_mappings: Vec<PortMapping>,
 }
 
 /// What the agent answers.

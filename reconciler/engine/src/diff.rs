@@ -12,8 +12,8 @@ use crate::order::{Gate, Stage};
 use crate::plan::{Phase, Plan, StepList, Steps, Verb, Withheld};
 use crate::realise::{new_needs, still_needs};
 use crate::state::{
-    CoverageOf, Covered, DesiredState, Kind, ObservedState, Policy, PolicyKey, Resource, RowId, Source,
-    SourceSet, Table, TableOf, Why,
+    BackendId, BackendRow, CoverageOf, Covered, DesiredState, Kind, ObservedState, Policy, PolicyKey,
+    Resource, RowId, Source, SourceSet, Table, TableOf, Why,
 };
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -319,7 +319,22 @@ pub fn diff(desired: &DesiredState, observed: &ObservedState) -> Plan {
     plan.phases.extend(edits);
     plan.phases.sort_by_key(|phase| phase.stage);
     plan.unread = unread.into_iter().map(|(kind, why)| (kind, why.clone())).collect();
+    plan.backends = behind(&plan, desired, observed);
     plan
+}
+
+/// Where slots that go lead to.
+fn behind(plan: &Plan, desired: &DesiredState, observed: &ObservedState) -> BTreeMap<BackendId, BackendRow> {
+    let mut backends = BTreeMap::new();
+    for phase in &plan.phases {
+        let Steps::Slot(list) = &phase.steps else { continue };
+        for step in &list.steps {
+            let Step::Remove { seen, .. } = step else { continue };
+            let found = [&observed.state, &desired.state].into_iter().find_map(|s| s.backends.find(seen));
+            backends.extend(found.map(|row| (*seen, row.clone())));
+        }
+    }
+    backends
 }
 
 /// Policies wanted but not yet in force that hold rows which cannot be removed now: nothing may switch

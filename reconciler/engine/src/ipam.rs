@@ -237,6 +237,7 @@ mod tests {
             node_mac: Mac::default(),
             ipv4: ipv4.map(|a| a.parse().unwrap()),
             ipv6: ipv6.map(|a| a.parse().unwrap()),
+            port_mappings: Default::default(),
         }
     }
 

@@ -9,7 +9,7 @@
 
 use crate::driver::{DriverError, Step};
 use crate::order::{Gate, Pass, Stage};
-use crate::state::{Kind, Resource, RowId, Why};
+use crate::state::{BackendId, BackendRow, FrontendKey, Kind, Resource, RowId, State, Why};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -68,7 +68,7 @@ impl<R: Resource> Step<R> {
 pub struct StepList<R: Resource> {
     /// The steps.
     pub steps: Vec<Step<R>>,
-    /// Why, one for each step; none for removals.
+    /// Why, one for each step; of removals, why the row was wanted, if that is known.
     pub whys: Vec<Why>,
 }
 
@@ -117,6 +117,18 @@ macro_rules! steps {
             pub fn count(&self, verb: Verb) -> usize {
                 match self {
                     $(Self::$resource(list) => list.steps.iter().filter(|s| s.verb() == verb).count(),)*
+                }
+            }
+            /// Says of what goes why it was wanted, as far as that is known.
+            fn remember(&mut self, before: &State) {
+                match self {
+                    $(Self::$resource(list) => {
+                        for (step, why) in list.steps.iter().zip(&mut list.whys) {
+                            if let (Step::Remove { key, .. }, None) = (step, &why) {
+                                *why = before.$field.entry(key).and_then(|entry| entry.why.clone());
+                            }
+                        }
+                    })*
                 }
             }
             /// The rows they are about, in the order of the steps.
@@ -181,6 +193,8 @@ pub struct Plan {
     pub withheld: Vec<Withheld>,
     /// Kinds nothing is known of, and why.
     pub unread: Vec<(Kind, DriverError)>,
+    /// Where slots that go lead to.
+    pub backends: BTreeMap<BackendId, BackendRow>,
 }
 
 impl Plan {
@@ -197,6 +211,23 @@ impl Plan {
     /// Number of steps.
     pub fn len(&self) -> usize {
         self.phases.iter().map(|p| p.steps.len()).sum()
+    }
+
+    /// Says of rows that go why they were wanted before.
+    pub fn remember(&mut self, before: &State) {
+        self.phases.iter_mut().for_each(|phase| phase.steps.remember(before));
+    }
+
+    /// Frontends that go, and nobody is known who wanted them.
+    pub fn orphans(&mut self) -> impl Iterator<Item = (&FrontendKey, &mut Why)> {
+        let lists = self.phases.iter_mut().filter_map(|phase| match &mut phase.steps {
+            Steps::Frontend(list) => Some(list),
+            _ => None,
+        });
+        lists.flat_map(|list| list.steps.iter().zip(&mut list.whys)).filter_map(|(step, why)| match step {
+            Step::Remove { key, .. } if why.is_none() => Some((key, why)),
+            Step::Create { .. } | Step::Update { .. } | Step::Remove { .. } => None,
+        })
     }
 
     /// Number of steps by kind and verb; absent: none.

@@ -41,7 +41,7 @@ fn addr(first: u8, n: u32) -> IpAddr {
 }
 
 fn place(n: u32) -> Place {
-    Place { file: format!("shop/{n}.yaml"), line: 3 }
+    Place { file: format!("shop/{n}.yaml").into(), line: 3 }
 }
 
 fn labels(app: u32, own: u32) -> Labels {
@@ -100,7 +100,7 @@ fn world(size: Size) -> World {
             identity: IdentityId(1000 + number),
             labels: labels[number as usize].clone(),
             node_ip: Some(addr(192, 0xa8_0000 + node)),
-            node_name: Some(format!("n{node}")),
+            node_name: Some(format!("n{node}").into()),
             ports: Vec::new(),
             place: place(n),
         };
@@ -128,6 +128,7 @@ fn world(size: Size) -> World {
                 node_mac: Mac([2, 0, 0, 2, high, low]),
                 ipv4: Some(IpAddr::from([10, 1, high, low])),
                 ipv6: None,
+                port_mappings: Default::default(),
             },
         );
     }
@@ -168,7 +169,7 @@ fn world(size: Size) -> World {
         world.services.insert(name.clone(), service);
         let at = |i: u32| addr(10, ((2 + i % 199) << 16) + i / 199 + 2);
         let slice = EndpointSlice {
-            service: name.name.clone(),
+            service: name.name.to_string(),
             ports: vec![SlicePort { name: String::new(), port: 8080, proto: Protocol::TCP }],
             endpoints: (0..3).map(|i| BackendAddress::ready(at(n * 3 + i))).collect(),
             weight: None,

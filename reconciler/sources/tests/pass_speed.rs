@@ -37,7 +37,7 @@ fn addr(first: u8, n: u32) -> IpAddr {
 }
 
 fn object(kind: ObjectKind, namespace: &str, name: String, facts: Facts) -> Arc<Object> {
-    let name = ObjectName { namespace: namespace.to_owned(), name };
+    let name = ObjectName::new(namespace, &name);
     let header = Header { kind, name: name.into(), published_by: None, place: Default::default() };
     Arc::new(Object { header, valid: true, facts, problems: Vec::new() })
 }
@@ -64,7 +64,7 @@ fn objects() -> Vec<Arc<Object>> {
             vec![NodeAddress { kind: NodeAddressKind::InternalIp, ip: addr(192, 0xa8_0000 + u32::from(n)) }];
         let pod_cidrs = vec![format!("10.{n}.0.0/16").parse().expect("a prefix")];
         let node = Node { addresses, pod_cidrs, ..Node::default() };
-        objects.push(object(ObjectKind::Node, "", format!("n{n}"), Facts::Node(node)));
+        objects.push(object(ObjectKind::Node, "", format!("n{n}"), Facts::Node(node.into())));
     }
     for n in 0..PODS {
         let labels = [("app".to_owned(), format!("app{n}"))].into();
@@ -126,6 +126,7 @@ fn record(n: u16) -> EndpointRecord {
         node_mac: Mac([2, 0, 0, 2, high, low]),
         ipv4: Some(IpAddr::from([10, 1, high, low])),
         ipv6: None,
+        port_mappings: Default::default(),
     }
 }
 

@@ -1,8 +1,8 @@
 //! Endpoint records and the world made of all sources.
 
 use cilium_engine::config::Config;
-use cilium_engine::state::{Mac, Source, SourceSet};
-use cilium_engine::world::{EndpointRecord, HostFacts, NodeAddressKind, ObjectName};
+use cilium_engine::state::{Mac, Protocol, Source, SourceSet};
+use cilium_engine::world::{EndpointRecord, HostFacts, HostPort, NodeAddressKind, ObjectName, PortMappings};
 use cilium_sources::folder::{ManifestFolder, Now, Snapshot};
 use cilium_sources::records::{Records, RouterAddresses};
 use cilium_sources::world::assemble;
@@ -26,6 +26,7 @@ fn record(id: u16) -> EndpointRecord {
         node_mac: Mac([2, 0, 0, 0, 1, 0xcd]),
         ipv4: Some("10.1.0.5".parse().unwrap()),
         ipv6: (id.is_multiple_of(2)).then(|| "fd00::5".parse().unwrap()),
+        port_mappings: Default::default(),
     }
 }
 
@@ -53,6 +54,44 @@ fn records_survive_a_restart_and_only_the_router_survives_a_reboot() {
     assert_eq!(rebooted.router(), router());
     assert!(rebooted.problems().is_empty());
     assert_eq!(fs::read_dir(run.join("state/endpoints")).unwrap().count(), 0);
+}
+
+#[test]
+fn port_mappings_are_kept_and_records_without_are_as_older_agents_wrote_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut records = Records::load(dir.path(), dir.path(), "b");
+    records.put(record(1)).unwrap();
+    let port = |ip: Option<&str>, proto| HostPort {
+        ip: ip.map(|ip| ip.parse().unwrap()),
+        port: 8080,
+        proto,
+        target: 80,
+    };
+    let ports = vec![port(None, Protocol::TCP), port(Some("fd00::1"), Protocol::UDP)];
+    let many: Vec<HostPort> = (1..=1024)
+        .map(|n| HostPort { port: n, ..port(Some("fd00:1:2:3:4:5:6:7"), Protocol::SCTP) })
+        .collect();
+    for (id, ports) in [(2, ports), (3, many)] {
+        let port_mappings = PortMappings { ports, since: 1_800_000_000_000 };
+        records.put(EndpointRecord { port_mappings, ..record(id) }).unwrap();
+    }
+    let again = Records::load(dir.path(), dir.path(), "b");
+    assert_eq!(again.endpoints(), records.endpoints());
+    assert!(again.problems().is_empty(), "{:?}", again.problems());
+
+    let folder = dir.path().join("state/endpoints");
+    let text = fs::read_to_string(folder.join("1.json")).unwrap();
+    assert!(!text.contains("port_mappings"), "{text}");
+    let text = fs::read_to_string(folder.join("2.json")).unwrap();
+    let other = text.replace("\"host_port\": 8080", "\"host_port\": 8081");
+    assert_ne!(other, text);
+    // The copy would stand in for the record.
+    for folder in [folder, dir.path().join("state/copies")] {
+        fs::write(folder.join("2.json"), &other).unwrap();
+    }
+    let spoiled = Records::load(dir.path(), dir.path(), "b");
+    assert_eq!(spoiled.endpoints().keys().copied().collect::<Vec<_>>(), [1, 3]);
+    assert!(spoiled.problems().iter().any(|problem| problem.message.contains("digest")));
 }
 
 #[test]

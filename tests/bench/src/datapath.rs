@@ -1,7 +1,7 @@
 //! D1, D2, D4, D13: real traffic against the kernel's own forwarding, slice by slice in the same round.
 
-use crate::figure::{Figure, Goal, Verdict};
-use crate::race::{ROUNDS, Race, void};
+use crate::figure::{Figure, Goal};
+use crate::race::{Race, void};
 use crate::topology::{self, Ours, Pair, Reference};
 use crate::traffic::{Path, Work};
 use anyhow::Result;
@@ -16,8 +16,7 @@ pub(crate) struct Subject {
     pub goal: Goal,
 }
 
-/// Measures one subject: a figure, and lines for the A/A control and for other ways. Rounds double, up
-/// to `most`, as long as the verdict is open or the control unsteady.
+/// Measures one subject: a figure, and lines for the A/A control and for other ways. There are `most` rounds.
 pub(crate) fn measure(
     subject: &Subject,
     reference: (&'static str, &Reference),
@@ -33,16 +32,8 @@ pub(crate) fn measure(
     let named: Vec<&str> = others.iter().map(|(name, _)| *name).collect();
     let mut race = Race::new(ways, subject.work);
     eprintln!("bench: {}", subject.id.1);
-    let mut until = ROUNDS;
-    loop {
-        if let Err(e) = race.run(until) {
-            return vec![void(subject.id, subject.goal, format!("{e:#}"))];
-        }
-        let open = subject.goal.judge(race.ratio(1, 0)) == Verdict::Inconclusive;
-        if until >= most || (!open && race.is_steady(2, 1)) {
-            break;
-        }
-        until *= 2;
+    if let Err(e) = race.decide(&[((1, 0), subject.goal)], (2, 1), most) {
+        return vec![void(subject.id, subject.goal, format!("{e:#}"))];
     }
     let id = subject.id.0;
     let mut out = vec![
@@ -82,7 +73,7 @@ pub(crate) fn run(ours: &Ours, wanted: &dyn Fn(&str) -> bool, most: usize) -> Re
     ];
     let mut out = Vec::new();
     if within.iter().any(|subject| wanted(subject.id.0)) {
-        let rt = topology::route()?;
+        let rt = topology::route(&[])?;
         let tracked = topology::tracked();
         if let Err(e) = &tracked {
             eprintln!("bench: no figures with nf_conntrack: {e:#}");

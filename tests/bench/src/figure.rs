@@ -157,6 +157,11 @@ impl Figure {
         Self { id, name: name.into(), value, reference: "-".into(), number, goal: Some(goal), verdict }
     }
 
+    /// For comparison only.
+    pub(crate) fn without_goal(self) -> Self {
+        Self { goal: None, verdict: Verdict::None, ..self }
+    }
+
     fn cells(&self) -> [String; 7] {
         let Interval { low, mid, high } = self.number;
         [

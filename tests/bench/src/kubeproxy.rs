@@ -1,6 +1,6 @@
 //! Services as kube-proxy 1.33 lays them out, for `iptables-restore` and for `nft -f`. Pure.
 //!
-//! Chains, order of rules, marks and probabilities are those of `pkg/proxy/iptables` and
+//! Chains, order of rules, marks, probabilities and comments are those of `pkg/proxy/iptables` and
 //! `pkg/proxy/nftables` with `--detect-local-mode=ClusterCIDR` and the cluster's CIDR 10.0.0.0/8; names are as
 //! long as theirs.
 
@@ -97,9 +97,14 @@ pub(crate) fn iptables_change(services: &[Service], changed: &Service) -> String
     format!("{NAT}{}COMMIT\n", nat(services, Some(&changed.name)))
 }
 
+/// More endpoints than this, and rules about them carry no comments any more.
+const LARGE: usize = 1000;
+
 /// Chains and rules of the nat table; of one Service only the chains of its own, if it alone has changed.
 fn nat(services: &[Service], only: Option<&str>) -> String {
     let (mut chains, mut portals, mut rules) = (String::new(), String::new(), String::new());
+    let is_large = services.iter().map(|service| service.backends.len()).sum::<usize>() > LARGE;
+    let comment = |text: &str| if is_large { String::new() } else { format!("-m comment --comment {text} ") };
     for service in services {
         let (name, at) = (service.port_name(), service.at);
         let chain = format!("KUBE-SVC-{}", digest(&name, 16));
@@ -121,11 +126,11 @@ fn nat(services: &[Service], only: Option<&str>) -> String {
             } else {
                 String::new()
             };
-            let comment = format!("-m comment --comment \"{name} -> {backend}\"");
-            line(&mut rules, format_args!("-A {chain} {comment} {chance}-j {endpoint}"));
-            let named = format!("-A {endpoint} -m comment --comment {name}");
-            line(&mut rules, format_args!("{named} -s {} -j KUBE-MARK-MASQ", backend.ip()));
-            line(&mut rules, format_args!("{named} -m tcp -p tcp -j DNAT --to-destination {backend}"));
+            let there = comment(&format!("\"{name} -> {backend}\""));
+            line(&mut rules, format_args!("-A {chain} {there}{chance}-j {endpoint}"));
+            let named = format!("-A {endpoint} {}", comment(&name));
+            line(&mut rules, format_args!("{named}-s {} -j KUBE-MARK-MASQ", backend.ip()));
+            line(&mut rules, format_args!("{named}-m tcp -p tcp -j DNAT --to-destination {backend}"));
         }
     }
     let jumps = if only.is_none() { JUMPS } else { "" };
@@ -285,6 +290,8 @@ mod tests {
         let chains: Vec<&str> = nat.lines().filter(|line| line.starts_with(':')).collect();
         assert_eq!(chains.len(), 4 + 2_000 * 4);
         assert_eq!(chains.iter().collect::<BTreeSet<_>>().len(), chains.len());
+        assert_eq!((nat.matches(" -> ").count(), nat.matches(" cluster IP").count()), (0, 4_000));
+        assert_eq!(iptables(&services[..7]).matches(" -> ").count(), 7 * 3);
         assert_eq!(nat.matches("--probability 0.3333333333 ").count(), 2_000);
         assert_eq!(nat.matches("--probability 0.5000000000 ").count(), 2_000);
         let nft = nftables(&services);

@@ -89,6 +89,10 @@ fn measure(wanted: &Wanted) -> Result<Vec<Figure>> {
         begun("packets through the programs");
         figures.extend(packets::run()?);
     }
+    if wanted.any(&["D12"]) {
+        begun("frames through the driver's program");
+        figures.extend(packets::drivers()?);
+    }
     if wanted.any(&["C1", "C2"]) {
         begun("passes over many rows");
         figures
@@ -101,7 +105,7 @@ fn measure(wanted: &Wanted) -> Result<Vec<Figure>> {
     if wanted.any(&["C4", "C5", "C6"]) {
         begun("Services that change");
         let with_rules = wanted.traffic != Traffic::Quick;
-        figures.extend(programming::run(wanted.size.services, &|id| wanted.any(&[id]), with_rules)?);
+        figures.extend(programming::run(wanted.sizes, &|id| wanted.any(&[id]), with_rules)?);
     }
     if wanted.traffic == Traffic::Quick {
         if wanted.any(&["C12"]) {

@@ -1,11 +1,13 @@
-//! D10: nanoseconds of the production programs for one packet, against the floors of the maps it touches.
+//! D10, D12: nanoseconds of the production programs for one packet, against the floors of the maps it touches; of the
+//! driver's program against the least that balances in a driver.
 //!
-//! The packets and floors are those of the tests' budgets (`cilium_tests_kernel::l1::cost`); here they
-//! are measured several times over, and each goal is about the dearest packet of its kind.
+//! The packets and what they are compared with are those of the tests' budgets (`cilium_tests_kernel::l1::cost`);
+//! here they are measured several times over, and each goal is about the dearest packet of its kind.
 
 use crate::figure::{Figure, Goal, short};
 use crate::stats::{bootstrap, median};
 use anyhow::{Context, Result};
+use cilium_tests_kernel::l1::cost::driver::{self, Driver};
 use cilium_tests_kernel::l1::cost::{self, Cost, Sort};
 use std::collections::BTreeMap;
 
@@ -18,7 +20,7 @@ const EMPTY: f64 = 19.0;
 /// Nanoseconds that are hoped for of a packet of a known connection.
 const ESTABLISHED: f64 = 80.0;
 
-/// One line for each packet: its time against its limit, and its ratio to the floors.
+/// D10: one line for each packet, its time against its limit, and its ratio to the floors.
 pub(crate) fn run() -> Result<Vec<Figure>> {
     let mut rounds: BTreeMap<(Sort, String), Vec<Cost>> = BTreeMap::new();
     let mut empties = Vec::new();
@@ -55,4 +57,36 @@ fn figure(sort: Sort, name: &str, costs: &[Cost], slow: f64) -> Figure {
         bootstrap(&all(|cost| cost.net / cost.floors)),
         goal,
     )
+}
+
+/// D12: the goal is about a packet of a known connection, IPv4, beside the least that balances at all. The others are
+/// shown beside it, and the packet beside the least that does the same with it.
+pub(crate) fn drivers() -> Result<Vec<Figure>> {
+    let measured = std::thread::spawn(|| driver::measure(ROUNDS)).join();
+    let rounds: Vec<Driver> = measured.ok().context("measuring drivers panicked")?;
+    let names = rounds.first().map_or(0, |round| round.ours.len());
+    let mut out = Vec::new();
+    for place in 0..names {
+        let name = &rounds[0].ours[place].0;
+        let line = |name: &str, least: &str, of: fn(&Driver) -> f64| {
+            let both = |pick: &dyn Fn(&Driver) -> f64| rounds.iter().map(pick).collect::<Vec<_>>();
+            let net = median(&both(&|round| round.ours[place].1));
+            Figure::ratio(
+                ("D12", name),
+                format!("{} ns", short(net)),
+                format!("{least} {} ns", short(median(&both(&of)))),
+                bootstrap(&both(&|round| round.ours[place].1 / of(round))),
+                Goal::at_most(2.0, 1.3),
+            )
+        };
+        let beside = |name: &str| line(name, "least of all", |round| round.stateless);
+        if place == 0 {
+            out.push(beside(&format!("XDP, {name}")));
+            let same = line("  beside the least that does the same", "it", |round| round.lending);
+            out.push(same.without_goal());
+        } else {
+            out.push(beside(&format!("  {name}")).without_goal());
+        }
+    }
+    Ok(out)
 }

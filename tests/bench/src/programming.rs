@@ -5,6 +5,8 @@ use crate::calls::{Calls, Counted};
 use crate::figure::{Figure, Goal, Verdict, short};
 use crate::kubeproxy::{Service, iptables, iptables_change, nftables, nftables_change, nth};
 use crate::manifests::{PORT, remote_pod, service, service_ip, services};
+use crate::restart::rows_written;
+use crate::services::Sizes;
 use crate::stats::{Interval, bootstrap, median};
 use crate::topology::feed;
 use anyhow::{Context, Result, bail, ensure};
@@ -29,10 +31,6 @@ const CHANGES: usize = 30;
 const RULE_CHANGES: usize = 3;
 /// Longer than this to be in force is an error.
 const PATIENCE: Duration = Duration::from_secs(5);
-
-fn exact(n: f64) -> Interval {
-    Interval { low: n, mid: n, high: n }
-}
 
 fn shown(id: &'static str, name: &str, milliseconds: &[f64]) -> Figure {
     Figure {
@@ -122,7 +120,7 @@ impl Scene {
         let mut found = None;
         let written = || {
             let pass = self.cluster.nodes[0].status()["last-pass"].clone();
-            if pass["steps"].as_u64() > Some(u64::from(many)) {
+            if pass["steps"].as_u64() > Some(u64::from(many) * (1 + u64::from(BACKENDS))) {
                 let of = |stage: &str| pass["micros"][stage].as_f64().unwrap_or(0.0);
                 found = Some(["compile", "observe", "diff", "apply"].map(of).iter().sum::<f64>() / 1e6);
             }
@@ -160,11 +158,8 @@ impl Scene {
     }
 
     /// Rows written by all passes so far, as the log tells.
-    fn written(&self) -> u64 {
-        let log = self.cluster.nodes[0].log();
-        let steps =
-            |line: &str| line.split_whitespace().find_map(|w| w.strip_prefix("steps="))?.parse::<u64>().ok();
-        log.lines().filter_map(steps).sum()
+    fn written(&self) -> Result<u64> {
+        rows_written(&self.cluster.nodes[0].log())
     }
 
     /// C4: what a change costs in system calls; and how many rows differ.
@@ -182,47 +177,60 @@ impl Scene {
                 }
             }
         };
-        let (before, rows) = (rest()?, self.written());
+        let (before, rows) = (rest()?, self.written()?);
         self.change(round)?;
         let after = rest()?;
         let counted = Counted { all: after.all - before.all, writes: after.writes - before.writes };
-        Ok((counted, self.written() - rows))
+        Ok((counted, self.written()? - rows))
     }
 }
 
-/// Everything, with so many Services.
-pub(crate) fn run(many: u32, wanted: &dyn Fn(&str) -> bool, with_rules: bool) -> Result<Vec<Figure>> {
-    let (scene, whole, pass) = Scene::start(many)?;
+/// Everything. The goals are about many Services; the rest shows how what it costs grows with their number.
+pub(crate) fn run(sizes: Sizes, wanted: &dyn Fn(&str) -> bool, with_rules: bool) -> Result<Vec<Figure>> {
     let mut out = Vec::new();
+    let (scene, whole, pass) = Scene::start(sizes.many)?;
     if wanted("C4") {
         out.extend(count(&scene)?);
     }
     if with_rules && (wanted("C5") || wanted("C6")) {
-        let tables = Rules::measure(
-            many,
-            ("iptables-restore -w", "iptables-restore -w --noflush"),
-            iptables,
-            iptables_change,
-        )?;
-        let nft =
-            Rules::measure(many, ("nft -f -", "nft -f -"), nftables, |_, changed| nftables_change(changed))?;
-        let mut changes = Vec::new();
-        for round in 0..CHANGES {
-            changes.push(scene.change(u32::try_from(round)? + 10)?);
-            std::thread::sleep(Duration::from_millis(200));
+        out.extend(beside_rules(&scene, (whole, pass), sizes.many)?);
+        drop(scene);
+        for fewer in [sizes.some, sizes.few] {
+            let (scene, whole, pass) = Scene::start(fewer)?;
+            let figures = beside_rules(&scene, (whole, pass), fewer)?;
+            out.extend(figures.into_iter().filter(|figure| figure.goal.is_some()).map(Figure::without_goal));
         }
-        out.extend(change_figures(&changes, &tables, &nft));
-        let mut load = Figure::ratio(
-            ("C6", format!("{many} Services come, computed and written")),
-            format!("{} ms", short(pass * 1e3)),
-            format!("iptables-restore {} ms", short(tables.load)),
-            exact(pass * 1e3 / tables.load),
-            Goal::at_most(0.25, 0.07),
-        );
-        load.reference += &format!(", nft {} ms", short(nft.load));
-        out.push(load);
-        out.push(shown("C6", "the same with reading and parsing their files", &[whole * 1e3]));
     }
+    Ok(out)
+}
+
+/// C5 and C6 among so many Services, beside kube-proxy's rules for as many. The scene took `whole` seconds to have them
+/// all, and its pass `pass` of these.
+fn beside_rules(scene: &Scene, (whole, pass): (f64, f64), many: u32) -> Result<Vec<Figure>> {
+    let tables = Rules::measure(
+        many,
+        ("iptables-restore -w", "iptables-restore -w --noflush"),
+        iptables,
+        iptables_change,
+    )?;
+    let nft =
+        Rules::measure(many, ("nft -f -", "nft -f -"), nftables, |_, changed| nftables_change(changed))?;
+    let mut changes = Vec::new();
+    for round in 0..CHANGES {
+        changes.push(scene.change(u32::try_from(round)? + 10)?);
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    let mut out = change_figures(&changes, &tables, &nft, many);
+    let mut load = Figure::ratio(
+        ("C6", format!("{many} Services come, computed and written")),
+        format!("{} ms", short(pass * 1e3)),
+        format!("iptables-restore {} ms", short(tables.load)),
+        Interval::exact(pass * 1e3 / tables.load),
+        Goal::at_most(0.25, 0.07),
+    );
+    load.reference += &format!(", nft {} ms", short(nft.load));
+    out.push(load);
+    out.push(shown("C6", "the same with reading and parsing their files", &[whole * 1e3]));
     Ok(out)
 }
 
@@ -237,7 +245,7 @@ fn count(scene: &Scene) -> Result<Vec<Figure>> {
     let mut calls = Figure::value(
         ("C4", "bpf() calls of one Service change, for each allowed"),
         "",
-        exact(middle(|(calls, rows)| calls.all as f64 / (4.0 + 3.0 * *rows as f64))),
+        Interval::exact(middle(|(calls, rows)| calls.all as f64 / (4.0 + 3.0 * *rows as f64))),
         Goal::limit(1.0),
     );
     let all: Vec<String> = counted.iter().map(|(calls, _)| calls.all.to_string()).collect();
@@ -245,7 +253,7 @@ fn count(scene: &Scene) -> Result<Vec<Figure>> {
     let mut writes = Figure::value(
         ("C4", "  calls that write, for each row that differs"),
         "",
-        exact(middle(|(calls, rows)| calls.writes as f64 / *rows as f64)),
+        Interval::exact(middle(|(calls, rows)| calls.writes as f64 / *rows as f64)),
         Goal::limit(1.0),
     );
     let all: Vec<String> = counted.iter().map(|(calls, _)| calls.writes.to_string()).collect();
@@ -253,14 +261,14 @@ fn count(scene: &Scene) -> Result<Vec<Figure>> {
     Ok(vec![calls, writes])
 }
 
-fn change_figures(changes: &[f64], tables: &Rules, nft: &Rules) -> Vec<Figure> {
+fn change_figures(changes: &[f64], tables: &Rules, nft: &Rules, many: u32) -> Vec<Figure> {
     let mut sorted = changes.to_vec();
     sorted.sort_unstable_by(f64::total_cmp);
     let slowest = sorted.last().copied().unwrap_or(f64::NAN);
     let beside = |name: &str, rules: &Rules| {
         let ratios: Vec<f64> = changes.iter().map(|ours| ours / median(&rules.change)).collect();
         Figure::ratio(
-            ("C5", format!("one Service change, file to map, beside {name}")),
+            ("C5", format!("one change among {many} Services, file to map, beside {name}")),
             format!("{} ms", short(median(changes))),
             format!("{name} {} ms", short(median(&rules.change))),
             bootstrap(&ratios),
@@ -270,7 +278,7 @@ fn change_figures(changes: &[f64], tables: &Rules, nft: &Rules) -> Vec<Figure> {
     let mut worst = Figure::value(
         ("C5", format!("  slowest of {}", changes.len())),
         "ms",
-        exact(slowest),
+        Interval::exact(slowest),
         Goal::at_most(20.0, 2.0),
     );
     worst.reference = format!("p50 {} ms", short(median(changes)));

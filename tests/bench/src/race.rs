@@ -1,4 +1,4 @@
-//! Ways that run against each other: every round has one slice of each, in random order.
+//! Ways that run against each other: every round has one slice of each, in random order; what is decided drops out.
 
 use crate::figure::{Figure, Goal, Verdict, short};
 use crate::stats::{Chance, Interval, bootstrap, median};
@@ -6,7 +6,7 @@ use crate::traffic::{Path, Work};
 use anyhow::Result;
 
 /// Rounds to begin with.
-pub(crate) const ROUNDS: usize = 20;
+const ROUNDS: usize = 20;
 /// How far the A/A control may lie from 1.
 const CONTROL: f64 = 0.02;
 
@@ -24,15 +24,43 @@ impl<'a> Race<'a> {
         Self { chance: Chance::new(ways.len() as u64), ways, work, rounds: Vec::new() }
     }
 
-    /// Runs until there are so many rounds.
+    /// Runs until every goal is decided and the control (two that are the same) steady, or there are `most` rounds.
+    /// Rounds double; after the first ones only those ways go on that an open goal is about.
     ///
     /// # Errors
     /// A way failed: the race tells nothing.
-    pub(crate) fn run(&mut self, until: usize) -> Result<()> {
+    pub(crate) fn decide(
+        &mut self,
+        goals: &[((usize, usize), Goal)],
+        (again, ours): (usize, usize),
+        most: usize,
+    ) -> Result<()> {
+        let mut among: Vec<usize> = (0..self.ways.len()).collect();
+        let mut until = ROUNDS;
+        loop {
+            self.run(until, &among)?;
+            let is_steady = self.is_steady(again, ours);
+            let is_open = |(way, to): (usize, usize), goal: Goal| {
+                goal.judge(self.ratio(way, to)) == Verdict::Inconclusive
+            };
+            let open = goals.iter().filter(|(ways, goal)| !is_steady || is_open(*ways, *goal));
+            among = open.flat_map(|((way, to), _)| [*way, *to]).collect();
+            if until >= most || among.is_empty() {
+                return Ok(());
+            }
+            among.extend([again, ours]);
+            among.sort_unstable();
+            among.dedup();
+            until *= 2;
+        }
+    }
+
+    /// Runs some of the ways until there are so many rounds.
+    fn run(&mut self, until: usize, among: &[usize]) -> Result<()> {
         while self.rounds.len() < until {
-            let mut order: Vec<usize> = (0..self.ways.len()).collect();
+            let mut order = among.to_vec();
             self.chance.shuffle(&mut order);
-            let mut round = vec![0.0; self.ways.len()];
+            let mut round = vec![f64::NAN; self.ways.len()];
             for way in order {
                 round[way] = self.ways[way].slice(self.work)?;
             }
@@ -46,9 +74,14 @@ impl<'a> Race<'a> {
         self.rounds.len()
     }
 
+    /// Of what a round gives, where it has all of it.
+    fn each(&self, of: impl Fn(&[f64]) -> f64) -> Vec<f64> {
+        self.rounds.iter().map(|round| of(round)).filter(|number| number.is_finite()).collect()
+    }
+
     /// Of a way's slices to another's of the same round.
     pub(crate) fn ratio(&self, way: usize, to: usize) -> Interval {
-        bootstrap(&self.rounds.iter().map(|round| round[way] / round[to]).collect::<Vec<_>>())
+        bootstrap(&self.each(|round| round[way] / round[to]))
     }
 
     /// Whether two that are the same are found to be.
@@ -58,7 +91,7 @@ impl<'a> Race<'a> {
 
     /// A way's median over all rounds, with its unit.
     pub(crate) fn value(&self, way: usize) -> String {
-        let middle = median(&self.rounds.iter().map(|round| round[way]).collect::<Vec<_>>());
+        let middle = median(&self.each(|round| round[way]));
         match self.work {
             Work::RoundTrips | Work::Connections => format!("{} µs", short(middle / 1e3)),
             Work::Stream => format!("{} Gb/cpu-s", short(middle)),
@@ -82,6 +115,32 @@ impl<'a> Race<'a> {
         figure
     }
 
+    /// What a way takes beyond another, beside what a third does beyond a fourth, for comparison.
+    pub(crate) fn beyond(
+        &self,
+        id: &'static str,
+        name: String,
+        (way, without): (usize, usize),
+        (to, base): (usize, usize),
+    ) -> Figure {
+        let added =
+            |more: usize, less: usize| short(median(&self.each(|round| round[more] - round[less])) / 1e3);
+        Figure {
+            id,
+            name,
+            value: format!("{} µs", added(way, without)),
+            reference: format!(
+                "{} beyond {}: {} µs",
+                self.ways[to].name,
+                self.ways[base].name,
+                added(to, base)
+            ),
+            number: bootstrap(&self.each(|round| (round[way] - round[without]) / (round[to] - round[base]))),
+            goal: None,
+            verdict: Verdict::None,
+        }
+    }
+
     /// A way beside another, for comparison.
     pub(crate) fn shown(&self, id: &'static str, name: String, (way, to): (usize, usize)) -> Figure {
         Figure {
@@ -98,7 +157,7 @@ impl<'a> Race<'a> {
 
 /// A figure that could not be measured.
 pub(crate) fn void(id: (&'static str, &str), goal: Goal, why: String) -> Figure {
-    let number = Interval { low: f64::NAN, mid: f64::NAN, high: f64::NAN };
+    let number = Interval::exact(f64::NAN);
     let mut figure = Figure::ratio(id, "-".into(), "-".into(), number, goal);
     figure.verdict = Verdict::Void(why);
     figure

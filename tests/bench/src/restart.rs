@@ -97,12 +97,18 @@ impl Stages {
     }
 }
 
-/// Rows written since a place in the agent's log, by what its passes say.
-fn rows_written(log: &str) -> Result<u64> {
+/// Rows written by all passes that a log tells of. Those that had nothing to do are told of at level debug alone, by
+/// what they read.
+///
+/// # Errors
+/// A pass is told of in another way.
+pub(crate) fn rows_written(log: &str) -> Result<u64> {
     let mut sum = 0;
     for line in log.lines().filter(|line| line.contains("woken_by=")) {
-        let steps = line.split_whitespace().find_map(|word| word.strip_prefix("steps="));
-        sum += steps.and_then(|n| n.parse::<u64>().ok()).with_context(|| format!("no steps in {line:?}"))?;
+        let number =
+            |name| line.split_whitespace().find_map(|word| word.strip_prefix(name)?.parse::<u64>().ok());
+        let idle = || number("read=").map(|_| 0);
+        sum += number("steps=").or_else(idle).with_context(|| format!("no steps in {line:?}"))?;
     }
     Ok(sum)
 }
@@ -157,7 +163,6 @@ pub(crate) fn under_traffic(node: &mut Node, steady: Flow<'_>, short_lived: Flow
 impl Restarts {
     /// The figures; `size` tells what was there.
     pub(crate) fn figures(&self, size: &str) -> Vec<Figure> {
-        let exact = |n: f64| Interval { low: n, mid: n, high: n };
         let shown = |name: &str, milliseconds: Interval| Figure {
             id: "C10",
             name: format!("  {name}"),
@@ -170,7 +175,7 @@ impl Restarts {
         let mut failed = Figure::value(
             ("C10", format!("restart under traffic{size}, errors")),
             "",
-            exact(self.errors.len() as f64),
+            Interval::exact(self.errors.len() as f64),
             Goal::limit(0.0),
         );
         failed.reference = format!("{} round trips, {} connections", self.done[0], self.done[1]);
@@ -193,11 +198,11 @@ impl Restarts {
         );
         vec![
             failed,
-            shown("slowest of them", exact(self.slowest as f64 / 1e6)),
+            shown("slowest of them", Interval::exact(self.slowest as f64 / 1e6)),
             Figure::value(
                 ("C10", format!("rows written by {TIMES} restarts")),
                 "",
-                exact(self.written as f64),
+                Interval::exact(self.written as f64),
                 Goal::limit(0.0),
             ),
             Figure::value(
@@ -220,4 +225,17 @@ pub(crate) fn few(ours: &mut Ours) -> Result<Vec<Figure>> {
     };
     let (steady, short_lived) = (flow(0), flow(1));
     Ok(under_traffic(&mut ours.cluster.nodes[0], steady, short_lived)?.figures(""))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::rows_written;
+
+    #[test]
+    fn idle_passes_write_nothing() {
+        let log = "t INFO cilium: pass woken_by=start steps=12 failed=0\nt DEBUG cilium: pass woken_by=timer read=7 micros=1\n\
+                   t DEBUG cilium: else\nt INFO cilium: pass woken_by=a,b steps=3 failed=1\n";
+        assert_eq!(rows_written(log).expect("all lines are known"), 15);
+        assert!(rows_written("pass woken_by=start").is_err());
+    }
 }

@@ -6,8 +6,8 @@ use crate::figure::{Figure, Goal, short};
 use crate::manifests::{published, service, service_ip, services};
 use crate::restart::{Flow, under_traffic};
 use crate::stats::Interval;
-use crate::topology::{POLICY, Pair, pair};
-use crate::traffic::ECHO;
+use crate::topology::{Pair, pair, policy};
+use crate::traffic::{ECHO, SINK};
 use anyhow::{Result, bail};
 use cilium_tests_kernel::probe::eventually;
 use cilium_tests_kernel::{Cluster, Options, Pod};
@@ -52,7 +52,7 @@ impl Scene {
         for (name, text) in published(size.remote_pods) {
             std::fs::write(cluster.manifests.join("published").join(name), text)?;
         }
-        cluster.write("policy.yaml", POLICY);
+        cluster.write("policy.yaml", &policy(ECHO..=SINK));
         cluster.write("pods.yaml", &pods(size.pods));
         cluster.nodes[0].start_agent();
         cluster.nodes[0].wait_healthy(Duration::from_secs(120));
@@ -118,7 +118,6 @@ pub(crate) fn run(size: Size) -> Result<Vec<Figure>> {
 
 /// Memory after a start with everything there; and with half of the remote pods, which gives what each costs.
 fn memory(scene: &mut Scene, size: Size) -> Result<Vec<Figure>> {
-    let exact = |n: f64| Interval { low: n, mid: n, high: n };
     let all = memory_of(&scene.cluster.nodes[0])?;
     scene.cluster.nodes[0].stop_agent(libc::SIGTERM);
     for (name, _) in
@@ -137,14 +136,14 @@ fn memory(scene: &mut Scene, size: Size) -> Result<Vec<Figure>> {
     let mut whole = Figure::value(
         ("C12", "agent's memory (RSS), at that size"),
         "MiB",
-        exact(all.resident),
+        Interval::exact(all.resident),
         Goal::at_most(120.0, 60.0),
     );
     whole.reference = format!("not file-backed {}, most ever {} MiB", short(all.anonymous), short(all.peak));
     let mut each = Figure::value(
         ("C12", "memory for each 1 000 remote pods"),
         "MiB",
-        exact(per_thousand),
+        Interval::exact(per_thousand),
         Goal::at_most(1.0, 0.4),
     );
     each.reference = format!("{} MiB with half of them", short(half.resident));

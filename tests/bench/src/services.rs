@@ -1,25 +1,29 @@
 //! D5 to D9: connections through a Service among many, per packet and at sockets, beside the same layout without it and
 //! beside kube-proxy's rules; all at once, each in namespaces of its own.
 
-use crate::figure::{Figure, Goal, Verdict};
+use crate::figure::{Figure, Goal};
 use crate::kubeproxy::{self, nth};
 use crate::manifests::{service, service_ip, services};
-use crate::race::{ROUNDS, Race, void};
-use crate::topology::{Pair, ROUTED_SERVER, Reference, kube_proxy, pair, pair_with};
+use crate::race::{Race, void};
+use crate::topology::{Pair, ROUTED_SERVER, Reference, kube_proxy, pair, pair_with, policy, route};
 use crate::traffic::{ECHO, Path, Server, Work};
 use anyhow::{Result, bail};
 use cilium_tests_kernel::cgroup::Cgroup;
 use cilium_tests_kernel::probe::eventually;
 use cilium_tests_kernel::{Cluster, Options};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::ops::Range;
 use std::time::Duration;
 
 /// How many Services there are.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Sizes {
-    few: u32,
-    some: u32,
-    many: u32,
+    /// As in a cluster of one's own.
+    pub few: u32,
+    /// As in most clusters.
+    pub some: u32,
+    /// That of the goals.
+    pub many: u32,
 }
 
 impl Sizes {
@@ -37,27 +41,9 @@ const PORTS: [u16; 3] = [ECHO, 5011, 5021];
 const WIDE: std::ops::Range<u16> = 5101..5201;
 /// Port of the Services that are asked.
 const FRONT: u16 = 80;
-
-/// Default deny on both sides; what passes has a rule with ports.
-const POLICY: &str = "---
-apiVersion: cilium.io/v2
-kind: CiliumNetworkPolicy
-metadata: {name: servers, namespace: default}
-spec:
-  endpointSelector: {matchLabels: {role: server}}
-  ingress:
-  - fromEndpoints: [{matchLabels: {role: client}}]
-    toPorts: [{ports: [{port: \"5001\", endPort: 5200, protocol: TCP}]}]
----
-apiVersion: cilium.io/v2
-kind: CiliumNetworkPolicy
-metadata: {name: clients, namespace: default}
-spec:
-  endpointSelector: {matchLabels: {role: client}}
-  egress:
-  - toEndpoints: [{matchLabels: {role: server}}]
-    toPorts: [{ports: [{port: \"5001\", endPort: 5200, protocol: TCP}]}]
-";
+/// How many are asked, by chance: a client has as many destinations as on the direct way, so that its sockets in
+/// TIME_WAIT are in the way of new ones as often.
+const ASKED: u32 = PORTS.len() as u32;
 
 /// Ten thousand rows for the servers of role `ruled`, beside those that let their clients in.
 fn many_rows() -> String {
@@ -89,48 +75,55 @@ enum Translated {
 /// A node of ours among so many Services.
 struct Shop {
     pair: Pair,
-    vip: SocketAddr,
+    asked: Vec<SocketAddr>,
     cluster: Cluster,
 }
 
-/// The pair's server behind a Service: its ports are the backends.
+/// The pair's server behind a Service: these ports of it are the backends.
 fn front(cluster: &Cluster, name: &str, pair: &Pair, at: Ipv4Addr, ports: &[u16]) -> Result<SocketAddr> {
     let IpAddr::V4(address) = pair.server.address else { bail!("servers have IPv4") };
-    let beyond = ports.iter().copied().filter(|port| *port != ECHO);
-    Server::also(&pair.pod.netns, beyond)?;
     let at = SocketAddrV4::new(at, FRONT);
     let backends: Vec<SocketAddrV4> = ports.iter().map(|port| SocketAddrV4::new(address, *port)).collect();
     cluster.write(&format!("{name}.yaml"), &service(name, at, &backends));
     Ok(at.into())
 }
 
+/// A pair whose server listens on these ports too.
+fn listening(cluster: &Cluster, name: &str, ports: impl Iterator<Item = u16>) -> Result<Pair> {
+    let made = pair(cluster, name, 0, 0)?;
+    Server::also(&made.pod.netns, ports)?;
+    Ok(made)
+}
+
 impl Shop {
     fn open(count: u32, translated: Translated) -> Result<Self> {
         let socket = translated == Translated::AtSockets;
         let mut cluster = Cluster::prepare(&Options { nodes: 1, socket, ..Options::default() });
-        for (name, text) in services(count - 1, BACKENDS) {
+        for (name, text) in services(count - ASKED, BACKENDS) {
             cluster.write(&name, &text);
         }
-        cluster.write("policy.yaml", &(POLICY.to_owned() + &many_rows()));
+        cluster.write("policy.yaml", &(policy(ECHO..=WIDE.end) + &many_rows()));
         cluster.nodes[0].start_agent();
         cluster.nodes[0].wait_healthy(Duration::from_secs(60));
-        let pair = pair(&cluster, "asked", 0, 0)?;
-        let vip = front(&cluster, "asked", &pair, service_ip(count), &PORTS)?;
-        let shop = Self { pair, vip, cluster };
-        shop.wait(vip, &shop.pair)?;
+        let pair = listening(&cluster, "asked", PORTS[1..].iter().copied())?;
+        let asked =
+            (0..ASKED).map(|n| front(&cluster, &format!("asked{n}"), &pair, service_ip(count + n), &PORTS));
+        let asked = asked.collect::<Result<_>>()?;
+        let shop = Self { pair, asked, cluster };
+        shop.wait(&shop.asked, &shop.pair)?;
         Ok(shop)
     }
 
-    fn wait(&self, vip: SocketAddr, pair: &Pair) -> Result<()> {
-        let path = Path::new("ours", &pair.client.netns, &pair.server).by(vip).of(self.cgroup());
+    fn wait(&self, asked: &[SocketAddr], pair: &Pair) -> Result<()> {
+        let path = Path::new("ours", &pair.client.netns, &pair.server).at(asked.to_vec()).of(self.cgroup());
         if !eventually(Duration::from_secs(30), || path.answers()) {
-            bail!("{vip} does not answer\n{}", self.cluster.nodes[0].log_tail());
+            bail!("not all of {asked:?} answer\n{}", self.cluster.nodes[0].log_tail());
         }
         Ok(())
     }
 
     fn way<'a>(&'a self, name: &'static str) -> Path<'a> {
-        Path::new(name, &self.pair.client.netns, &self.pair.server).by(self.vip).of(self.cgroup())
+        Path::new(name, &self.pair.client.netns, &self.pair.server).at(self.asked.clone()).of(self.cgroup())
     }
 
     fn cgroup(&self) -> Option<&Cgroup> {
@@ -138,35 +131,43 @@ impl Shop {
     }
 }
 
-/// What kube-proxy would make of so many Services, of which the one in the middle is asked: as far from the first
-/// rule as a connection meets it on average.
+/// What kube-proxy would make of so many Services, of which those in the middle are asked, as far from the first rule
+/// as a connection meets them on average; and the last ones.
 struct KubeProxy {
     reference: Reference,
-    vip: SocketAddr,
+    middle: Vec<SocketAddr>,
+    last: Vec<SocketAddr>,
 }
 
 impl KubeProxy {
     fn open(count: u32, load: &str, text: fn(&[kubeproxy::Service]) -> String) -> Result<Self> {
-        let vip = SocketAddrV4::new(service_ip(count), FRONT);
-        let mut all: Vec<kubeproxy::Service> = (0..count - 1).map(|n| nth(n, BACKENDS)).collect();
-        all.insert(
-            (count / 2) as usize,
-            kubeproxy::Service {
-                name: "asked".into(),
-                at: vip,
-                backends: PORTS.map(|port| SocketAddrV4::new(ROUTED_SERVER, port)).to_vec(),
-            },
-        );
+        let asked = |n: u32| kubeproxy::Service {
+            name: format!("asked{n}"),
+            at: SocketAddrV4::new(service_ip(count + n), FRONT),
+            backends: PORTS.map(|port| SocketAddrV4::new(ROUTED_SERVER, port)).to_vec(),
+        };
+        let (middle, last) = (0..ASKED, ASKED..2 * ASKED);
+        let mut all: Vec<kubeproxy::Service> = (0..count - 2 * ASKED).map(|n| nth(n, BACKENDS)).collect();
+        let place = all.len() / 2;
+        all.splice(place..place, middle.clone().map(asked));
+        all.extend(last.clone().map(asked));
         let reference = kube_proxy(load, &text(&all), &PORTS[1..])?;
-        let made = Self { reference, vip: vip.into() };
-        if !eventually(Duration::from_secs(10), || made.way("kube-proxy").answers()) {
-            bail!("{load}: {vip} does not answer");
+        let at = |these: Range<u32>| -> Vec<SocketAddr> { these.map(|n| asked(n).at.into()).collect() };
+        let made = Self { reference, middle: at(middle), last: at(last) };
+        for way in [made.way(load), made.way_to_last(load)] {
+            if !eventually(Duration::from_secs(10), || way.answers()) {
+                bail!("{load}: not all Services answer");
+            }
         }
         Ok(made)
     }
 
-    fn way<'a>(&'a self, name: &'static str) -> Path<'a> {
-        Path::new(name, &self.reference.client, &self.reference.server).by(self.vip)
+    fn way<'a>(&'a self, name: &'a str) -> Path<'a> {
+        Path::new(name, &self.reference.client, &self.reference.server).at(self.middle.clone())
+    }
+
+    fn way_to_last<'a>(&'a self, name: &'a str) -> Path<'a> {
+        Path::new(name, &self.reference.client, &self.reference.server).at(self.last.clone())
     }
 }
 
@@ -178,36 +179,46 @@ const NFT: &str = "nft -f -";
 pub(crate) fn run(sizes: Sizes, wanted: &dyn Fn(&str) -> bool, most: usize) -> Result<Vec<Figure>> {
     let Sizes { few, some, many } = sizes;
     let [ours, again] = [Shop::open(many, Translated::PerPacket)?, Shop::open(many, Translated::PerPacket)?];
-    let direct = pair(&ours.cluster, "direct", 0, 0)?;
+    let direct = direct_pair(&ours.cluster)?;
     let mut out = Vec::new();
     if ["D5", "D6", "D7", "D8"].into_iter().any(wanted) {
         let [mid, ten] = [Shop::open(some, Translated::PerPacket)?, Shop::open(few, Translated::PerPacket)?];
-        let wide = Wide::open(&ours, many)?;
+        let wide = Wide::open(&ours, many + ASKED)?;
         let ruled = ruled_pair(&ours.cluster)?;
         let sockets = Shop::open(many, Translated::AtSockets)?;
-        let past = pair(&sockets.cluster, "direct", 0, 0)?;
+        let past = direct_pair(&sockets.cluster)?;
         eprintln!("bench: rules of kube-proxy");
         let iptables = KubeProxy::open(many, IPTABLES, kubeproxy::iptables)?;
         let iptables_ten = KubeProxy::open(few, IPTABLES, kubeproxy::iptables)?;
+        let iptables_some = KubeProxy::open(some, IPTABLES, kubeproxy::iptables)?;
         let nft = KubeProxy::open(many, NFT, kubeproxy::nftables)?;
+        let nft_some = KubeProxy::open(some, NFT, kubeproxy::nftables)?;
+        let nft_few = KubeProxy::open(few, NFT, kubeproxy::nftables)?;
+        let route = route(&PORTS[1..])?;
         for shop in [&ours, &again, &mid, &ten, &sockets] {
             shop.cluster.settle();
         }
         let ways = vec![
             ours.way("many Services"),
             again.way("many Services again"),
-            Path::new("own direct path", &direct.client.netns, &direct.server),
+            straight("own direct path", &direct),
             mid.way("some Services"),
             ten.way("few Services"),
             iptables.way("iptables, many"),
             nft.way("nftables, many"),
             iptables_ten.way("iptables, few"),
             Path::new("one backend each", &wide.ones.client.netns, &wide.ones.server)
-                .by_turns(wide.ones_at.clone()),
-            Path::new("100 backends", &wide.hundred.client.netns, &wide.hundred.server).by(wide.hundred_at),
-            Path::new("10 000 policy rows", &ruled.client.netns, &ruled.server),
+                .at(wide.ones_at.clone()),
+            Path::new("100 backends each", &wide.hundreds.client.netns, &wide.hundreds.server)
+                .at(wide.hundreds_at.clone()),
+            straight("10 000 policy rows", &ruled),
             sockets.way("at sockets"),
-            Path::new("own direct path", &past.client.netns, &past.server).of(sockets.cgroup()),
+            straight("own direct path", &past).of(sockets.cgroup()),
+            iptables.way_to_last("iptables, many, the last"),
+            Path::new("rt", &route.client, &route.server).on(&PORTS),
+            iptables_some.way("iptables, some"),
+            nft_some.way("nftables, some"),
+            nft_few.way("nftables, few"),
         ];
         out.extend(connections(ways, sizes, most));
     }
@@ -217,38 +228,48 @@ pub(crate) fn run(sizes: Sizes, wanted: &dyn Fn(&str) -> bool, most: usize) -> R
     Ok(out)
 }
 
-/// A Service with a hundred backends; and a hundred Services with one each, asked in turn. Both servers have as many
-/// ports, and as many threads that wait.
+/// A hundred Services with as many backends each; and a hundred with one. Both are asked by chance, and both servers
+/// have as many ports, and as many threads that wait.
 struct Wide {
     ones: Pair,
     ones_at: Vec<SocketAddr>,
-    hundred: Pair,
-    hundred_at: SocketAddr,
+    hundreds: Pair,
+    hundreds_at: Vec<SocketAddr>,
 }
 
 impl Wide {
-    /// Adds them; `free` is the first number of a Service that nobody has, but for the one that is asked.
+    /// Adds them; `free` is the first number of a Service that nobody has.
     fn open(shop: &Shop, free: u32) -> Result<Self> {
         let cluster = &shop.cluster;
-        let ones = pair(cluster, "ones", 0, 0)?;
-        let mut ones_at = Vec::new();
-        for (port, n) in WIDE.zip(1..) {
-            ones_at.push(front(cluster, &format!("one{n}"), &ones, service_ip(free + n), &[port])?);
+        let [ones, hundreds] = [listening(cluster, "ones", WIDE)?, listening(cluster, "hundreds", WIDE)?];
+        let (mut ones_at, mut hundreds_at) = (Vec::new(), Vec::new());
+        let all: Vec<u16> = WIDE.collect();
+        for (n, port) in (0..).zip(&all) {
+            ones_at.push(front(cluster, &format!("one{n}"), &ones, service_ip(free + n), &[*port])?);
+            let at = service_ip(free + 200 + n);
+            hundreds_at.push(front(cluster, &format!("hundred{n}"), &hundreds, at, &all)?);
         }
-        let hundred = pair(cluster, "hundred", 0, 0)?;
-        let hundred_at =
-            front(cluster, "hundred", &hundred, service_ip(free + 200), &WIDE.collect::<Vec<_>>())?;
-        for at in ones_at.iter().step_by(99) {
-            shop.wait(*at, &ones)?;
-        }
-        shop.wait(hundred_at, &hundred)?;
-        Ok(Self { ones, ones_at, hundred, hundred_at })
+        shop.wait(&ones_at, &ones)?;
+        shop.wait(&hundreds_at, &hundreds)?;
+        Ok(Self { ones, ones_at, hundreds, hundreds_at })
     }
 }
 
-/// A pair whose server has ten thousand policy rows more.
+/// A pair that no Service leads to. Its server listens where a Service's would: who answers is another thread for
+/// each backend, and how often the scheduler goes from one to another is a tenth of a connection's time.
+fn direct_pair(cluster: &Cluster) -> Result<Pair> {
+    listening(cluster, "direct", PORTS[1..].iter().copied())
+}
+
+/// The way to all ports of such a pair.
+fn straight<'a>(name: &'static str, pair: &'a Pair) -> Path<'a> {
+    Path::new(name, &pair.client.netns, &pair.server).on(&PORTS)
+}
+
+/// As [`direct_pair`], with ten thousand policy rows more for the server.
 fn ruled_pair(cluster: &Cluster) -> Result<Pair> {
     let made = pair_with(cluster, "ruled", (0, "role: client"), (0, "role: server, rows: many"))?;
+    Server::also(&made.pod.netns, PORTS[1..].iter().copied())?;
     cluster.settle();
     let listed = cluster.nodes[0].cilium(&["status", "-o", "json"]);
     let status: serde_json::Value = serde_json::from_slice(&listed.stdout).unwrap_or_default();
@@ -271,10 +292,15 @@ const IPTABLES_MANY: usize = 5;
 const NFT_MANY: usize = 6;
 const IPTABLES_FEW: usize = 7;
 const ONES: usize = 8;
-const HUNDRED: usize = 9;
+const HUNDREDS: usize = 9;
 const RULED: usize = 10;
 const SOCKETS: usize = 11;
 const PAST_SOCKETS: usize = 12;
+const IPTABLES_LAST: usize = 13;
+const ROUTE: usize = 14;
+const IPTABLES_SOME: usize = 15;
+const NFT_SOME: usize = 16;
+const NFT_FEW: usize = 17;
 
 /// Each goal: what of it, which way beside which, and how much.
 fn goals(sizes: Sizes) -> Vec<(&'static str, String, (usize, usize), Goal)> {
@@ -294,7 +320,7 @@ fn goals(sizes: Sizes) -> Vec<(&'static str, String, (usize, usize), Goal)> {
         ("D7", format!("D5 beside iptables with {few}"), (OURS, IPTABLES_FEW), Goal::at_most(0.88, 0.81)),
         ("D8", format!("{many} Services beside {few}"), (OURS, FEW), flat),
         ("D8", format!("{some} Services beside {few}"), (SOME, FEW), flat),
-        ("D8", "one Service of 100 backends beside 100 of one".into(), (HUNDRED, ONES), flat),
+        ("D8", "100 Services of 100 backends beside 100 of one".into(), (HUNDREDS, ONES), flat),
         ("D8", "10 000 policy rows beside a few, direct".into(), (RULED, DIRECT), flat),
     ]
 }
@@ -303,28 +329,30 @@ fn connections(ways: Vec<Path<'_>>, sizes: Sizes, most: usize) -> Vec<Figure> {
     let goals = goals(sizes);
     let mut race = Race::new(ways, Work::Connections);
     eprintln!("bench: connections by Services");
-    let mut until = ROUNDS;
-    loop {
-        if let Err(e) = race.run(until) {
-            return goals
-                .iter()
-                .map(|(id, name, _, goal)| void((*id, name), *goal, format!("{e:#}")))
-                .collect();
-        }
-        let open = |(_, _, (way, to), goal): &(_, _, (usize, usize), Goal)| {
-            goal.judge(race.ratio(*way, *to)) == Verdict::Inconclusive
-        };
-        let undecided = goals.iter().any(open) || !race.is_steady(AGAIN, OURS);
-        if until >= most || !undecided {
-            break;
-        }
-        until *= 2;
+    let judged: Vec<((usize, usize), Goal)> = goals.iter().map(|(_, _, ways, goal)| (*ways, *goal)).collect();
+    if let Err(e) = race.decide(&judged, (AGAIN, OURS), most) {
+        return goals.iter().map(|(id, name, _, goal)| void((*id, name), *goal, format!("{e:#}"))).collect();
     }
     let mut out: Vec<Figure> = goals
         .iter()
         .map(|(id, name, ways, goal)| race.judged((*id, name), *ways, *goal, (AGAIN, OURS)))
         .collect();
     out.insert(1, race.shown("D5", format!("  A/A control, {} rounds", race.rounds()), (AGAIN, OURS)));
+    let Sizes { few, some, many } = sizes;
+    let shown = |name: String, ways| race.shown("D7", format!("  {name}"), ways);
+    let beyond =
+        |to| race.beyond("D7", "  what that adds to the way without".into(), (OURS, DIRECT), (to, ROUTE));
+    out.extend([
+        shown(format!("{some} Services beside iptables with {some}"), (SOME, IPTABLES_SOME)),
+        shown(format!("{some} Services beside nftables with {some}"), (SOME, NFT_SOME)),
+        shown(format!("{few} Services beside nftables with {few}"), (FEW, NFT_FEW)),
+        shown(format!("iptables with {many}, the last ones asked"), (OURS, IPTABLES_LAST)),
+        shown("least there can be here: no Service on our side".into(), (DIRECT, IPTABLES_MANY)),
+        shown("likewise, the last ones asked".into(), (DIRECT, IPTABLES_LAST)),
+        beyond(IPTABLES_MANY),
+        beyond(NFT_MANY),
+        beyond(IPTABLES_FEW),
+    ]);
     out
 }
 
@@ -332,23 +360,12 @@ fn connections(ways: Vec<Path<'_>>, sizes: Sizes, most: usize) -> Vec<Figure> {
 fn established(ours: &Shop, again: &Shop, direct: &Pair, most: usize) -> Vec<Figure> {
     let id = ("D9", "round trip by a Service, p50");
     let goal = Goal::at_most(1.05, 1.02);
-    let ways = vec![
-        ours.way("by a Service"),
-        again.way("by a Service again"),
-        Path::new("own direct path", &direct.client.netns, &direct.server),
-    ];
+    let ways =
+        vec![ours.way("by a Service"), again.way("by a Service again"), straight("own direct path", direct)];
     let mut race = Race::new(ways, Work::RoundTrips);
     eprintln!("bench: {}", id.1);
-    let mut until = ROUNDS;
-    loop {
-        if let Err(e) = race.run(until) {
-            return vec![void(id, goal, format!("{e:#}"))];
-        }
-        let open = goal.judge(race.ratio(OURS, DIRECT)) == Verdict::Inconclusive;
-        if until >= most || (!open && race.is_steady(AGAIN, OURS)) {
-            break;
-        }
-        until *= 2;
+    if let Err(e) = race.decide(&[((OURS, DIRECT), goal)], (AGAIN, OURS), most) {
+        return vec![void(id, goal, format!("{e:#}"))];
     }
     vec![
         race.judged(id, (OURS, DIRECT), goal, (AGAIN, OURS)),

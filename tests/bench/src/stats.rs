@@ -11,6 +11,13 @@ pub(crate) struct Interval {
     pub high: f64,
 }
 
+impl Interval {
+    /// A number without uncertainty.
+    pub(crate) const fn exact(n: f64) -> Self {
+        Self { low: n, mid: n, high: n }
+    }
+}
+
 /// Times the samples are drawn anew.
 const DRAWS: usize = 2000;
 

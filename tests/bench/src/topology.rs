@@ -1,12 +1,13 @@
 //! What our datapath is compared with, each in namespaces of its own so that no netfilter, conntrack
 //! or route of one is met by another; and ours, with policy on.
 
-use crate::traffic::{self, CLOSED, Path, Server};
+use crate::traffic::{self, CLOSED, ECHO, Path, SINK, Server};
 use anyhow::{Context, Result, bail};
 use cilium_tests_kernel::probe::eventually;
 use cilium_tests_kernel::{Cluster, Mode, Netns, Options, Pod};
 use std::io::{Seek, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
+use std::ops::RangeInclusive;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
@@ -56,17 +57,18 @@ fn ends(client: Netns, server: Netns, address: Ipv4Addr, mut between: Vec<Netns>
     Ok(Reference { client, server: listening, between })
 }
 
-/// `rt`: two pods and the kernel's routing between them.
-pub(crate) fn route() -> Result<Reference> {
+/// `rt`: two pods and the kernel's routing between them. The server answers echoes on `ports` too.
+pub(crate) fn route(ports: &[u16]) -> Result<Reference> {
     let (host, client, server) = (router("rt")?, Netns::new("rtc"), Netns::new("rts"));
     plug(&host, &client, "c", Ipv4Addr::new(10, 66, 1, 2));
     plug(&host, &server, "s", ROUTED_SERVER);
+    Server::also(&server, ports.iter().copied())?;
     ends(client, server, ROUTED_SERVER, vec![host])
 }
 
 /// `rt` with connection tracking, as any rule on a connection's state turns it on.
 pub(crate) fn tracked() -> Result<Reference> {
-    let reference = route()?;
+    let reference = route(&[])?;
     let rule = "iptables -A FORWARD -m conntrack --ctstate INVALID -j DROP; sysctl -qw net.netfilter.nf_conntrack_tcp_timeout_time_wait=1";
     let done = reference.between[0].shell(rule);
     if !done.status.success() {
@@ -78,9 +80,8 @@ pub(crate) fn tracked() -> Result<Reference> {
 /// `rt` with Services: what `load` is, run with `text` as its input, makes of the router. The server answers
 /// echoes on `ports`.
 pub(crate) fn kube_proxy(load: &str, text: &str, ports: &[u16]) -> Result<Reference> {
-    let reference = route()?;
-    let [router, server] = reference.between.as_slice() else { bail!("a router and a server were made") };
-    Server::also(server, ports.iter().copied())?;
+    let reference = route(ports)?;
+    let router = &reference.between[0];
     feed(router, load, text)?;
     let short = "sysctl -qw net.netfilter.nf_conntrack_tcp_timeout_time_wait=1 net.netfilter.nf_conntrack_max=1048576";
     // The second key is the host's alone on some kernels.
@@ -159,25 +160,19 @@ pub(crate) struct Ours {
 }
 
 /// Default deny on both sides; what passes has a rule with ports.
-pub(crate) const POLICY: &str = "---
-apiVersion: cilium.io/v2
-kind: CiliumNetworkPolicy
-metadata: {name: servers, namespace: default}
-spec:
-  endpointSelector: {matchLabels: {role: server}}
-  ingress:
-  - fromEndpoints: [{matchLabels: {role: client}}]
-    toPorts: [{ports: [{port: \"5001\", protocol: TCP}, {port: \"5002\", protocol: TCP}]}]
----
-apiVersion: cilium.io/v2
-kind: CiliumNetworkPolicy
-metadata: {name: clients, namespace: default}
-spec:
-  endpointSelector: {matchLabels: {role: client}}
-  egress:
-  - toEndpoints: [{matchLabels: {role: server}}]
-    toPorts: [{ports: [{port: \"5001\", protocol: TCP}, {port: \"5002\", protocol: TCP}]}]
-";
+pub(crate) fn policy(ports: RangeInclusive<u16>) -> String {
+    let (first, last) = ports.into_inner();
+    let ports = format!("toPorts: [{{ports: [{{port: \"{first}\", endPort: {last}, protocol: TCP}}]}}]");
+    let object = |role: &str, way: &str, peers: &str, peer: &str| {
+        format!(
+            "---\napiVersion: cilium.io/v2\nkind: CiliumNetworkPolicy\nmetadata: {{name: {role}s, namespace: default}}\n\
+             spec:\n  endpointSelector: {{matchLabels: {{role: {role}}}}}\n  {way}:\n  \
+             - {peers}: [{{matchLabels: {{role: {peer}}}}}]\n    {ports}\n"
+        )
+    };
+    object("server", "ingress", "fromEndpoints", "client")
+        + &object("client", "egress", "toEndpoints", "server")
+}
 
 /// A pair in a cluster; it answers when this returns.
 pub(crate) fn pair(cluster: &Cluster, name: &str, client: usize, server: usize) -> Result<Pair> {
@@ -214,7 +209,7 @@ impl Ours {
     /// Starts two nodes and the pods, and waits until policy is in force.
     pub(crate) fn start() -> Result<Self> {
         let cluster = Cluster::start(&Options { mode: Mode::Tunnel, ..Options::default() });
-        cluster.write("policy.yaml", POLICY);
+        cluster.write("policy.yaml", &policy(ECHO..=SINK));
         let within = [pair(&cluster, "a", 0, 0)?, pair(&cluster, "b", 1, 1)?];
         let across = [pair(&cluster, "c", 0, 1)?, pair(&cluster, "d", 0, 1)?];
         cluster.settle();

@@ -2,7 +2,7 @@
 //!
 //! Never: knowledge of what is between them.
 
-use crate::stats::median;
+use crate::stats::{Chance, median};
 use anyhow::{Context, Result, ensure};
 use cilium_tests_kernel::Netns;
 use cilium_tests_kernel::cgroup::Cgroup;
@@ -135,12 +135,12 @@ fn each(listener: &TcpListener, mut serve: impl FnMut(&mut TcpStream) -> io::Res
 #[derive(Debug)]
 pub(crate) struct Path<'a> {
     /// What it is, for people.
-    pub name: &'static str,
+    pub name: &'a str,
     /// Where the client is.
     pub client: &'a Netns,
     /// The server.
     server: &'a Server,
-    /// Where clients ask for an echo, connection by connection in turn.
+    /// Where clients ask for an echo, each connection at one of them by chance.
     echo: Vec<SocketAddr>,
     /// The cgroup of the client's sockets, if it matters.
     cgroup: Option<&'a Cgroup>,
@@ -177,7 +177,7 @@ pub(crate) fn round_trip(stream: &mut TcpStream) -> io::Result<()> {
 
 impl<'a> Path<'a> {
     /// To the server itself.
-    pub(crate) fn new(name: &'static str, client: &'a Netns, server: &'a Server) -> Self {
+    pub(crate) fn new(name: &'a str, client: &'a Netns, server: &'a Server) -> Self {
         Self { name, client, server, echo: vec![SocketAddr::new(server.address, ECHO)], cgroup: None }
     }
 
@@ -199,16 +199,17 @@ impl<'a> Path<'a> {
         })
     }
 
-    /// To what stands for the server.
+    /// To ports of the server itself, as a Service with these backends would choose.
     #[must_use]
-    pub(crate) fn by(self, service: SocketAddr) -> Self {
-        self.by_turns(vec![service])
+    pub(crate) fn on(self, ports: &[u16]) -> Self {
+        let at = ports.iter().map(|port| SocketAddr::new(self.server.address, *port)).collect();
+        self.at(at)
     }
 
-    /// To what stands for the server, each in turn.
+    /// To what stands for the server, one of these each time, by chance.
     #[must_use]
-    pub(crate) fn by_turns(mut self, services: Vec<SocketAddr>) -> Self {
-        self.echo = services;
+    pub(crate) fn at(mut self, these: Vec<SocketAddr>) -> Self {
+        self.echo = these;
         self
     }
 
@@ -243,8 +244,8 @@ impl<'a> Path<'a> {
     }
 
     fn connections(&self) -> Result<f64> {
-        let mut turns = self.echo.iter().cycle();
-        let mut once = || match turns.next() {
+        let mut chance = Chance::new(self.echo.len() as u64);
+        let mut once = || match self.echo.get(chance.below(self.echo.len())) {
             Some(to) => round_trip(&mut connect(*to)?),
             None => Err(io::Error::other("there is nowhere to ask")),
         };

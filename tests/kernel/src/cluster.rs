@@ -254,6 +254,13 @@ impl Cluster {
 }
 
 impl Cluster {
+    /// A node's port on the wire: where it is, and its name. A capture there sees what drivers send back, too.
+    pub fn port(&self, node: usize) -> (&Netns, String) {
+        (&self.wire, port_of(&self.nodes[node].netns))
+    }
+}
+
+impl Cluster {
     /// Makes the veth devices of nodes and of the client outside behave as network cards do: what leaves has whole
     /// checksums and no more than a frame's length, and what a driver sends back is taken at once, which the other
     /// end of a veth does only if a program runs in its driver too. Needs `ethtool`. The programs stay while what

@@ -3,6 +3,7 @@
 //! Everything made here carries a name with this process's id and is removed on drop, also when a test
 //! fails. Root is needed.
 
+pub mod capture;
 pub mod cgroup;
 pub mod cluster;
 pub mod cni;
@@ -10,10 +11,13 @@ pub mod floor;
 pub mod flow;
 pub mod footprint;
 pub mod l1;
+pub mod matrix;
 pub mod netns;
 pub mod policy_cases;
 pub mod probe;
+pub mod services;
 
 pub use cgroup::Cgroup;
 pub use cluster::{Cluster, Mode, Node, Options, Pod};
 pub use netns::Netns;
+pub use services::Service;

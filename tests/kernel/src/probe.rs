@@ -3,6 +3,7 @@
 use crate::Netns;
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::{AsRawFd, FromRawFd};
 use std::time::{Duration, Instant};
 
 /// How long a probe waits for an answer, before [`scaled`].
@@ -139,4 +140,66 @@ pub fn eventually(patience: Duration, mut holds: impl FnMut() -> bool) -> bool {
         }
         std::thread::sleep(Duration::from_millis(20));
     }
+}
+
+/// Connects from an address and port of the caller's choice, which is free again at once when the stream is dropped.
+///
+/// # Errors
+/// The port is taken, or nobody answers in time.
+pub fn connect_from(from: SocketAddr, to: SocketAddr, patience: Duration) -> std::io::Result<TcpStream> {
+    use std::io::Error;
+    let family = if from.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
+    // SAFETY: a plain system call; the descriptor is owned from here on.
+    let stream = unsafe {
+        let fd = libc::socket(family, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 0);
+        if fd < 0 {
+            return Err(Error::last_os_error());
+        }
+        TcpStream::from_raw_fd(fd)
+    };
+    let set = |name, value: &[libc::c_int]| {
+        let size = size_of_val(value) as u32;
+        // SAFETY: integers, of the size beside them.
+        unsafe { libc::setsockopt(stream.as_raw_fd(), libc::SOL_SOCKET, name, value.as_ptr().cast(), size) }
+    };
+    let time = libc::timeval { tv_sec: patience.as_secs() as libc::time_t, tv_usec: 0 };
+    // SAFETY: a time of the size beside it.
+    let timed = unsafe {
+        let size = size_of::<libc::timeval>() as u32;
+        libc::setsockopt(
+            stream.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_SNDTIMEO,
+            (&raw const time).cast(),
+            size,
+        )
+    };
+    if timed | set(libc::SO_REUSEADDR, &[1]) | set(libc::SO_LINGER, &[1, 0]) != 0 {
+        return Err(Error::last_os_error());
+    }
+    let call = |at: SocketAddr, call: unsafe extern "C" fn(i32, *const libc::sockaddr, u32) -> i32| {
+        // SAFETY: plain numbers, all zero is valid; each address is of the size beside it.
+        let code = unsafe {
+            match at {
+                SocketAddr::V4(at) => {
+                    let mut to: libc::sockaddr_in = std::mem::zeroed();
+                    to.sin_family = libc::AF_INET as u16;
+                    to.sin_port = at.port().to_be();
+                    to.sin_addr.s_addr = u32::from_ne_bytes(at.ip().octets());
+                    call(stream.as_raw_fd(), (&raw const to).cast(), size_of_val(&to) as u32)
+                }
+                SocketAddr::V6(at) => {
+                    let mut to: libc::sockaddr_in6 = std::mem::zeroed();
+                    to.sin6_family = libc::AF_INET6 as u16;
+                    to.sin6_port = at.port().to_be();
+                    to.sin6_addr.s6_addr = at.ip().octets();
+                    call(stream.as_raw_fd(), (&raw const to).cast(), size_of_val(&to) as u32)
+                }
+            }
+        };
+        if code == 0 { Ok(()) } else { Err(Error::last_os_error()) }
+    };
+    call(from, libc::bind)?;
+    call(to, libc::connect)?;
+    Ok(stream)
 }

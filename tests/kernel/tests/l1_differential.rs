@@ -2,6 +2,7 @@
 //!
 //! `CILIUM_TEST_LONG=1` runs a million packets; `CILIUM_TEST_SEED` repeats one world.
 
+use cilium_abi::fragment::FRAGMENT_LIFETIME;
 use cilium_tests_kernel::l1::{
     compare::{Trial, hex},
     frontends::AFFINITY,
@@ -40,6 +41,10 @@ fn one(lab: &mut Lab, seed: u64, ended: &mut BTreeMap<String, usize>) -> Vec<Str
             // Mostly to the very end of what is kept, or just beyond.
             let seconds = chance.pick(&[1, 2, 3, AFFINITY, AFFINITY, AFFINITY + 1]);
             trial.age(chance.below(1 << 20), seconds);
+        }
+        if chance.chance(4) {
+            let seconds = chance.pick(&[FRAGMENT_LIFETIME - 2, FRAGMENT_LIFETIME + 1]);
+            trial.delay(chance.below(1 << 20), seconds);
         }
         let input = traffic.packet();
         match trial.step(&input) {

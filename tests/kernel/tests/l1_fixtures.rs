@@ -13,8 +13,12 @@ mod case;
 mod choice;
 #[path = "l1/conntrack.rs"]
 mod conntrack;
+#[path = "l1/dsr.rs"]
+mod dsr;
 #[path = "l1/elsewhere.rs"]
 mod elsewhere;
+#[path = "l1/fragments.rs"]
+mod fragments;
 #[path = "l1/hooks.rs"]
 mod hooks;
 #[path = "l1/host_stack.rs"]
@@ -49,14 +53,14 @@ fn with_lab(mode: Mode, work: &mut dyn FnMut(&mut Lab) -> Result<(), String>) ->
 /// Runs all fixtures of a table; fails with everything that went otherwise. Gives how many frames ended in the
 /// driver.
 fn run(table: Vec<Fixture>) -> usize {
-    let (mut wrong, mut driven) = (Vec::new(), 0);
+    let (mut wrong, mut driven, mut parts) = (Vec::new(), 0, 0);
     for fixture in &table {
         match fixture.run(&mut with_lab) {
-            Ok(frames) => driven += frames,
+            Ok(tally) => (driven, parts) = (driven + tally.driven, parts + tally.parts),
             Err(why) => wrong.push(format!("{}: {why}", fixture.name)),
         }
     }
-    println!("{} fixtures, {driven} frames ended in the driver", table.len());
+    println!("{} fixtures, {driven} frames ended in the driver, {parts} fragments", table.len());
     assert!(wrong.is_empty(), "{} of {} fixtures fail:\n{}", wrong.len(), table.len(), wrong.join("\n"));
     driven
 }

@@ -1,9 +1,10 @@
 //! Every backend of a Service is replaced, one after the other, as a rolling update does it: nobody who connects
-//! meanwhile is refused, and nobody who is connected is cut off before his backend says so.
+//! meanwhile is refused, and nobody who is connected is cut off before his backend says so. Once with packets
+//! translated, of pods and of clients outside; once with backends met at sockets, of pods and of the nodes.
 
 use cilium_tests_kernel::cluster::{OUTSIDE_V4, long};
-use cilium_tests_kernel::probe::{eventually, tcp};
-use cilium_tests_kernel::{Cluster, Netns, Options, Pod};
+use cilium_tests_kernel::probe::{ask_tcp, eventually};
+use cilium_tests_kernel::{Cgroup, Cluster, Netns, Options, Pod};
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
@@ -133,53 +134,85 @@ fn ask(stream: &mut TcpStream) -> Result<bool, String> {
     }
 }
 
-/// Opens `rate` connections a second until `stop`, one question each.
-fn newcomers(
-    from: &Netns,
+/// From where, with sockets of which node, to where.
+#[derive(Clone)]
+struct Place<'a> {
+    netns: &'a Netns,
+    cgroup: Option<Arc<Cgroup>>,
     to: SocketAddr,
-    rate: u64,
-    tally: &Tally,
-    stop: &Arc<AtomicBool>,
-) -> JoinHandle<()> {
-    let (tally, stop) = (tally.clone(), stop.clone());
-    from.spawn(move || {
-        let begun = Instant::now();
-        for n in 0.. {
-            if stop.load(Ordering::Relaxed) {
-                return;
-            }
-            let due = begun + Duration::from_micros(n * 1_000_000 / rate);
-            std::thread::sleep(due.saturating_duration_since(Instant::now()));
-            let at = begun.elapsed();
-            let outcome = connect(to).and_then(|mut stream| ask(&mut stream)).map(|_| ());
-            tally.count(outcome.map_err(|e| format!("new to {to}, after {at:?}: {e}")));
-        }
-    })
 }
 
-/// Stays connected until `stop`; connects again when told good-bye, and only then.
-fn stayer(from: &Netns, to: SocketAddr, tally: &Tally, stop: &Arc<AtomicBool>) -> JoinHandle<()> {
-    let (tally, stop) = (tally.clone(), stop.clone());
-    from.spawn(move || {
-        while !stop.load(Ordering::Relaxed) {
-            let since = Instant::now();
-            let outcome = connect(to).and_then(|mut stream| {
-                while !stop.load(Ordering::Relaxed) {
-                    if ask(&mut stream)? {
-                        return Ok(());
-                    }
-                    std::thread::sleep(Duration::from_millis(50));
+impl Place<'_> {
+    fn spawn(&self, work: impl FnOnce() + Send + 'static) -> JoinHandle<()> {
+        let cgroup = self.cgroup.clone();
+        self.netns.spawn(move || {
+            cgroup.iter().for_each(|cgroup| cgroup.enter());
+            work();
+        })
+    }
+
+    fn answers(&self) -> bool {
+        self.netns.enter(|| {
+            self.cgroup.iter().for_each(|cgroup| cgroup.enter());
+            ask_tcp(self.to, Duration::from_millis(700)).is_some()
+        })
+    }
+
+    /// One of so many who open [`RATE`] connections a second until `stop`, one question each.
+    fn newcomers(&self, of: u64, tally: &Tally, stop: &Arc<AtomicBool>) -> JoinHandle<()> {
+        let (to, tally, stop) = (self.to, tally.clone(), stop.clone());
+        self.spawn(move || {
+            let begun = Instant::now();
+            for n in 0.. {
+                if stop.load(Ordering::Relaxed) {
+                    return;
                 }
-                Ok(())
-            });
-            tally.count(outcome.map_err(|e| format!("long, connected for {:?}: {e}", since.elapsed())));
-        }
-    })
+                let due = begun + Duration::from_micros(n * of * 1_000_000 / RATE);
+                std::thread::sleep(due.saturating_duration_since(Instant::now()));
+                let at = begun.elapsed();
+                let outcome = connect(to).and_then(|mut stream| ask(&mut stream)).map(|_| ());
+                tally.count(outcome.map_err(|e| format!("new to {to}, after {at:?}: {e}")));
+            }
+        })
+    }
+
+    /// Stays connected until `stop`; connects again when told good-bye, and only then.
+    fn stayer(&self, tally: &Tally, stop: &Arc<AtomicBool>) -> JoinHandle<()> {
+        let (to, tally, stop) = (self.to, tally.clone(), stop.clone());
+        self.spawn(move || {
+            while !stop.load(Ordering::Relaxed) {
+                let since = Instant::now();
+                let outcome = connect(to).and_then(|mut stream| {
+                    while !stop.load(Ordering::Relaxed) {
+                        if ask(&mut stream)? {
+                            return Ok(());
+                        }
+                        std::thread::sleep(Duration::from_millis(50));
+                    }
+                    Ok(())
+                });
+                tally.count(outcome.map_err(|e| format!("long, connected for {:?}: {e}", since.elapsed())));
+            }
+        })
+    }
 }
+
+/// One at a time: each is meant to have the machine for itself.
+static TURN: Mutex<()> = Mutex::new(());
 
 #[test]
 fn l2_every_backend_is_replaced_and_no_connection_fails() {
-    let cluster = Cluster::start(&Options::default());
+    replace(false);
+}
+
+#[test]
+fn l2_the_same_for_sockets_of_pods_and_nodes() {
+    replace(true);
+}
+
+fn replace(socket: bool) {
+    let _turn = TURN.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let cluster = Cluster::start(&Options { socket, ..Options::default() });
     let clients = [cluster.pod(0, "client-1", "app: client"), cluster.pod(1, "client-2", "app: client")];
     let mut serving: Vec<Backend> = (0..BACKENDS).map(|n| Backend::start(&cluster, n)).collect();
     let write = |ready: &[Backend], terminating: &[&Backend]| {
@@ -188,24 +221,41 @@ fn l2_every_backend_is_replaced_and_no_connection_fails() {
     write(&serving, &[]);
     let vip = SocketAddr::new(VIP.parse().expect("a literal address"), 80);
     let node_port = SocketAddr::new(cluster.nodes[0].ipv4, NODE_PORT);
-    let places = [(&clients[0].netns, vip), (&clients[1].netns, vip), (&cluster.outside, node_port)];
-    for (from, to) in places {
-        assert!(eventually(PATIENCE, || tcp(from, to.ip(), to.port()).is_some()), "{to} answers");
+    let place = |netns, node: usize, to| Place { netns, cgroup: cluster.nodes[node].cgroup.clone(), to };
+    let mut places = vec![place(&clients[0].netns, 0, vip), place(&clients[1].netns, 1, vip)];
+    match socket {
+        true => {
+            places.push(place(&cluster.nodes[0].netns, 0, node_port));
+            places.push(place(&cluster.nodes[1].netns, 1, vip));
+        }
+        false => places.push(Place { netns: &cluster.outside, cgroup: None, to: node_port }),
+    }
+    for place in &places {
+        assert!(eventually(PATIENCE, || place.answers()), "{} answers", place.to);
+    }
+    for node in cluster.nodes.iter().filter(|_| socket) {
+        assert_eq!(node.status()["sockets"]["state"], "active");
     }
     assert_eq!(OUTSIDE_V4.parse(), Ok(Ipv4Addr::new(192, 168, 77, 200)));
 
     let (stop, newly, lasting) = (Arc::new(AtomicBool::new(false)), Tally::default(), Tally::default());
     let mut threads = Vec::new();
-    for (n, (from, to)) in places.into_iter().enumerate() {
+    for (n, place) in places.iter().enumerate() {
         // Two each: one that waits for an answer must not lower the rate much.
         for _ in 0..2 {
-            threads.push(newcomers(from, to, RATE / 6, &newly, &stop));
+            threads.push(place.newcomers(2 * places.len() as u64, &newly, &stop));
         }
         let share = LONG / places.len() + usize::from(n < LONG % places.len());
-        threads.extend((0..share).map(|_| stayer(from, to, &lasting, &stop)));
+        threads.extend((0..share).map(|_| place.stayer(&lasting, &stop)));
     }
 
-    let rounds = if long() { 60 } else { 9 };
+    let rounds = if long() {
+        60
+    } else if socket {
+        6
+    } else {
+        9
+    };
     let begun = Instant::now();
     let mut ending: Vec<(Instant, Backend)> = Vec::new();
     let mut by_leave = 0;

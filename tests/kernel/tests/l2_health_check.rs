@@ -32,9 +32,13 @@ fn service(name: &str, port: u16, n: u8, pods: &[&Pod]) -> String {
 
 /// Status code and body of a GET, or nothing if nobody answers.
 fn get(to: SocketAddr) -> Option<(u16, String)> {
+    get_path(to, "/healthz")
+}
+
+fn get_path(to: SocketAddr, path: &str) -> Option<(u16, String)> {
     let mut stream = TcpStream::connect_timeout(&to, Duration::from_secs(2)).ok()?;
     stream.set_read_timeout(Some(PATIENCE)).ok()?;
-    stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: node\r\n\r\n").ok()?;
+    stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: node\r\n\r\n").as_bytes()).ok()?;
     let mut text = String::new();
     stream.read_to_string(&mut text).ok()?;
     let (head, body) = text.split_once("\r\n\r\n")?;
@@ -93,4 +97,80 @@ fn l2_load_balancers_outside_are_told_where_backends_are() {
     assert!(eventually(WAIT, || code(near.ipv4) == Some(503)));
     cluster.remove("web.yaml");
     assert!(eventually(WAIT, || code(near.ipv4).is_none()), "the port is closed");
+}
+
+#[test]
+fn l2_the_balancers_own_address_tells_too_if_asked() {
+    let extra = "[load_balancer]\nhealth_check_load_balancer_ips = true\n".to_owned();
+    let cluster = Cluster::start(&Options { extra, ..Options::default() });
+    let web = cluster.pod(0, "web", "app: web");
+    let balancer: [IpAddr; 2] =
+        ["203.0.113.10", "2001:db8:99::10"].map(|text| text.parse().expect("an address"));
+    let ingress = "status: {loadBalancer: {ingress: [{ip: 203.0.113.10}, {ip: \"2001:db8:99::10\"}]}}\n";
+    let both = "  clusterIPs: [10.96.0.10, \"fd96::10\"]\n  ipFamilyPolicy: RequireDualStack\n  clusterIP: 10.96.0.10\n";
+    let text = service("web", PORT, 10, &[&web]);
+    let text =
+        text.replace("  clusterIP: 10.96.0.10\n", both).replacen("---\n", &format!("{ingress}---\n"), 1);
+    cluster.write("web.yaml", &text);
+    let code = |ip: IpAddr| cluster.outside.enter(|| get((ip, PORT).into())).map(|(code, _)| code);
+    for (family, want) in [("-4", 0), ("-6", 1)] {
+        for (node, ready) in [(0, Some(200)), (1, Some(503))] {
+            let via = [cluster.nodes[node].ipv4, cluster.nodes[node].ipv6][want];
+            cluster.outside.ip(&format!("{family} route replace {} via {via}", balancer[want]));
+            let mut got = None;
+            assert!(
+                eventually(WAIT, || {
+                    got = code(balancer[want]);
+                    got == ready
+                }),
+                "{} by n{}: {got:?} instead of {ready:?}",
+                balancer[want],
+                node + 1
+            );
+        }
+    }
+    cluster.remove("web.yaml");
+    assert!(
+        eventually(WAIT, || balancer.into_iter().all(|ip| code(ip).is_none())),
+        "nobody answers any more"
+    );
+    cluster.settle();
+}
+
+#[test]
+fn l2_the_nodes_own_health_is_answered_as_by_kube_proxy() {
+    const HEALTHZ: u16 = 10_256;
+    let extra = format!("[load_balancer]\nhealthz_listen = \"[::]:{HEALTHZ}\"\n");
+    let mut cluster = Cluster::prepare(&Options { nodes: 1, extra, ..Options::default() });
+    let at = cluster.nodes[0].ipv4;
+    let taken = cluster.nodes[0].netns.enter(|| TcpListener::bind(("::", HEALTHZ)).expect("a free port"));
+    cluster.nodes[0].start_agent();
+    cluster.nodes[0].wait_healthy(Duration::from_secs(30));
+    let trouble = cluster.nodes[0].status()["health-checks"].to_string();
+    assert!(trouble.contains("cannot listen on load_balancer.healthz_listen [::]:10256"), "{trouble}");
+    drop(taken);
+    let ask = |path: &str| {
+        let (code, body) = cluster.outside.enter(|| get_path((at, HEALTHZ).into(), path))?;
+        Some((code, serde_json::from_str::<serde_json::Value>(&body).expect("JSON")))
+    };
+    let code = |path: &str| ask(path).map(|(code, _)| code);
+    assert!(eventually(WAIT, || code("/healthz") == Some(200)), "{:?}", ask("/healthz"));
+    let (_, body) = ask("/healthz").expect("it answers");
+    assert_eq!((&body["nodeEligible"], &body["lastUpdated"]), (&true.into(), &body["currentTime"]));
+    assert_eq!((code("/livez"), code("/metrics")), (Some(200), Some(404)));
+    assert!(eventually(WAIT, || cluster.nodes[0].status()["health-checks"] == serde_json::json!([])));
+
+    // The autoscaler is about to take the node: it serves, and is to get nothing new.
+    let taint = |taints: &str| {
+        cluster.write(
+            "node.yaml",
+            &format!("apiVersion: v1\nkind: Node\nmetadata: {{name: n1}}\nspec: {{taints: [{taints}]}}\n"),
+        );
+    };
+    taint("{key: ToBeDeletedByClusterAutoscaler, effect: NoSchedule}");
+    assert!(eventually(WAIT, || code("/healthz") == Some(503)), "{:?}", ask("/healthz"));
+    assert_eq!(ask("/healthz").map(|(_, body)| body["nodeEligible"].clone()), Some(false.into()));
+    assert_eq!(code("/livez"), Some(200));
+    taint("");
+    assert!(eventually(WAIT, || code("/healthz") == Some(200)), "{:?}", ask("/healthz"));
 }

@@ -3,7 +3,8 @@
 
 use cilium_tests_kernel::cluster::{OUTSIDE_V4, OUTSIDE_V6, binary};
 use cilium_tests_kernel::probe::{Answer, ask_tcp, eventually, scaled, serve, tcp, udp};
-use cilium_tests_kernel::{Cluster, Mode, Netns, Options, Pod};
+use cilium_tests_kernel::services::{PORT, TARGET};
+use cilium_tests_kernel::{Cluster, Mode, Netns, Options, Pod, Service};
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream};
@@ -12,8 +13,6 @@ use std::process::{Child, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-const TARGET: u16 = 7000;
-const PORT: u16 = 80;
 const HOST_PORT: u16 = 8081;
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -46,36 +45,9 @@ fn node_port(n: u8) -> u16 {
 
 /// A Service of type LoadBalancer with addresses made of `n`, its backends, and more lines of its spec.
 fn service(name: &str, n: u8, backends: &[&Pod], spec: &str) -> String {
-    let quoted = |ips: [IpAddr; 2]| ips.map(|ip| format!("\"{ip}\"")).join(", ");
-    let ingress = balancer(n).map(|ip| format!("{{ip: \"{ip}\"}}")).join(", ");
-    let ports = ["TCP", "UDP"].map(|proto| {
-        let name = proto.to_lowercase();
-        format!(
-            "{{name: {name}, port: {PORT}, protocol: {proto}, targetPort: {TARGET}, nodePort: {}}}",
-            node_port(n)
-        )
-    });
-    let mut text = format!(
-        "---\napiVersion: v1\nkind: Service\nmetadata: {{name: {name}, namespace: default}}\nspec:\n  type: \
-         LoadBalancer\n  clusterIP: {}\n  clusterIPs: [{}]\n  ipFamilyPolicy: RequireDualStack\n  externalIPs: \
-         [{}]\n  ports: [{}]\n{spec}status: {{loadBalancer: {{ingress: [{ingress}]}}}}\n",
-        cluster_ip(n)[0],
-        quoted(cluster_ip(n)),
-        quoted(external(n)),
-        ports.join(", ")
-    );
-    for (family, of) in [("IPv4", (|pod| pod.ipv4) as fn(&Pod) -> IpAddr), ("IPv6", |pod| pod.ipv6)] {
-        let endpoint = |pod: &&Pod| format!("{{addresses: [\"{}\"], nodeName: n{}}}", of(pod), pod.node + 1);
-        let endpoints: Vec<String> = backends.iter().map(endpoint).collect();
-        text.push_str(&format!(
-            "---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {{name: {name}-{}, namespace: \
-             default, labels: {{kubernetes.io/service-name: {name}}}}}\naddressType: {family}\nports: [{{name: tcp, \
-             port: {TARGET}, protocol: TCP}}, {{name: udp, port: {TARGET}, protocol: UDP}}]\nendpoints: [{}]\n",
-            family.to_lowercase(),
-            endpoints.join(", ")
-        ));
-    }
-    text
+    let (node_port, balancer, external) = (Some(node_port(n)), Some(balancer(n)), Some(external(n)));
+    let service = Service::new(name, cluster_ip(n), backends);
+    Service { node_port, balancer, external, spec, ..service }.manifest()
 }
 
 /// A running `cilium monitor`, and the reasons of the drops it told.

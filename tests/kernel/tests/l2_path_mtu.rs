@@ -86,8 +86,9 @@ fn service(name: &str, port: u16, backend: &Pod) -> String {
     text
 }
 
-fn learn(mode: Mode) {
-    let cluster = Cluster::start(&Options { mode, ..Options::default() });
+fn learn(mode: Mode, forwarding: &str) {
+    let extra = format!("[load_balancer]\nmode = \"{forwarding}\"\n");
+    let cluster = Cluster::start(&Options { mode, extra, ..Options::default() });
     let (near, far) = (cluster.pod(0, "near", "app: near"), cluster.pod(1, "far", "app: far"));
     serve(&near.netns);
     serve(&far.netns);
@@ -102,6 +103,7 @@ fn learn(mode: Mode) {
     assert!(eventually(PATIENCE, known), "{}", node.log_tail());
     cluster.settle();
     let lent = match mode {
+        _ if forwarding == "dsr" => CLIENT.map(ip),
         Mode::Tunnel => [ip("10.77.1.1"), ip("fd78:1::1")],
         Mode::Native => [node.ipv4, node.ipv6],
     };
@@ -122,10 +124,20 @@ fn learn(mode: Mode) {
 
 #[test]
 fn in_the_tunnel() {
-    learn(Mode::Tunnel);
+    learn(Mode::Tunnel, "snat");
 }
 
 #[test]
 fn natively() {
-    learn(Mode::Native);
+    learn(Mode::Native, "snat");
+}
+
+#[test]
+fn in_the_tunnel_with_direct_answers() {
+    learn(Mode::Tunnel, "dsr");
+}
+
+#[test]
+fn natively_with_direct_answers() {
+    learn(Mode::Native, "dsr");
 }

@@ -3,7 +3,8 @@
 
 use cilium_tests_kernel::netns::succeed;
 use cilium_tests_kernel::probe::{Answer, eventually, scaled, serve};
-use cilium_tests_kernel::{Cluster, Mode, Netns, Node, Options, Pod};
+use cilium_tests_kernel::services::{PORT, TARGET};
+use cilium_tests_kernel::{Cluster, Mode, Netns, Node, Options, Pod, Service};
 use serde_json::Value;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -14,8 +15,6 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-const TARGET: u16 = 7000;
-const PORT: u16 = 80;
 const NODE_PORT: u16 = 30_080;
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How long a probe waits.
@@ -42,34 +41,10 @@ fn at(text: &str, port: u16) -> SocketAddr {
     SocketAddr::new(ip(text), port)
 }
 
-/// A Service with these ClusterIPs and backends.
+/// A Service with these ClusterIPs and backends, and a NodePort unless that is 0.
 fn service(name: &str, ips: [&str; 2], node_port: u16, backends: &[&Pod]) -> String {
-    let ports = ["TCP", "UDP"].map(|proto| {
-        let name = proto.to_lowercase();
-        let own = if node_port == 0 { String::new() } else { format!(", nodePort: {node_port}") };
-        format!("{{name: {name}, port: {PORT}, protocol: {proto}, targetPort: {TARGET}{own}}}")
-    });
-    let kind = if node_port == 0 { "ClusterIP" } else { "NodePort" };
-    let mut text = format!(
-        "---\napiVersion: v1\nkind: Service\nmetadata: {{name: {name}, namespace: default}}\nspec:\n  type: {kind}\n  \
-         clusterIP: {}\n  clusterIPs: [{}, \"{}\"]\n  ipFamilyPolicy: RequireDualStack\n  ports: [{}]\n",
-        ips[0],
-        ips[0],
-        ips[1],
-        ports.join(", ")
-    );
-    for (family, of) in [("IPv4", (|pod| pod.ipv4) as fn(&Pod) -> IpAddr), ("IPv6", |pod| pod.ipv6)] {
-        let endpoint = |pod: &&Pod| format!("{{addresses: [\"{}\"], nodeName: n{}}}", of(pod), pod.node + 1);
-        let endpoints: Vec<String> = backends.iter().map(endpoint).collect();
-        text.push_str(&format!(
-            "---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {{name: {name}-{}, namespace: \
-             default, labels: {{kubernetes.io/service-name: {name}}}}}\naddressType: {family}\nports: [{{name: tcp, \
-             port: {TARGET}, protocol: TCP}}, {{name: udp, port: {TARGET}, protocol: UDP}}]\nendpoints: [{}]\n",
-            family.to_lowercase(),
-            endpoints.join(", ")
-        ));
-    }
-    text
+    let service = Service::new(name, ips.map(ip), backends);
+    Service { node_port: (node_port != 0).then_some(node_port), ..service }.manifest()
 }
 
 /// Runs work on a thread in a namespace and in a node's cgroup.
@@ -190,7 +165,7 @@ fn sockets(node: &Node) -> String {
 }
 
 #[test]
-fn the_node_and_its_pods_meet_services_at_their_sockets() {
+fn vm_the_node_and_its_pods_meet_services_at_their_sockets() {
     let stage = Stage::set(Mode::Tunnel);
     let (node, failed) = (stage.node(), Mutex::new(Vec::new()));
     assert_eq!(sockets(node), "active");
@@ -250,7 +225,7 @@ fn the_node_and_its_pods_meet_services_at_their_sockets() {
     // A NodePort is nobody's to bind on the node, and anybody's in a pod; a pod's loopback is the pod.
     for text in ["0.0.0.0", "::", "127.0.0.1"] {
         let bound = stage.host(|| TcpListener::bind(at(text, NODE_PORT)).map(drop));
-        assert_eq!(bound.expect_err("a NodePort").kind(), ErrorKind::PermissionDenied, "{text}");
+        assert_eq!(bound.expect_err("a NodePort").kind(), ErrorKind::AddrInUse, "{text}");
         stage.pod(|| TcpListener::bind(at(text, NODE_PORT)).map(drop)).expect("in a pod");
     }
     stage.host(|| TcpListener::bind(at("0.0.0.0", NODE_PORT + 100)).map(drop)).expect("no NodePort");

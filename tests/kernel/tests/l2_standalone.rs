@@ -169,7 +169,7 @@ impl Drop for Site {
 type Ask = fn(&Netns, IpAddr, u16) -> Option<Answer>;
 
 #[test]
-fn backends_behind_another_device_see_its_address() {
+fn vm_backends_behind_another_device_see_its_address() {
     let mut site = Site::new("5000");
     site.start();
     for family in 0..2 {

@@ -46,7 +46,7 @@ fn failure(node: &Node, device: &str) -> Option<String> {
 }
 
 #[test]
-fn it_is_repaired_and_taken_off_when_switched_off() {
+fn vm_it_is_repaired_and_taken_off_when_switched_off() {
     let mut cluster = Cluster::start(&options("native"));
     cluster.settle();
     let node = &cluster.nodes[0];

@@ -219,6 +219,7 @@ impl EndpointText {
             node_mac: Mac([2, 0, 0, 2, high, low]),
             ipv4: self.ipv4,
             ipv6: self.ipv6,
+            port_mappings: Default::default(),
         })
     }
 }

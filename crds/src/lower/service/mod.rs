@@ -10,6 +10,7 @@ use super::values::check_annotations;
 use super::{Facts, Header};
 use crate::api::service as api;
 use annotations::Said;
+use cilium_engine::map::Few;
 use cilium_engine::world::{
     Created, Distribution, LoadBalancerAddresses, Service, ServiceKind, SourceRanges, TrafficPolicy,
 };
@@ -61,7 +62,7 @@ pub(super) fn service(header: &Header, root: &Cursor<'_>, notes: &mut Notes) -> 
         load_balancer,
         ports,
         // An empty selector selects nothing: backends come from slices.
-        selector: spec.selector.clone().filter(|s| !s.is_empty()),
+        selector: spec.selector.clone().filter(|s| !s.is_empty()).map(Few::from),
         publish_not_ready: spec.publish_not_ready_addresses.unwrap_or(false),
         source_ranges,
         algorithm: said.algorithm,

@@ -1,14 +1,17 @@
 //! CNI requests: they change endpoint records, and are answered when the pass that follows has realised
 //! what the records say.
 
-use super::pass::{Done, Pool};
+use super::pass::Done;
+use super::pool::Pool;
+use super::port_mappings;
 use super::shared::CniCall;
 use cilium_abi::identity::INIT;
 use cilium_cni::error::{
     CHECK_FAILED, CniError, INVALID_CONFIG, INVALID_ENVIRONMENT, TRY_AGAIN, UNKNOWN_CONTAINER,
+    UNSUPPORTED_FIELD,
 };
 use cilium_cni::wire::{
-    Add, Answer, Attached, AttachedAddress, Attachment, DELETE_QUEUE, MAX_MESSAGE, Request,
+    Add, Answer, Attached, AttachedAddress, Attachment, Check, DELETE_QUEUE, MAX_MESSAGE, Request,
 };
 use cilium_engine::config::Config;
 use cilium_engine::ipam::{self, Released};
@@ -19,7 +22,7 @@ use cilium_sources::records::{RecordError, Records};
 use std::net::IpAddr;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::oneshot::Sender;
 
 /// How soon the next look must be due for an ADD to wait for it: files that are being written are looked at
@@ -41,7 +44,7 @@ enum Awaited {
     /// The endpoint's rows must stand.
     Attached(u16),
     /// The attachment must be there and its rows stand.
-    Checked(Attachment),
+    Checked(Check),
     /// Its rows must be gone, but that is not the runtime's worry.
     Nothing,
     /// The agent must be ready.
@@ -99,7 +102,7 @@ impl Attachments {
                         continue;
                     }
                 },
-                Request::Check(attachment) => Awaited::Checked(attachment),
+                Request::Check(check) => Awaited::Checked(check),
                 Request::Gc { network, valid } => {
                     let dead: Vec<Attachment> = records
                         .endpoints()
@@ -143,6 +146,12 @@ impl Attachments {
                 .map_err(|e| CniError::new(TRY_AGAIN, "forget the old sandbox").details(e.to_string()))?;
         }
         check_netns(netns)?;
+        if !add.port_mappings.is_empty() && !self.pool.host_ports {
+            return Err(CniError::new(UNSUPPORTED_FIELD, "runtimeConfig.portMappings are not served")
+                .details(
+                    "set load_balancer.kube_proxy_replacement, or chain the portmap plugin after this one",
+                ));
+        }
         if self.pool.cidrs.is_empty() {
             return Err(CniError::new(TRY_AGAIN, "this node has no pod CIDR yet")
                 .details("give node.pod_cidrs, or spec.ipam.podCIDRs of its CiliumNode object"));
@@ -179,6 +188,7 @@ impl Attachments {
             node_mac: mac(&add.attachment, id, 2),
             ipv4: allocated.ipv4,
             ipv6: allocated.ipv6,
+            port_mappings: port_mappings::asked(&add.port_mappings, SystemTime::now()),
         };
         records
             .put(record)
@@ -222,11 +232,14 @@ impl Attachments {
                         Answer::Failed(e)
                     }
                 },
-                Awaited::Checked(attachment) => {
+                Awaited::Checked(Check { attachment, port_mappings }) => {
                     match records.endpoints().values().find(|r| attachment_of(r) == attachment) {
                         None => Answer::Failed(CniError::new(UNKNOWN_CONTAINER, "no such attachment")),
-                        Some(record) => match self.realised(record.id, done, records) {
-                            Ok(_) => Answer::Done,
+                        Some(record) => match self
+                            .realised(record.id, done, records)
+                            .and_then(|_| port_mappings::check(record, &port_mappings, &done.view))
+                        {
+                            Ok(()) => Answer::Done,
                             Err(e) => Answer::Failed(CniError { code: CHECK_FAILED, ..e }),
                         },
                     }

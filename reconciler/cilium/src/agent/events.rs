@@ -4,7 +4,7 @@ use super::shared::Shared;
 use super::view::Shown;
 use cilium_engine::compile::View;
 use cilium_engine::config::Config;
-use cilium_engine::state::{Cookie, IdentityId, IpcacheKey};
+use cilium_engine::state::{Cookie, IdentityId, IpcacheKey, Reason};
 use cilium_flows::Names;
 use cilium_kernel::bpf::events::Events;
 use std::collections::HashMap;
@@ -128,19 +128,21 @@ fn nodes(view: &View) -> HashMap<IpAddr, String> {
 }
 
 /// The pod elsewhere that has an address.
-fn elsewhere(view: &View, addr: IpAddr) -> Option<&str> {
-    let origin = view.addresses.entry(&IpcacheKey(addr.into()))?.why.as_ref()?;
-    match origin.object.split_once(' ')? {
-        ("Pod" | "CiliumEndpoint", name) => Some(name),
-        _ => None,
+fn elsewhere(view: &View, addr: IpAddr) -> Option<String> {
+    match view.addresses.entry(&IpcacheKey(addr.into()))?.why.as_ref()? {
+        Reason::Endpoint(name, _) => Some(name.to_string()),
+        Reason::Origin(origin) => match origin.object.split_once(' ')? {
+            ("Pod" | "CiliumEndpoint", name) => Some(name.to_owned()),
+            _ => None,
+        },
     }
 }
 
 impl Names for Named {
     fn name_of(&self, addr: IpAddr) -> Option<String> {
-        let here = self.endpoints.get(&addr).map(String::as_str);
+        let here = self.endpoints.get(&addr).cloned();
         let name = here.or_else(|| elsewhere(&self.shown.view, addr));
-        name.or_else(|| self.nodes.get(&addr).map(String::as_str)).map(str::to_owned)
+        name.or_else(|| self.nodes.get(&addr).cloned())
     }
 
     fn labels_of(&self, identity: u32) -> Option<String> {

@@ -7,18 +7,22 @@
 //! ring buffer ─▶ events thread ─▶ named with the view ─▶ monitors
 //! ```
 
+mod answers;
 mod api;
 mod attachments;
 mod drivers;
 mod events;
 mod gc;
 mod health_check;
+mod healthz;
 pub(crate) mod history;
 mod lock;
 mod memory;
 mod metrics;
 pub(crate) mod offline;
 pub(crate) mod pass;
+mod pool;
+mod port_mappings;
 mod refusals;
 mod run;
 mod shared;

@@ -8,11 +8,12 @@ mod destroy;
 use super::drivers;
 use super::history::History;
 use super::offline::folder_to_look;
+use super::pool::Pool;
 use super::refusals::{self, Refusals};
 use super::sockets::Ground;
 use super::status::{FailedRow, PassSummary, StageTimes};
 use anyhow::{Context, Result};
-use cilium_engine::compile::{Compiled, Compiler, IdBook, View, pod_cidrs, router_addresses};
+use cilium_engine::compile::{Compiled, Compiler, IdBook, View};
 use cilium_engine::config::{Attach, Config};
 use cilium_engine::diff::diff;
 use cilium_engine::driver::Scope;
@@ -33,7 +34,6 @@ use cilium_sources::config::Loaded;
 use cilium_sources::folder::{ManifestFolder, Now, Watch, WatchError};
 use cilium_sources::records::{Records, RouterAddresses};
 use cilium_sources::world::Assembler;
-use ipnet::IpNet;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::ops::ControlFlow;
@@ -48,15 +48,6 @@ pub(crate) enum Looking {
     /// Rows whose wish changed, rows that failed, and these kinds. None of them: nothing was heard of, and the
     /// host's devices are as they were.
     AtChanges(BTreeSet<Kind>),
-}
-
-/// What pods of this node get.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Pool {
-    /// This node's pod CIDRs.
-    pub cidrs: Vec<IpNet>,
-    /// Its router addresses: the pods' gateways.
-    pub routers: Vec<IpAddr>,
 }
 
 /// What the last pass left for the next: hints only.
@@ -254,7 +245,7 @@ impl Reconciler {
         let whole =
             *looking == Looking::AtEverything || self.memo.wanted.is_none() || self.memo.book.is_none();
         let config = &self.loaded.config;
-        self.pool = Pool { cidrs: pod_cidrs(&world, config), routers: router_addresses(&world, config) };
+        self.pool = Pool::of(&world, config);
         let (compiled, observed);
         if whole {
             let mut scopes = Scopes::all();
@@ -289,7 +280,10 @@ impl Reconciler {
             observed = observe(&mut self.kernel, &scopes);
             micros.observe = clock.lap();
         }
-        let plan = diff(&compiled.desired, &observed);
+        let mut plan = diff(&compiled.desired, &observed);
+        if let Some(before) = &self.memo.wanted {
+            plan.remember(before);
+        }
         micros.diff = clock.lap();
         let Compiled { desired, problems, book, view } = compiled;
         let cpu = cpu_time().saturating_sub(began);

@@ -44,7 +44,7 @@ pub(crate) fn run(loaded: Loaded) -> Result<ExitCode> {
     let terminator = Terminator::start(&config, &shared).context("start the thread that ends sockets")?;
     let health_checks = {
         let _within = runtime.enter();
-        HealthChecks::start(shared.clone())
+        HealthChecks::start(shared.clone(), config.load_balancer.healthz_at())
     };
     let looping = std::thread::Builder::new()
         .name("reconciler".into())
@@ -119,6 +119,8 @@ struct Loop {
     next_full: Instant,
     /// Kinds heard of that no pass has looked at yet, and since when: a container runtime came between.
     put_off: Option<(Instant, BTreeSet<Kind>)>,
+    /// When the last pass was over.
+    looked: Instant,
     in_sync: bool,
     /// Passes in a row that failed or ended with work left.
     unsettled: u32,
@@ -139,6 +141,8 @@ const STAND_BACK: Duration = Duration::from_micros(100);
 const AGAIN: Duration = Duration::from_millis(50);
 /// Up to 1.6 s.
 const DOUBLINGS: u32 = 5;
+/// New problems of one pass that the log tells: one Service may have thousands.
+const TOLD_AT_MOST: usize = 200;
 
 impl Loop {
     fn new(
@@ -157,6 +161,7 @@ impl Loop {
             passes: 0,
             next_full: Instant::now(),
             put_off: None,
+            looked: Instant::now(),
             in_sync: false,
             unsettled: 0,
             reconciler,
@@ -171,17 +176,20 @@ impl Loop {
             tracing::warn!("{e}");
         }
         self.pass(Woken { by: ["start"].into(), ..Woken::default() });
+        self.looked = Instant::now();
         loop {
             let Some(wakes) = self.wait(woken) else { return };
             if wakes.stop {
                 return;
             }
             self.pass(wakes);
+            self.looked = Instant::now();
             self.collector.run_if_due(&config.paths.bpf_dir, &self.shared.metrics);
         }
     }
 
-    /// Waits for a reason to look; gathers what comes within the debounce time.
+    /// Waits for a reason to look. What comes within the debounce time after the last look is gathered; the first
+    /// after that is looked at at once.
     fn wait(&mut self, woken: &Receiver<Wake>) -> Option<Woken> {
         let mut wakes = Woken::default();
         let mut patience = self.next_full.saturating_duration_since(Instant::now());
@@ -215,7 +223,7 @@ impl Loop {
                 Err(RecvTimeoutError::Disconnected) => return None,
             }
         }
-        let until = Instant::now() + debounce;
+        let until = self.looked + debounce;
         while !wakes.urgent() {
             match woken.recv_timeout(until.saturating_duration_since(Instant::now())) {
                 Ok(wake) => wakes.add(wake),
@@ -233,6 +241,7 @@ impl Loop {
     }
 
     fn pass(&mut self, wakes: Woken) {
+        self.shared.pulse.begin();
         let waiting = self.attachments.change_records(wakes.cni, &mut self.reconciler.records);
         let (full, looking) = self.looking(wakes.kinds, &waiting);
         let by: Vec<String> = wakes.by.iter().map(|&by| by.to_owned()).collect();
@@ -268,6 +277,9 @@ impl Loop {
         }
         self.reconciler.settle(&mut done);
         self.in_sync = done.in_sync && !took_back;
+        if self.in_sync && done.synced {
+            self.shared.pulse.done();
+        }
         self.unsettled = if done.in_sync { 0 } else { self.unsettled.saturating_add(1) };
         self.tell(&done);
         self.end_sockets(&done, full);
@@ -374,8 +386,12 @@ impl Loop {
         metrics.endpoints.set(done.view.endpoints.len() as i64);
         metrics.in_sync.set(i64::from(done.in_sync));
         let before = self.shared.status();
-        for problem in done.problems.since(&before.problems) {
+        let fresh = done.problems.since(&before.problems);
+        for problem in fresh.iter().take(TOLD_AT_MOST) {
             tracing::warn!("{problem}");
+        }
+        if fresh.len() > TOLD_AT_MOST {
+            tracing::warn!(more = fresh.len() - TOLD_AT_MOST, "more problems: see `cilium status --verbose`");
         }
         if done.problems != before.problems {
             for (severity, name) in [(Severity::Warning, "warning"), (Severity::Error, "error")] {
@@ -446,7 +462,8 @@ impl Loop {
             unread: done.unread.clone(),
             sockets: self.sockets(done),
             acceleration: self.drivers(done),
-            health_checks: self.health_checks.trouble(),
+            // Filled in when it is asked for.
+            health_checks: Vec::new(),
             problems: done.problems.clone(),
         };
         self.shared.publish(status);

@@ -1,5 +1,7 @@
 //! What the loop shows to the servers, and how they wake it.
 
+use super::health_check::HealthTrouble;
+use super::healthz::Pulse;
 use super::metrics::AgentMetrics;
 use super::status::Status;
 use super::view::Shown;
@@ -39,8 +41,12 @@ pub(super) struct Shared {
     status: RwLock<Arc<Status>>,
     shown: RwLock<Arc<Shown>>,
     wake: Mutex<Sender<Wake>>,
+    /// What is wrong with answering health checks: it changes between passes.
+    pub health: HealthTrouble,
     /// Metrics of loop and datapath.
     pub metrics: AgentMetrics,
+    /// Whether the loop does what it is for.
+    pub pulse: Pulse,
     /// Events for monitors.
     pub events: broadcast::Sender<EventLine>,
 }
@@ -55,14 +61,21 @@ impl Shared {
             status: RwLock::default(),
             shown: RwLock::default(),
             wake: Mutex::new(wake),
+            health: HealthTrouble::default(),
             metrics,
+            pulse: Pulse::new(),
             events: broadcast::channel(EVENT_BACKLOG).0,
         }
     }
 
-    /// The status after the last pass.
+    /// The status after the last pass, with what is wrong with answering health checks now.
     pub(super) fn status(&self) -> Arc<Status> {
-        self.status.read().unwrap_or_else(PoisonError::into_inner).clone()
+        let mut status = self.status.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let health_checks = self.health.all();
+        if status.health_checks != health_checks {
+            Arc::make_mut(&mut status).health_checks = health_checks;
+        }
+        status
     }
 
     /// What the last pass found.

@@ -29,6 +29,7 @@ pub(super) fn bpf(loaded: &Loaded, command: &BpfCommand) -> Result<ExitCode> {
         BpfCommand::Lb(LbCommand::List(args)) => super::lb::list(loaded, args),
         BpfCommand::Ct(c) => rows(loaded, c.form(), &["cilium_ct_tcp", "cilium_ct_any"], all),
         BpfCommand::Nat(c) => rows(loaded, c.form(), &["cilium_snat"], all),
+        BpfCommand::Frag(c) => rows(loaded, c.form(), &["cilium_fragments"], all),
         BpfCommand::Tunnel(c) => {
             let tunnelled = |row: &DumpRow| row.row_json.get("tunnelendpoint").is_some_and(|t| !t.is_null());
             rows(loaded, c.form(), &["cilium_ipcache", "cilium_ipcache_prefix"], tunnelled)

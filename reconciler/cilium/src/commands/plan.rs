@@ -4,12 +4,17 @@ use super::{load, print};
 use crate::agent::offline::Offline;
 use crate::agent::pass::Reconciler;
 use crate::cli::{ConfigSource, PlanArgs};
+use crate::client::Agent;
 use anyhow::{Result, bail};
+use cilium_abi::lb::{SCOPE_EXTERNAL, SCOPE_INTERNAL};
 use cilium_engine::config::{Change, Impact, changes};
 use cilium_engine::plan::Plan;
 use cilium_engine::problem::{Problem, Problems, Severity};
-use cilium_engine::state::{ObservedState, State};
+use cilium_engine::state::{FrontendKey, ObservedState, Origin, Protocol, State};
+use cilium_engine::world::ObjectName;
 use serde::Serialize;
+use serde_json::Value;
+use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::process::ExitCode;
 
@@ -37,7 +42,9 @@ pub(super) fn run(source: &ConfigSource, args: &PlanArgs) -> Result<ExitCode> {
         printed.impact = printed.changes.iter().map(|c| c.impact).max();
         let before = Offline::open(&old, args.manifests.as_deref())?.compile()?;
         let now = Offline::open(&loaded, args.manifests.as_deref())?.compile()?;
-        printed.plan = cilium_engine::diff::diff(&now.desired, &ObservedState::whole(before.desired.state));
+        printed.plan =
+            cilium_engine::diff::diff(&now.desired, &ObservedState::whole(before.desired.state.clone()));
+        printed.plan.remember(&before.desired.state);
         printed.problems = now.problems;
     } else if let Some(observed) = &args.observed {
         if observed != "none" {
@@ -47,9 +54,11 @@ pub(super) fn run(source: &ConfigSource, args: &PlanArgs) -> Result<ExitCode> {
         printed.plan = cilium_engine::diff::diff(&now.desired, &ObservedState::whole(State::default()));
         printed.problems = now.problems;
     } else {
+        let agent = Agent::new(&loaded.config.paths.run_dir);
         let mut reconciler = Reconciler::open_to_look(loaded, args.manifests.as_deref())?;
         let thought = reconciler.think()?;
         printed.plan = thought.plan;
+        name_orphans(&mut printed.plan, &agent);
         printed.problems = thought.problems;
     }
     print(args.form, &printed, || text(&printed))?;
@@ -61,6 +70,40 @@ pub(super) fn run(source: &ConfigSource, args: &PlanArgs) -> Result<ExitCode> {
     } else {
         PENDING.into()
     })
+}
+
+/// Whose the frontends were that go: what is wanted does not say any more, but an agent that runs may know.
+fn name_orphans(plan: &mut Plan, agent: &Agent) {
+    if plan.orphans().next().is_none() {
+        return;
+    }
+    let Ok(view) = agent.json::<Value>("/v1/view") else { return };
+    let owners: BTreeMap<FrontendKey, Origin> =
+        view["services"].as_array().into_iter().flatten().filter_map(owner).collect();
+    for (key, why) in plan.orphans() {
+        *why = owners.get(key).map(|owner| owner.clone().into());
+    }
+}
+
+fn owner(shown: &Value) -> Option<(FrontendKey, Origin)> {
+    let spec = &shown["spec"];
+    let (at, flags) = (&spec["frontend-address"], &spec["flags"]);
+    let proto = match at["protocol"].as_str()? {
+        "TCP" => Protocol::TCP,
+        "UDP" => Protocol::UDP,
+        "SCTP" => Protocol::SCTP,
+        _ => return None,
+    };
+    let inside = at["scope"].as_str() == Some("internal");
+    let key = FrontendKey {
+        addr: at["ip"].as_str()?.parse().ok()?,
+        port: u16::try_from(at["port"].as_u64()?).ok()?,
+        proto,
+        scope: if inside { SCOPE_INTERNAL } else { SCOPE_EXTERNAL },
+    };
+    let kind = if flags["type"].as_str() == Some("HostPort") { "Pod" } else { "Service" };
+    let name = ObjectName::new(flags["namespace"].as_str()?, flags["name"].as_str()?);
+    Some((key, Origin { object: format!("{kind} {name}"), place: String::new(), rule: String::new() }))
 }
 
 fn text(printed: &Printed) -> String {

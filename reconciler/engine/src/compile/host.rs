@@ -8,7 +8,7 @@ use crate::config::Config;
 use crate::state::{
     Address, AddressKey, Device, DeviceRow, Endpoint, EndpointKey, EndpointRow, HOST_LINK, IdentityId,
     LINK_ALIAS_PREFIX, Link, LinkKind, LinkName, LinkRow, LinkUp, Mac, NET_LINK, Only, Present,
-    RESERVED_PORTS, Route, RouteKey, RouteRow, Runtime, RuntimeRow, Sysctl, SysctlKey, VXLAN_LINK,
+    RESERVED_PORTS, Route, RouteKey, RouteRow, Runtime, RuntimeRow, Sysctl, SysctlKey,
 };
 use crate::world::HostDevice;
 use cilium_abi::identity;
@@ -28,13 +28,13 @@ fn mac(site: &Site, link: &str) -> Mac {
 /// Writes the rows.
 pub(super) fn compile(site: &Site, config: &Config, rows: &mut Rows) {
     sysctls(site, config, rows);
-    links(site, config, rows);
+    links(site, rows);
     addresses(site, config, rows);
     devices(site, rows);
     routes(site, config, rows);
 }
 
-fn links(site: &Site, config: &Config, rows: &mut Rows) {
+fn links(site: &Site, rows: &mut Rows) {
     let why = because(&config_origin("routing"));
     let mut link = |name: &str, kind: LinkKind, mac: Option<Mac>| {
         let row = LinkRow { kind, mac, mtu: site.mtu, alias: format!("{LINK_ALIAS_PREFIX}{name}") };
@@ -43,12 +43,12 @@ fn links(site: &Site, config: &Config, rows: &mut Rows) {
     };
     link(HOST_LINK, LinkKind::HostVeth { peer: NET_LINK.into() }, Some(mac(site, HOST_LINK)));
     link(NET_LINK, LinkKind::HostVeth { peer: HOST_LINK.into() }, Some(mac(site, NET_LINK)));
-    if site.tunnel {
-        link(VXLAN_LINK, LinkKind::Vxlan { port: config.routing.tunnel_port }, None);
+    if let Some(overlay) = &site.overlay {
+        link(overlay.link, overlay.kind.clone(), None);
     }
     let runtime = RuntimeRow {
         host: HOST_LINK.into(),
-        overlay: site.tunnel.then(|| VXLAN_LINK.into()),
+        overlay: site.overlay.as_ref().map(|overlay| overlay.link.into()),
         host_mac: mac(site, HOST_LINK),
     };
     rows.put::<Runtime>(Only, runtime, &why);

@@ -8,8 +8,8 @@ use super::rows::{Edits, because, error, warning};
 use super::site::{Family, Neighbour, Site};
 use crate::map::Map;
 use crate::problem::Problem;
-use crate::shared::Shared;
-use crate::state::{IdentityId, Ipcache, IpcacheKey, IpcacheRow, Origin, State, Why};
+use crate::shared::{Shared, Text};
+use crate::state::{IdentityId, Ipcache, IpcacheKey, IpcacheRow, Origin, Reason, State, Why};
 use crate::world::{EndpointRecord, Name, ObjectName, RemoteEndpoint, World};
 use cilium_abi::identity;
 use cilium_abi::ipcache::FLAG_IN_CLUSTER;
@@ -31,7 +31,7 @@ enum Claimant {
 /// The other nodes by what endpoints say of theirs: places among the neighbours.
 #[derive(Debug, Default)]
 struct Neighbours {
-    by_name: HashMap<String, usize>,
+    by_name: HashMap<Text, usize>,
     by_addr: HashMap<IpAddr, usize>,
 }
 
@@ -44,11 +44,12 @@ impl Neighbours {
                 by_addr.entry(*addr).or_insert(at);
             }
         }
-        let by_name = site.neighbours.iter().enumerate().map(|(at, node)| (node.name.clone(), at)).collect();
+        let by_name =
+            site.neighbours.iter().enumerate().map(|(at, node)| (node.name.as_str().into(), at)).collect();
         Self { by_name, by_addr }
     }
 
-    fn named<'s>(&self, site: &'s Site, name: Option<&String>) -> Option<&'s Neighbour> {
+    fn named<'s>(&self, site: &'s Site, name: Option<&str>) -> Option<&'s Neighbour> {
         site.neighbours.get(*self.by_name.get(name?)?)
     }
 
@@ -169,7 +170,7 @@ impl Stage {
                     "identity {} is none of an endpoint: it counts as not managed",
                     endpoint.identity
                 );
-                error(&endpoint_origin(name, endpoint), message, "numbers 256 to 65535")
+                error(&endpoint.origin(name), message, "numbers 256 to 65535")
             });
             match (refusal, self.refused.remove(name)) {
                 (None, None) => {}
@@ -186,7 +187,7 @@ impl Stage {
     /// The addresses an endpoint has for itself: on its node's own address it shares the node's network, and
     /// the node has it.
     fn addresses(&self, endpoint: &RemoteEndpoint, site: &Site) -> Vec<IpAddr> {
-        let node = self.neighbours.named(site, endpoint.node_name.as_ref());
+        let node = self.neighbours.named(site, endpoint.node_name.as_deref());
         let shared = |addr: &IpAddr| {
             endpoint.node_ip == Some(*addr) || node.is_some_and(|node| node.all.contains(addr))
         };
@@ -199,7 +200,7 @@ impl Stage {
         let addr = net.addr();
         let host = net.prefix_len() == net.max_prefix_len();
         let claims = self.claims.range((addr, Claimant::Host)..).take_while(|((a, _), _)| host && *a == addr);
-        let mut claimants = claims.map(|((_, claimant), endpoint)| (claimant, endpoint.as_deref()));
+        let mut claimants = claims.map(|((_, claimant), endpoint)| (claimant, endpoint.as_ref()));
         let first = claimants.next();
         let origin = |(claimant, endpoint)| origin(claimant, endpoint, world, site);
         let problems: Vec<Shared<Problem>> = first.map_or(Vec::new(), |first| {
@@ -207,7 +208,7 @@ impl Stage {
         });
         let row = match first {
             Some(first) if site.enabled(Family::of(addr)) => {
-                Some((self.row(addr, first, site, identities), Some(origin(first).into())))
+                Some((self.row(addr, first, site, identities), Some(reason(first, origin))))
             }
             Some(_) => None,
             None => self.fixed.get(&net).cloned(),
@@ -228,7 +229,7 @@ impl Stage {
     fn row(
         &self,
         addr: IpAddr,
-        (claimant, endpoint): (&Claimant, Option<&RemoteEndpoint>),
+        (claimant, endpoint): (&Claimant, Option<&Shared<RemoteEndpoint>>),
         site: &Site,
         identities: &Identities,
     ) -> IpcacheRow {
@@ -243,7 +244,7 @@ impl Stage {
                 let endpoint = endpoint.expect("claims of endpoints elsewhere have theirs");
                 let good = may_be_remote(endpoint.identity.0);
                 let identity = if good { endpoint.identity } else { IdentityId(identity::UNMANAGED) };
-                let node = self.neighbours.named(site, endpoint.node_name.as_ref());
+                let node = self.neighbours.named(site, endpoint.node_name.as_deref());
                 let tunnel = match node.or_else(|| self.neighbours.at(site, endpoint.node_ip)) {
                     Some(node) => node.tunnel,
                     None => endpoint.node_ip.filter(|_| site.tunnel),
@@ -252,7 +253,7 @@ impl Stage {
             }
             Claimant::Pod(name) => {
                 let Foreign { pod, identity } = &identities.pods[&**name];
-                let node = self.neighbours.named(site, pod.node_name.as_ref());
+                let node = self.neighbours.named(site, pod.node_name.as_deref());
                 // Its pod CIDR says where it is, if its object does not.
                 let home = || site.neighbours.iter().find(|o| o.pod_cidrs.iter().any(|c| c.contains(&addr)));
                 (*identity, node.or_else(home).and_then(|n| n.tunnel))
@@ -262,20 +263,28 @@ impl Stage {
     }
 }
 
-fn endpoint_origin(name: &ObjectName, endpoint: &RemoteEndpoint) -> Origin {
-    Origin {
-        object: format!("CiliumEndpoint {name}"),
-        place: endpoint.place.to_string(),
-        rule: String::new(),
+/// Why a claimant's row is there. Most are of endpoints elsewhere, which say it themselves.
+fn reason<'c>(
+    (claimant, endpoint): (&'c Claimant, Option<&'c Shared<RemoteEndpoint>>),
+    origin: impl Fn((&'c Claimant, Option<&'c Shared<RemoteEndpoint>>)) -> Origin,
+) -> Reason {
+    match (claimant, endpoint) {
+        (Claimant::Remote(name), Some(endpoint)) => Reason::Endpoint(name.clone(), endpoint.clone()),
+        _ => origin((claimant, endpoint)).into(),
     }
 }
 
-fn origin(claimant: &Claimant, endpoint: Option<&RemoteEndpoint>, world: &World, site: &Site) -> Origin {
+fn origin(
+    claimant: &Claimant,
+    endpoint: Option<&Shared<RemoteEndpoint>>,
+    world: &World,
+    site: &Site,
+) -> Origin {
     match (claimant, endpoint) {
         (Claimant::Host, _) => site.origin.clone(),
         (Claimant::Local(id), _) => world.endpoints[id].origin(),
         (Claimant::Node(at), _) => site.neighbours[*at].origin.clone(),
-        (Claimant::Remote(name), Some(endpoint)) => endpoint_origin(name, endpoint),
+        (Claimant::Remote(name), Some(endpoint)) => endpoint.origin(name),
         (Claimant::Pod(name) | Claimant::Remote(name), _) => {
             let place = world.pods.get::<ObjectName>(name).map(|pod| pod.place.to_string());
             Origin { object: format!("Pod {name}"), place: place.unwrap_or_default(), rule: String::new() }

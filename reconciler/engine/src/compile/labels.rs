@@ -50,7 +50,7 @@ pub(super) fn of_pod(name: &ObjectName, pod: &Pod, world: &World, cluster: &str)
     let mut labels = Labels::default();
     let mut add = |key: String, value: &str| {
         if is_identity_label(&key) {
-            labels.0.insert(Label { source: "k8s".to_owned(), key }, value.to_owned());
+            labels.0.insert(Label::new("k8s", &key), value);
         }
     };
     for (key, value) in &pod.labels {
@@ -59,7 +59,7 @@ pub(super) fn of_pod(name: &ObjectName, pod: &Pod, world: &World, cluster: &str)
             add(key.clone(), value);
         }
     }
-    if let Some(namespace) = world.namespaces.get(&name.namespace) {
+    if let Some(namespace) = world.namespaces.get(name.namespace.as_str()) {
         for (key, value) in &namespace.labels {
             add(format!("{NAMESPACE_LABELS}{key}"), value);
         }
@@ -79,7 +79,7 @@ pub(super) fn of_endpoint(record: &EndpointRecord, world: &World, cluster: &str)
         None => {
             let mut labels = Labels::default().with("k8s", CLUSTER, cluster);
             for (key, value) in &record.labels {
-                labels.0.insert(Label::new("container", key), value.clone());
+                labels.0.insert(Label::new("container", key), value);
             }
             Some(labels)
         }

@@ -122,6 +122,7 @@ impl Compiler {
         self.claims.update(&pass, identities, &mut edits);
         self.services.update(&pass, &mut edits);
         show(&mut self.view, &pass, identities, policies);
+        self.view.leaving = world.nodes.get(&config.node.name).is_some_and(|node| node.leaving);
         self.view.services = self.services.views.clone();
         self.view.health_checks = self.services.health_checks.clone();
         self.problems = edits.carry_out(&mut self.state);

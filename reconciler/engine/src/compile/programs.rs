@@ -3,10 +3,10 @@
 use super::number::ContentHash;
 use super::rows::{Rows, because, config_origin};
 use super::site::{Family, Site};
-use crate::config::{Acceleration, Aggregation, Config};
+use crate::config::{Acceleration, Aggregation, Config, DsrDispatch};
 use crate::state::{
-    Attachment, AttachmentKey, AttachmentRow, BpfMap, HOST_LINK, Hook, LinkName, MapKey, MapRow, NET_LINK,
-    Position, ProgramSet, ProgramSetRow, SetId, VXLAN_LINK, Why,
+    Attachment, AttachmentKey, AttachmentRow, BpfMap, GENEVE_LINK, HOST_LINK, Hook, LinkName, MapKey, MapRow,
+    NET_LINK, Position, ProgramSet, ProgramSetRow, SetId, Why,
 };
 use crate::world::{HostDevice, World};
 use cilium_abi::maps::{self, MapSpec};
@@ -61,8 +61,8 @@ pub(super) fn compile(
     rows.put::<ProgramSet>(set.clone(), ProgramSetRow::Constants(Box::new(constants)), &why);
     attach(&HOST_LINK.into(), &Hooked::HOST, set, &why, rows);
     attach(&NET_LINK.into(), &Hooked::NET, set, &why, rows);
-    if site.tunnel {
-        attach(&VXLAN_LINK.into(), &Hooked::OVERLAY, set, &why, rows);
+    if let Some(overlay) = &site.overlay {
+        attach(&overlay.link.into(), &Hooked::OVERLAY, set, &why, rows);
     }
     let why = because(&config_origin("routing.devices"));
     for device in &site.devices {
@@ -104,6 +104,7 @@ fn map_row(spec: &MapSpec, config: &Config) -> MapRow {
         maps::CT_TCP => bpf.ct_tcp_max,
         maps::CT_ANY => bpf.ct_any_max,
         maps::SNAT => bpf.nat_max,
+        maps::FRAGMENTS => bpf.fragments_max,
         maps::FRONTEND | maps::BACKEND | maps::REVNAT | maps::SOURCE_RANGE => bpf.lb_max,
         maps::SLOT => bpf.lb_max.saturating_mul(SLOTS_PER_FRONTEND),
         // Nobody writes it; the kernel makes no map without room.
@@ -157,6 +158,8 @@ pub(super) fn constants(world: &World, site: &Site, config: &Config) -> NodeCons
         (node::NODE_HOST_STACK, config.through_host_stack()),
         (node::NODE_SOCK, at_sockets),
         (node::NODE_SOCK_HOST_ONLY, at_sockets && config.load_balancer.socket_host_namespace_only),
+        (node::NODE_GENEVE, site.overlay.as_ref().is_some_and(|overlay| overlay.link == GENEVE_LINK)),
+        (node::NODE_DSR_GENEVE, config.load_balancer.dsr_dispatch == DsrDispatch::Geneve),
         (node::NODE_EVENT_VERDICT, config.monitor.policy_verdict),
         (node::NODE_EVENT_TRACE, config.monitor.trace),
         (node::NODE_EVENT_DROP, config.monitor.drop),
@@ -194,7 +197,7 @@ pub(super) fn constants(world: &World, site: &Site, config: &Config) -> NodeCons
             Aggregation::Maximum => node::AGGREGATE_MAXIMUM,
         },
         reserved: 0,
-        tunnel_port: Be16::new(config.routing.tunnel_port),
+        tunnel_port: Be16::new(config.routing.overlay_port()),
         host_netns: if at_sockets { halves(world.host.netns_cookie) } else { [0; 2] },
     }
 }

@@ -20,7 +20,7 @@ const CNI_FILE: &str = "05-cilium.conflist";
 pub(super) fn node(config: &Config, site: &Site, rows: &mut Rows) {
     if let Some(dir) = &config.paths.cni_conf_dir {
         let why = because(&config_origin("paths.cni_conf_dir"));
-        put(dir.join(CNI_FILE).as_path(), cni(&config.paths.run_dir), &why, rows);
+        put(dir.join(CNI_FILE).as_path(), cni(config), &why, rows);
     }
     let Some(dir) = &config.source.manifests.publish else { return };
     let why = because(&site.origin);
@@ -145,7 +145,7 @@ fn node_text(site: &Site) -> String {
 /// A pod's own name; a container without one is named by its attachment.
 fn object_name(record: &EndpointRecord) -> (String, String) {
     match &record.pod {
-        Some(pod) => (pod.namespace.clone(), pod.name.clone()),
+        Some(pod) => (pod.namespace.to_string(), pod.name.to_string()),
         None => {
             let network = record.network.to_lowercase().replace(|c: char| !c.is_ascii_alphanumeric(), "-");
             ("default".to_owned(), format!("container-{:.12}-{network}", record.container_id.to_lowercase()))
@@ -200,13 +200,18 @@ fn claim_text(site: &Site, id: IdentityId, labels: &Labels) -> String {
 }
 
 /// The CNI configuration: the oldest version in `cniVersion` for old runtimes, all of them for those
-/// that choose (CNI 1.1).
-fn cni(run_dir: &Path) -> String {
+/// that choose (CNI 1.1). Runtimes hand port mappings only to plugins that say they take them.
+fn cni(config: &Config) -> String {
+    let mut plugin =
+        serde_json::json!({ "type": "cilium-cni", "run_dir": config.paths.run_dir.display().to_string() });
+    if config.load_balancer.kube_proxy_replacement {
+        plugin["capabilities"] = serde_json::json!({ "portMappings": true });
+    }
     let value = serde_json::json!({
         "cniVersion": "0.3.1",
         "cniVersions": ["0.3.1", "0.4.0", "1.0.0", "1.1.0"],
         "name": "cilium",
-        "plugins": [{ "type": "cilium-cni", "run_dir": run_dir.display().to_string() }],
+        "plugins": [plugin],
     });
     format!("{value:#}\n")
 }

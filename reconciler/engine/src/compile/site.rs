@@ -2,19 +2,19 @@
 //! later stages need to know of the place they compile for, decided once.
 
 use super::rows::{Edits, Rows, config_origin};
-use crate::config::{Config, RoutingMode};
+use crate::config::{Config, RoutingMode, TunnelProtocol};
 use crate::map::Map;
 use crate::shared::Shared;
-use crate::state::{IdentityId, Origin};
+use crate::state::{GENEVE_LINK, IdentityId, LinkKind, Origin, VXLAN_LINK};
 use crate::world::{HostDevice, HostFacts, Node, NodeAddressKind, World};
 use cilium_abi::identity;
 use ipnet::IpNet;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-/// Bytes VXLAN adds: outer IP (20 or 40), UDP 8, VXLAN 8, inner Ethernet 14.
-const VXLAN_OVER_IPV4: u32 = 50;
-const VXLAN_OVER_IPV6: u32 = 70;
+/// Bytes an overlay adds: outer IP (20 or 40), UDP 8, VXLAN or Geneve 8, inner Ethernet 14.
+const OVERLAY_OVER_IPV4: u32 = 50;
+const OVERLAY_OVER_IPV6: u32 = 70;
 /// MTU where no device says otherwise.
 const DEFAULT_MTU: u32 = 1500;
 /// Least MTU that IPv6 works with (RFC 8200 §5).
@@ -52,6 +52,25 @@ pub(super) struct Neighbour {
     pub(super) pod_cidrs: Vec<IpNet>,
 }
 
+/// The device that encapsulates.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Overlay {
+    /// Its name.
+    pub(super) link: &'static str,
+    /// Its type, with the port.
+    pub(super) kind: LinkKind,
+}
+
+impl Overlay {
+    fn of(config: &Config) -> Option<Self> {
+        let port = config.routing.overlay_port();
+        (config.routing.mode == RoutingMode::Tunnel).then_some(match config.routing.tunnel_protocol {
+            TunnelProtocol::Vxlan => Self { link: VXLAN_LINK, kind: LinkKind::Vxlan { port } },
+            TunnelProtocol::Geneve => Self { link: GENEVE_LINK, kind: LinkKind::Geneve { port } },
+        })
+    }
+}
+
 /// This node, and what it knows of the others.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Site {
@@ -63,6 +82,8 @@ pub(super) struct Site {
     pub(super) ipv6: bool,
     /// Pods of other nodes are reached through the overlay.
     pub(super) tunnel: bool,
+    /// The device they are reached by.
+    pub(super) overlay: Option<Overlay>,
     /// Its addresses on the underlay.
     pub(super) addresses: Vec<IpAddr>,
     /// Every address of the host, router included.
@@ -230,7 +251,7 @@ pub(super) fn locate(world: &World, config: &Config, rows: &mut Rows) -> Site {
         0 => devices.iter().map(|d| d.mtu).filter(|mtu| *mtu > 0).min().unwrap_or(DEFAULT_MTU),
         set => u32::from(set),
     };
-    let overhead = if underlay_ipv6 { VXLAN_OVER_IPV6 } else { VXLAN_OVER_IPV4 };
+    let overhead = if underlay_ipv6 { OVERLAY_OVER_IPV6 } else { OVERLAY_OVER_IPV4 };
     let pod_mtu = if tunnel { mtu.saturating_sub(overhead) } else { mtu };
     if config.ipv6.enabled && pod_mtu < LEAST_MTU {
         rows.warning(
@@ -247,6 +268,7 @@ pub(super) fn locate(world: &World, config: &Config, rows: &mut Rows) -> Site {
         ipv4: config.ipv4.enabled,
         ipv6: config.ipv6.enabled,
         tunnel,
+        overlay: Overlay::of(config),
         own,
         pod_cidrs: Vec::new(),
         router_ipv4: routers.iter().copied().find(IpAddr::is_ipv4),

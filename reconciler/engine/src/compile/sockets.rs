@@ -17,7 +17,9 @@ pub(super) fn compile(host: &HostFacts, config: &Config, set: &SetId, rows: &mut
         Cgroup::Unknown => {}
         Cgroup::At(cgroup) => {
             let why = because(&config_origin(KEY));
-            for hook in SocketHook::ALL {
+            let protects = config.load_balancer.node_port_bind_protection;
+            let asked = |hook: &SocketHook| protects || !hook.is_after_bind();
+            for hook in SocketHook::ALL.into_iter().filter(asked) {
                 let row = SocketRow { cgroup: cgroup.clone(), set: set.clone() };
                 rows.put::<SocketProgram>(hook, row, &why);
             }

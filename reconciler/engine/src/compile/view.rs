@@ -18,6 +18,8 @@ use std::net::IpAddr;
 pub struct View {
     /// Name of this node.
     pub node: String,
+    /// It is about to be taken out of the cluster.
+    pub leaving: bool,
     /// Endpoints of this node, by number.
     pub endpoints: Map<u16, Shared<EndpointView>>,
     /// Identities that selectors see.

@@ -21,6 +21,9 @@ pub struct Bpf {
     /// Rows for masqueraded flows: two for each.
     #[schemars(range(min = 1024, max = 16777216), extend("x-impact" = "disruptive"))]
     pub nat_max: u32,
+    /// Datagrams in fragments that are under way. One takes a row wherever its packets are looked at: one or two.
+    #[schemars(range(min = 1024, max = 1048576), extend("x-impact" = "disruptive"))]
+    pub fragments_max: u32,
     /// Service frontends, and as many backends and reverse entries; lists of backends take eight times this.
     #[schemars(range(min = 64, max = 2097152), extend("x-impact" = "reload"))]
     pub lb_max: u32,
@@ -66,6 +69,7 @@ impl Default for Bpf {
             ct_tcp_max: maps::CT_TCP.max_entries,
             ct_any_max: maps::CT_ANY.max_entries,
             nat_max: maps::SNAT.max_entries,
+            fragments_max: maps::FRAGMENTS.max_entries,
             lb_max: maps::FRONTEND.max_entries,
             maglev_max: MAGLEV_TABLES,
             policy_max: maps::POLICY.max_entries,

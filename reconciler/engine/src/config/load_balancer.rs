@@ -1,9 +1,10 @@
 //! `[load_balancer]`.
 
-use super::Maglev;
+use super::{Maglev, optional};
 use ipnet::IpNet;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use std::net::SocketAddr;
 
 /// How a backend is chosen for a new connection.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -17,6 +18,34 @@ pub enum Algorithm {
     Maglev,
 }
 
+/// How clients outside are sent on to backends of other nodes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum LbMode {
+    /// With an address of this node as source, so that answers come back here.
+    #[default]
+    Snat,
+    /// With their own address (direct server return): the backend's node answers them itself, with the frontend's
+    /// address. Every node has to be of a version that knows how, and the network between nodes has to let packets
+    /// pass as `dsr_dispatch` makes them, and answers with other nodes' addresses.
+    Dsr,
+    /// TCP as with `dsr`, all else as with `snat`.
+    Hybrid,
+}
+
+/// How a backend's node is told which frontend it answers for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum DsrDispatch {
+    /// By an IP option (IPv4) or a Destination Options header (IPv6), as Cilium's: of TCP in the packets that open a
+    /// connection, of UDP in each. What is too long with it is answered with ICMP.
+    #[default]
+    Opt,
+    /// By an option of the tunnel's header, as Cilium's, with `routing.mode = "tunnel"` and `routing.tunnel_protocol =
+    /// "geneve"`: in the same packets; the network between nodes sees nothing of it but Geneve.
+    Geneve,
+}
+
 /// What becomes of a packet to a Service without backend.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
@@ -26,6 +55,9 @@ pub enum NoBackendResponse {
     Reject,
     /// It is dropped.
     Drop,
+    /// It goes on as if the Service were not there: to the network, or to a process of the node. Where the traffic
+    /// policy is `Local` it is dropped.
+    Pass,
 }
 
 /// Whether drivers serve clients outside, before the stack sees a frame.
@@ -72,6 +104,14 @@ pub struct LoadBalancer {
     /// How a backend is chosen for a new connection.
     #[schemars(extend("x-impact" = "hitless"))]
     pub algorithm: Algorithm,
+    /// How clients outside are sent on to backends of other nodes. The annotation
+    /// `service.cilium.io/forwarding-mode: dsr` or `snat` of a Service comes before it. Connections keep the way they
+    /// began with.
+    #[schemars(extend("x-impact" = "hitless"))]
+    pub mode: LbMode,
+    /// How a backend's node is told which frontend it answers for, where `mode` or an annotation asks for DSR.
+    #[schemars(extend("x-impact" = "disruptive"))]
+    pub dsr_dispatch: DsrDispatch,
     /// Clients outside are sent on to backends of other nodes by the drivers of devices (XDP), before the stack sees
     /// a frame, and their answers back. What needs the stack (a tunnel, another device) goes there as without.
     #[schemars(extend("x-impact" = "reload"))]
@@ -98,6 +138,24 @@ pub struct LoadBalancer {
     /// devices.
     #[schemars(with = "Vec<String>", extend("x-form" = "prefix", "x-impact" = "reload"))]
     pub node_port_addresses: Vec<IpNet>,
+    /// Services whose label `service.kubernetes.io/service-proxy-name` has this value are served, and no others. Empty:
+    /// those without that label.
+    #[schemars(extend("x-impact" = "disruptive"))]
+    pub service_proxy_name: String,
+    /// Processes of the node's own network namespace cannot bind a NodePort on the node's addresses, nor a load
+    /// balancer's or external address with its port (`EADDRINUSE`): what comes in for it they would never see. Where
+    /// sockets meet Services (`socket`).
+    #[schemars(extend("x-impact" = "hitless"))]
+    pub node_port_bind_protection: bool,
+    /// The `healthCheckNodePort` of a Service is answered at its load balancer addresses too.
+    #[schemars(extend("x-impact" = "hitless"))]
+    pub health_check_load_balancer_ips: bool,
+    /// Address and port on which `/healthz` and `/livez` are answered as by kube-proxy, for example `0.0.0.0:10256` or
+    /// `[::]:10256`: 503 while the node has not been in sync for a minute, and, `/healthz` alone, while the node is
+    /// about to be taken out of the cluster. Empty: not served.
+    #[serde(with = "optional")]
+    #[schemars(with = "String", extend("x-form" = "address:port", "x-impact" = "hitless"))]
+    pub healthz_listen: Option<SocketAddr>,
     /// How Maglev tables are made.
     pub maglev: Maglev,
 }
@@ -116,6 +174,17 @@ impl LoadBalancer {
         self.kube_proxy_replacement && self.socket
     }
 
+    /// Whether Services that are for this proxy, if said, are served here.
+    pub fn is_proxy(&self, named: Option<&str>) -> bool {
+        let own = self.service_proxy_name.as_str();
+        if own.is_empty() { named.is_none() } else { named == Some(own) }
+    }
+
+    /// Where the node's own health is answered.
+    pub fn healthz_at(&self) -> Option<SocketAddr> {
+        self.healthz_listen.filter(|_| self.kube_proxy_replacement)
+    }
+
     /// Whether programs of drivers are wanted, and what of devices whose driver cannot.
     pub fn at_drivers(&self) -> Acceleration {
         if self.kube_proxy_replacement { self.acceleration } else { Acceleration::Disabled }
@@ -131,12 +200,18 @@ impl Default for LoadBalancer {
             socket_terminate: true,
             socket_terminate_tcp: false,
             algorithm: Algorithm::default(),
+            mode: LbMode::default(),
+            dsr_dispatch: DsrDispatch::default(),
             acceleration: Acceleration::default(),
             no_backend_response: NoBackendResponse::default(),
             external_cluster_ip: false,
             source_ranges_all_types: false,
             node_port_range: NODE_PORTS,
             node_port_addresses: Vec::new(),
+            service_proxy_name: String::new(),
+            node_port_bind_protection: true,
+            health_check_load_balancer_ips: false,
+            healthz_listen: None,
             maglev: Maglev::default(),
         }
     }

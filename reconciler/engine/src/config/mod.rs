@@ -38,7 +38,7 @@ pub use datapath::{Attach, Datapath};
 pub use digest::Digest;
 pub use family::{Ipv4, Ipv6};
 pub use ipam::{Ipam, IpamMode};
-pub use load_balancer::{Acceleration, Algorithm, LoadBalancer, NoBackendResponse};
+pub use load_balancer::{Acceleration, Algorithm, DsrDispatch, LbMode, LoadBalancer, NoBackendResponse};
 pub use maglev::Maglev;
 pub use masquerade::Masquerade;
 pub use metrics::Metrics;

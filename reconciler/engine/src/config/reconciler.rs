@@ -12,7 +12,8 @@ pub struct Reconciler {
     /// processor time of the last full read where that is longer.
     #[schemars(extend("x-min" = "100ms", "x-max" = "1h", "x-impact" = "hitless"))]
     pub full_read: Span,
-    /// How long the loop waits for more changes after the first. Requests of the CNI plugin never wait.
+    /// How long the loop gathers changes after it has looked at some: the first after a quiet time is looked at at
+    /// once, those that follow within this time together. Requests of the CNI plugin never wait.
     #[schemars(extend("x-min" = "0s", "x-max" = "10s", "x-impact" = "hitless"))]
     pub debounce: Span,
 }

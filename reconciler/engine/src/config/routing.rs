@@ -26,6 +26,19 @@ pub enum TunnelProtocol {
     /// VXLAN, with the sender's identity as network identifier.
     #[default]
     Vxlan,
+    /// Geneve, with the sender's identity as network identifier. Needs a kernel with `CONFIG_GENEVE`.
+    Geneve,
+}
+
+impl TunnelProtocol {
+    /// UDP port where none is configured: for VXLAN the kernel's own (`vxlan_port` in drivers/net/vxlan), which upstream
+    /// uses too; for Geneve IANA's (RFC 8926, section 3.3).
+    const fn port(self) -> u16 {
+        match self {
+            Self::Vxlan => 8472,
+            Self::Geneve => 6081,
+        }
+    }
 }
 
 /// Name of a network device: 1 to 15 bytes without `/`, `:` or white space (the kernel's `dev_valid_name`).
@@ -80,17 +93,17 @@ impl Deref for Device {
 }
 
 /// How packets reach pods of other nodes.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Routing {
     /// Overlay or the network's own routes.
     #[schemars(extend("x-impact" = "disruptive"))]
     pub mode: RoutingMode,
-    /// Encapsulation, for `mode = "tunnel"`.
+    /// Encapsulation, for `mode = "tunnel"`: the same on all nodes. Between nodes that differ nothing passes.
     #[schemars(extend("x-impact" = "disruptive"))]
     pub tunnel_protocol: TunnelProtocol,
-    /// UDP port of the overlay, the same on all nodes.
-    #[schemars(range(min = 1, max = 65535), extend("x-impact" = "disruptive"))]
+    /// UDP port of the overlay, the same on all nodes. 0: the protocol's own, 8472 for VXLAN and 6081 for Geneve.
+    #[schemars(range(min = 0, max = 65535), extend("x-impact" = "disruptive"))]
     pub tunnel_port: u16,
     /// IPv4 prefix whose addresses pods reach as themselves: nothing towards it is masqueraded. Empty: none.
     #[serde(with = "optional")]
@@ -119,18 +132,12 @@ pub struct Routing {
     pub mtu: u16,
 }
 
-impl Default for Routing {
-    fn default() -> Self {
-        Self {
-            mode: RoutingMode::default(),
-            tunnel_protocol: TunnelProtocol::default(),
-            tunnel_port: 8472,
-            ipv4_native_cidr: None,
-            ipv6_native_cidr: None,
-            auto_direct_node_routes: false,
-            devices: Vec::new(),
-            host_stack: false,
-            mtu: 0,
+impl Routing {
+    /// UDP port of the overlay.
+    pub const fn overlay_port(&self) -> u16 {
+        match self.tunnel_port {
+            0 => self.tunnel_protocol.port(),
+            set => set,
         }
     }
 }

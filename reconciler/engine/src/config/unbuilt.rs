@@ -15,7 +15,6 @@ const KEYS: &[(&str, &[Off])] = &[
     ("ipam.ipv6_cidrs", &[]),
     ("ipam.ipv6_mask_size", &[]),
     ("routing.endpoint_routes", &[Off::Flag(false)]),
-    ("load_balancer.mode", &[]),
     ("policy.audit", &[Off::Flag(false)]),
     ("policy.cidr_match_mode", &[Off::Nothing]),
     ("encryption.type", &[Off::Word("none")]),
@@ -46,7 +45,7 @@ const VALUES: &[(&str, &str)] = &[
     ("source.kind", "kubernetes"),
     ("ipam.mode", "cluster-pool"),
     ("ipam.mode", "multi-pool"),
-    ("routing.tunnel_protocol", "geneve"),
+    ("load_balancer.dsr_dispatch", "ipip"),
 ];
 
 /// A value that asks for nothing.
@@ -133,7 +132,7 @@ mod tests {
         assert_eq!(key("policy.cidr_match_mode", &json!([])), Some(Planned::Off));
         assert_eq!(key("policy.cidr_match_mode", &json!(["nodes"])), refused);
         assert_eq!(key("hubbles", &json!(true)), None);
-        assert_eq!(value("routing.tunnel_protocol", &json!("vxlan")), None);
-        assert!(value("routing.tunnel_protocol", &json!("geneve")).is_some());
+        assert_eq!(value("ipam.mode", &json!("kubernetes")), None);
+        assert!(value("ipam.mode", &json!("multi-pool")).is_some());
     }
 }

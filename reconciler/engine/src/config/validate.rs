@@ -3,7 +3,7 @@
 //! Each rule names every key that takes part, the one to look at first first. Rules only read the
 //! configuration: whether a device or a folder exists on this host is found out by a pass, not here.
 
-use super::{AllowLocalhost, Config, Enforcement, RoutingMode, keys};
+use super::{AllowLocalhost, Config, DsrDispatch, Enforcement, LbMode, RoutingMode, TunnelProtocol, keys};
 use ipnet::IpNet;
 use std::net::IpAddr;
 
@@ -18,8 +18,8 @@ pub struct Fault {
     pub hint: String,
 }
 
-/// Bytes VXLAN adds to a packet over IPv4: outer Ethernet 14, IPv4 20, UDP 8, VXLAN 8.
-const VXLAN_OVERHEAD: u16 = 50;
+/// Bytes an overlay adds to a packet over IPv4: IPv4 20, UDP 8, VXLAN or Geneve 8, inner Ethernet 14.
+const OVERLAY_OVERHEAD: u16 = 50;
 /// Least MTU of a link that carries IPv6 (RFC 8200, section 5).
 const IPV6_MIN_MTU: u16 = 1_280;
 /// Least MTU of a link that is of use for IPv4 (RFC 791: every host takes datagrams of 576 bytes).
@@ -82,6 +82,23 @@ fn names(config: &Config, faults: &mut Faults) {
             "a DNS name in lower case, as Kubernetes' Node objects have",
         );
     }
+    let proxy = &config.load_balancer.service_proxy_name;
+    if !proxy.is_empty() && !is_label_value(proxy) {
+        faults.add(
+            &["load_balancer.service_proxy_name"],
+            format!("load_balancer.service_proxy_name: {proxy:?} cannot be the value of a label"),
+            "at most 63 letters, digits, `-`, `_` and `.`, beginning and ending with a letter or digit",
+        );
+    }
+}
+
+/// Value of a Kubernetes label that is not empty.
+fn is_label_value(text: &str) -> bool {
+    let ends = |byte: Option<u8>| byte.is_some_and(|byte| byte.is_ascii_alphanumeric());
+    (1..=63).contains(&text.len())
+        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.'))
+        && ends(text.bytes().next())
+        && ends(text.bytes().last())
 }
 
 /// RFC 1123 label of at most `longest` bytes.
@@ -224,7 +241,7 @@ fn mtu(config: &Config, faults: &mut Faults) {
     }
     let least = if config.ipv6.enabled { IPV6_MIN_MTU } else { IPV4_MIN_MTU };
     let (overhead, mode) = match config.routing.mode {
-        RoutingMode::Tunnel => (VXLAN_OVERHEAD, "tunnel"),
+        RoutingMode::Tunnel => (OVERLAY_OVERHEAD, "tunnel"),
         RoutingMode::Native => (0, "native"),
     };
     if mtu < least + overhead {
@@ -278,6 +295,25 @@ fn load_balancer(config: &Config, faults: &mut Faults) {
             &["load_balancer.node_port_range"],
             format!("its first port {first} is greater than its last {last}"),
             "write the lesser first, for example [30000, 32767]",
+        );
+    }
+    let mode = config.load_balancer.mode;
+    if mode != LbMode::Snat && config.routing.host_stack && config.load_balancer.kube_proxy_replacement {
+        faults.add(
+            &["load_balancer.mode", "routing.host_stack"],
+            "backends cannot answer clients themselves (load_balancer.mode) where their packets go through the host's \
+             stack (routing.host_stack = true), which would not know the frontend",
+            "set load_balancer.mode = \"snat\", or routing.host_stack = false",
+        );
+    }
+    let geneve = config.routing.mode == RoutingMode::Tunnel
+        && config.routing.tunnel_protocol == TunnelProtocol::Geneve;
+    if config.load_balancer.dsr_dispatch == DsrDispatch::Geneve && !geneve {
+        faults.add(
+            &["load_balancer.dsr_dispatch", "routing.mode", "routing.tunnel_protocol"],
+            "load_balancer.dsr_dispatch = \"geneve\" needs routing.mode = \"tunnel\" with routing.tunnel_protocol = \"geneve\": \
+             frontends are told in the header of the overlay",
+            "set both on every node, or load_balancer.dsr_dispatch = \"opt\"",
         );
     }
     for net in &config.load_balancer.node_port_addresses {

@@ -7,10 +7,12 @@
 //! A change copies one leaf and what leads to it, if another version holds them too; all else goes on being
 //! shared, and what is shared is equal without looking.
 
+mod few;
 mod iter;
 #[cfg(test)]
 mod tests;
 
+pub use few::Few;
 pub use iter::Iter;
 
 use std::borrow::Borrow;
@@ -355,7 +357,7 @@ impl<K: Ord + Clone, V: Clone> Map<K, V> {
         }
         self.len += 1;
         if leaf.len() == leaf.capacity() {
-            leaf.reserve_exact((LEAF / 4).max(leaf.len() / 2));
+            leaf.reserve_exact((LEAF / 4).max(leaf.len() / 2).min(LEAF + 1 - leaf.len()));
         }
         leaf.insert(place.entry, (key, value));
         if leaf.len() > LEAF {

@@ -28,6 +28,8 @@ pub const HOST_LINK: &str = "cilium_host";
 pub const NET_LINK: &str = "cilium_net";
 /// Name of the VXLAN overlay interface.
 pub const VXLAN_LINK: &str = "cilium_vxlan";
+/// Name of the Geneve overlay interface.
+pub const GENEVE_LINK: &str = "cilium_geneve";
 /// What pods' host-side interfaces begin with.
 pub const POD_LINK_PREFIX: &str = "lxc";
 /// What the alias (`IFLA_IFALIAS`) of our interfaces begins with; with the name it says "ours".
@@ -106,6 +108,11 @@ pub enum LinkKind {
         /// UDP port.
         port: u16,
     },
+    /// Geneve in external (collect metadata) mode.
+    Geneve {
+        /// UDP port.
+        port: u16,
+    },
     /// Something else under a name of ours.
     Foreign {
         /// The kernel's name for its type.
@@ -119,6 +126,7 @@ impl fmt::Display for LinkRow {
             LinkKind::HostVeth { peer } => write!(f, "veth peer {peer}")?,
             LinkKind::PodVeth => write!(f, "veth to pod")?,
             LinkKind::Vxlan { port } => write!(f, "vxlan external port {port}")?,
+            LinkKind::Geneve { port } => write!(f, "geneve external port {port}")?,
             LinkKind::Foreign { kind } => write!(f, "foreign {kind}")?,
         }
         if let Some(mac) = self.mac {

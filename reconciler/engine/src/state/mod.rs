@@ -24,7 +24,7 @@ pub use number::*;
 pub use policy::*;
 pub use program::*;
 pub use socket::*;
-pub use table::{Edit, Entry, Origin, Source, SourceSet, Table, Why};
+pub use table::{Edit, Entry, Origin, Reason, Source, SourceSet, Table, Why};
 
 use std::fmt::{Debug, Display};
 

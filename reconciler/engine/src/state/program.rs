@@ -226,7 +226,7 @@ impl fmt::Display for Only {
 pub struct RuntimeRow {
     /// `cilium_host`.
     pub host: LinkName,
-    /// `cilium_vxlan`, if there is an overlay.
+    /// `cilium_vxlan` or `cilium_geneve`, if there is an overlay.
     pub overlay: Option<LinkName>,
     /// Hardware address of `cilium_host`.
     pub host_mac: Mac,

@@ -48,6 +48,11 @@ impl SocketHook {
         Self::Sendmsg6,
     ];
 
+    /// Whether it keeps processes from binding what belongs to a frontend.
+    pub const fn is_after_bind(self) -> bool {
+        matches!(self, Self::PostBind4 | Self::PostBind6)
+    }
+
     /// The program that runs there.
     pub const fn program(self) -> &'static str {
         match self {

@@ -3,6 +3,7 @@
 use super::Resource;
 use crate::map::{self, Map};
 use crate::shared::Shared;
+use crate::world::{Name, RemoteEndpoint};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 
@@ -30,8 +31,59 @@ impl std::fmt::Display for Origin {
     }
 }
 
+/// What a row comes from. Origins of what there are very many of are put into words when somebody asks.
+#[derive(Clone, Debug)]
+pub enum Reason {
+    /// In words.
+    Origin(Shared<Origin>),
+    /// An endpoint elsewhere.
+    Endpoint(Name, Shared<RemoteEndpoint>),
+}
+
+impl Reason {
+    /// In words.
+    pub fn origin(&self) -> Origin {
+        match self {
+            Self::Origin(origin) => Origin::clone(origin),
+            Self::Endpoint(name, endpoint) => endpoint.origin(name),
+        }
+    }
+}
+
+impl PartialEq for Reason {
+    fn eq(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Origin(one), Self::Origin(other)) => one == other,
+            (Self::Endpoint(one, a), Self::Endpoint(other, b)) => one == other && a.place == b.place,
+            (Self::Origin(_), Self::Endpoint(..)) | (Self::Endpoint(..), Self::Origin(_)) => {
+                self.origin() == other.origin()
+            }
+        }
+    }
+}
+
+impl Eq for Reason {}
+
+impl std::fmt::Display for Reason {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.origin().fmt(f)
+    }
+}
+
+impl From<Origin> for Reason {
+    fn from(origin: Origin) -> Self {
+        Self::Origin(origin.into())
+    }
+}
+
+impl From<Shared<Origin>> for Reason {
+    fn from(origin: Shared<Origin>) -> Self {
+        Self::Origin(origin)
+    }
+}
+
 /// Why a row is wanted; none for rows that were read.
-pub type Why = Option<Shared<Origin>>;
+pub type Why = Option<Reason>;
 
 /// A row and why it is there.
 #[derive(Clone, Debug)]

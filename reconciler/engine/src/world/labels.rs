@@ -1,22 +1,24 @@
 //! Labels with their sources, and selectors over them.
 
+use crate::map::Few;
+use crate::shared::Text;
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fmt;
 
 /// A label's name: `k8s:app`, `reserved:host`, `cidr:10.0.0.0/8`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Label {
     /// Where it comes from: `k8s`, `reserved`, `cidr`, `container`; in selectors also `any`.
-    pub source: String,
+    pub source: Text,
     /// Its key.
-    pub key: String,
+    pub key: Text,
 }
 
 impl Label {
     /// A label of this source.
     pub fn new(source: &str, key: &str) -> Self {
-        Self { source: source.to_owned(), key: key.to_owned() }
+        Self { source: source.into(), key: key.into() }
     }
 
     /// Whether a selector naming `self` means `other` (`any` means every source).
@@ -33,7 +35,7 @@ impl fmt::Display for Label {
 
 /// A set of labels with values; `Display` is `k8s:app=web,reserved:host`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct Labels(pub BTreeMap<Label, String>);
+pub struct Labels(pub Few<Label, Text>);
 
 impl Labels {
     /// Sorted lines `source:key=value`, as they stand in CiliumIdentity and are hashed.
@@ -43,7 +45,7 @@ impl Labels {
     /// With one more.
     #[must_use]
     pub fn with(mut self, source: &str, key: &str, value: &str) -> Self {
-        self.0.insert(Label::new(source, key), value.to_owned());
+        self.0.insert(Label::new(source, key), value);
         self
     }
 }
@@ -95,8 +97,8 @@ impl Selector {
         self.requirements.iter().all(|r| {
             let mut values = labels.0.iter().filter(|(l, _)| r.label.means(l)).map(|(_, v)| v);
             match &r.operator {
-                Operator::In(set) => values.any(|v| set.contains(v)),
-                Operator::NotIn(set) => !values.any(|v| set.contains(v)),
+                Operator::In(set) => values.any(|v| set.contains(v.as_str())),
+                Operator::NotIn(set) => !values.any(|v| set.contains(v.as_str())),
                 Operator::Exists => values.next().is_some(),
                 Operator::DoesNotExist => values.next().is_none(),
             }

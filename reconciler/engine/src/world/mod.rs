@@ -12,7 +12,7 @@ pub use host::{Cgroup, HostDevice, HostFacts};
 pub use labels::{Label, Labels, Operator, Requirement, Selector};
 pub use object::{
     EndpointRecord, HostPort, IdentityClaim, Namespace, Node, NodeAddress, NodeAddressKind, ObjectName,
-    Place, Pod, PodPort, RemoteEndpoint,
+    Place, Pod, PodPort, PortMappings, RemoteEndpoint,
 };
 pub use policy::{
     Clause, DefaultDeny, Entity, Peer, PeerSet, PolicyRule, PortMatch, PortSet, RuleVerdict, Subject,

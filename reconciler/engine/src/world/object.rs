@@ -1,7 +1,7 @@
 //! Objects of the cluster and records of this node.
 
 use super::Labels;
-use crate::shared::Shared;
+use crate::shared::{Shared, Text};
 use crate::state::{IdentityId, Mac, Origin, Protocol};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -14,7 +14,7 @@ use std::path::PathBuf;
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Place {
     /// Path relative to the manifest folder, or a source's name.
-    pub file: String,
+    pub file: Text,
     /// Line of the document, from 1; 0: unknown.
     pub line: u32,
 }
@@ -30,15 +30,15 @@ impl fmt::Display for Place {
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct ObjectName {
     /// Namespace.
-    pub namespace: String,
+    pub namespace: Text,
     /// Name.
-    pub name: String,
+    pub name: Text,
 }
 
 impl ObjectName {
     /// From both parts.
     pub fn new(namespace: &str, name: &str) -> Self {
-        Self { namespace: namespace.to_owned(), name: name.to_owned() }
+        Self { namespace: namespace.into(), name: name.into() }
     }
 }
 
@@ -90,6 +90,9 @@ pub struct Node {
     pub pod_cidrs: Vec<IpNet>,
     /// Labels, without source.
     pub labels: BTreeMap<String, String>,
+    /// It is about to be taken out of the cluster.
+    #[serde(default)]
+    pub leaving: bool,
     /// Where it is written.
     pub place: Place,
 }
@@ -157,7 +160,7 @@ pub struct IdentityClaim {
     /// The labels.
     pub labels: Shared<Labels>,
     /// Node that published it, if any.
-    pub published_by: Option<String>,
+    pub published_by: Option<Text>,
     /// Where it is written.
     pub place: Place,
 }
@@ -174,11 +177,19 @@ pub struct RemoteEndpoint {
     /// Address of its node (`status.networking.node`), to encapsulate to.
     pub node_ip: Option<IpAddr>,
     /// Name of the node that published it.
-    pub node_name: Option<String>,
+    pub node_name: Option<Text>,
     /// Named ports.
     pub ports: Vec<PodPort>,
     /// Where it is written.
     pub place: Place,
+}
+
+impl RemoteEndpoint {
+    /// How rows explain themselves by this endpoint, which is called so.
+    pub fn origin(&self, name: &ObjectName) -> Origin {
+        let (object, place) = (format!("CiliumEndpoint {name}"), self.place.to_string());
+        Origin { object, place, rule: String::new() }
+    }
 }
 
 /// One CNI attachment on this node.
@@ -210,9 +221,26 @@ pub struct EndpointRecord {
     pub ipv4: Option<IpAddr>,
     /// IPv6 address.
     pub ipv6: Option<IpAddr>,
+    /// Ports of the node that lead to it.
+    pub port_mappings: PortMappings,
+}
+
+/// Ports of the node that the runtime asked for with an attachment (CNI `runtimeConfig.portMappings`).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct PortMappings {
+    /// The ports.
+    pub ports: Vec<HostPort>,
+    /// When they were asked for, milliseconds since 1970: of two attachments that want one port, the older has
+    /// it. 0: unknown.
+    pub since: u64,
 }
 
 impl EndpointRecord {
+    /// Its pod, or, without namespace, its container.
+    pub fn guest(&self) -> ObjectName {
+        self.pod.clone().unwrap_or_else(|| ObjectName::new("", &self.container_id))
+    }
+
     /// How rows explain themselves by this attachment.
     pub fn origin(&self) -> Origin {
         let object = match &self.pod {

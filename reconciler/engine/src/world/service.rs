@@ -2,6 +2,7 @@
 //! `slice` holds where the backends are; [`crate::eligible`] joins both.
 
 use super::{Label, Labels, Place, Selector};
+use crate::map::Few;
 use crate::state::Protocol;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -179,7 +180,7 @@ pub struct Service {
     /// Ports.
     pub ports: Vec<ServicePort>,
     /// Pod selector; `None`: backends come from EndpointSlices alone.
-    pub selector: Option<BTreeMap<String, String>>,
+    pub selector: Option<Few<String, String>>,
     /// `publishNotReadyAddresses`.
     pub publish_not_ready: bool,
     /// `externalTrafficPolicy`.
@@ -269,7 +270,7 @@ impl Service {
     /// Whether a node with these labels serves it.
     pub fn on_node(&self, labels: &BTreeMap<String, String>) -> bool {
         self.nodes.as_ref().is_none_or(|selector| {
-            let labelled = labels.iter().map(|(key, value)| (Label::new("k8s", key), value.clone()));
+            let labelled = labels.iter().map(|(key, value)| (Label::new("k8s", key), value.into()));
             selector.matches(&Labels(labelled.collect()))
         })
     }

@@ -122,6 +122,7 @@ pub fn each(bpf_dir: &Path, name: &str, mut take: impl FnMut(DumpRow)) -> Result
         "cilium_ipcache_prefix" => reader.plain(show::prefix, show::known),
         "cilium_ct_tcp" | "cilium_ct_any" => reader.plain(show::connection, show::tracked),
         "cilium_snat" => reader.plain(show::translation, show::translated),
+        "cilium_fragments" => reader.plain(show::datagram, show::first_fragment),
         "cilium_affinity" => reader.plain(show::client, show::kept),
         "cilium_maglev" => reader.plain(show::number, show::number),
         "cilium_sock_rev" => reader.plain(show::socket, show::rewritten),

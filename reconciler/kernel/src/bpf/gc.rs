@@ -9,7 +9,7 @@ use super::table::Table;
 use cilium_abi::ct::{CtKey, CtRow, KIND_CONNECTION, Tuple};
 use cilium_abi::maps::{CT_ANY, CT_TCP, MapSpec, SNAT};
 use cilium_abi::proto;
-use cilium_abi::snat::{OUT, SNAT_HOST, SnatKey, SnatRow};
+use cilium_abi::snat::{IN, SNAT_HOST, SnatKey, SnatRow};
 use cilium_engine::driver::DriverError;
 use std::path::Path;
 
@@ -90,7 +90,7 @@ pub fn snat(bpf_dir: &Path, now: u32, idle: Idle) -> Result<Option<GcReport>, Dr
 
 /// The connection that a translation is for, as conntrack names it: between the pod and its peer.
 fn connection(key: &SnatKey, row: &SnatRow) -> CtKey {
-    let tuple = if key.dir == OUT {
+    let tuple = if key.dir != IN {
         Tuple { src: key.src, dst: key.dst, src_port: key.src_port, dst_port: key.dst_port, proto: key.proto }
     } else {
         Tuple { src: row.addr, dst: key.src, src_port: row.port, dst_port: key.src_port, proto: key.proto }
@@ -132,7 +132,7 @@ fn sweep<K: super::table::Plain, V: super::table::Plain>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use cilium_abi::snat::IN;
+    use cilium_abi::snat::{FRONTEND, OUT};
     use cilium_abi::{Address, Be16};
     use std::net::IpAddr;
 
@@ -153,6 +153,7 @@ mod tests {
         let row = |addr, port| SnatRow { addr, port, ..SnatRow::default() };
         let out = connection(&key(pod, peer, from, to, OUT), &row(node, new));
         let back = connection(&key(peer, node, to, new, IN), &row(pod, from));
-        assert_eq!(out, back);
+        let frontend = connection(&key(pod, peer, from, to, FRONTEND), &row(node, new));
+        assert_eq!((out, out), (back, frontend));
     }
 }

@@ -3,7 +3,7 @@
 
 use super::counters::Counter;
 use super::ifname::Names;
-use cilium_abi::{Address, Be16, ct, ipcache, lb, metrics, node, snat};
+use cilium_abi::{Address, Be16, ct, fragment, ipcache, lb, metrics, node, snat};
 use cilium_engine::state::{
     Backend, BackendId, BackendRow, Device, DeviceRow, Digest, Endpoint, EndpointConfig, EndpointConfigRow,
     EndpointKey, EndpointRow, Frontend, FrontendKey, FrontendRow, IdentityDigest, IdentityId, LinkName,
@@ -205,7 +205,7 @@ pub(super) fn connection(key: &ct::CtKey, _: &mut Names) -> Shown {
 }
 
 pub(super) fn tracked(row: &ct::CtRow, _: &mut Names) -> Shown {
-    const FLAGS: [(u16, &str); 7] = [
+    const FLAGS: [(u16, &str); 9] = [
         (ct::CT_INITIATOR_HIGH, "initiator-high"),
         (ct::CT_SEEN_REPLY, "seen-reply"),
         (ct::CT_CLOSING_FORWARD, "closing-forward"),
@@ -213,6 +213,8 @@ pub(super) fn tracked(row: &ct::CtRow, _: &mut Names) -> Shown {
         (ct::CT_RESET, "reset"),
         (ct::CT_LOOPBACK, "loopback"),
         (ct::CT_STACK, "host-stack"),
+        (ct::CT_ONE_WAY, "one-way"),
+        (ct::CT_DSR, "dsr"),
     ];
     let flags: Vec<&str> =
         FLAGS.into_iter().filter(|(bit, _)| row.flags & bit != 0).map(|(_, name)| name).collect();
@@ -236,7 +238,11 @@ pub(super) fn tracked(row: &ct::CtRow, _: &mut Names) -> Shown {
 pub(super) fn translation(key: &snat::SnatKey, _: &mut Names) -> Shown {
     let (src, dst) = (end(key.src, key.src_port), end(key.dst, key.dst_port));
     let proto = Protocol(key.proto);
-    let direction = if key.dir == snat::OUT { "out" } else { "in" };
+    let direction = match key.dir {
+        snat::OUT => "out",
+        snat::FRONTEND => "frontend",
+        _ => "in",
+    };
     Shown {
         text: format!("{proto} {} {src} -> {dst}", direction.to_uppercase()),
         json: json!({
@@ -252,6 +258,39 @@ pub(super) fn translated(row: &snat::SnatRow, _: &mut Names) -> Shown {
     Shown {
         text: format!("{}{to} created={} used={}", if host { "host " } else { "" }, row.created, row.used),
         json: json!({ "to": to.to_string(), "host": host, "created": row.created, "used": row.used }),
+    }
+}
+
+pub(super) fn datagram(key: &fragment::FragmentKey, _: &mut Names) -> Shown {
+    let (src, dst) = (IpAddr::from(key.src), IpAddr::from(key.dst));
+    // An identification is a number in network order, of IPv4 in the first two bytes.
+    let id = if src.is_ipv4() { u32::from(u16::from_be(key.id as u16)) } else { u32::from_be(key.id) };
+    let proto = Protocol(key.proto);
+    let place = match (key.endpoint, key.place) {
+        (0, fragment::PLACE_RECEIVED) => "received".to_owned(),
+        (0, fragment::PLACE_OVERLAY) => "overlay".to_owned(),
+        (0, _) => "sent".to_owned(),
+        (endpoint, _) => format!("endpoint {endpoint}"),
+    };
+    Shown {
+        text: format!("{proto} {src} -> {dst} id {id} {place}"),
+        json: json!({
+            "protocol": proto.to_string(), "source": src.to_string(), "destination": dst.to_string(), "id": id,
+            "place": place,
+        }),
+    }
+}
+
+pub(super) fn first_fragment(row: &fragment::FragmentRow, _: &mut Names) -> Shown {
+    let proto = Protocol(row.proto);
+    let (src, dst) = (row.src_port.host(), row.dst_port.host());
+    let detail = if row.proto == cilium_abi::proto::TCP { "tcp_flags" } else { "icmp_type" };
+    Shown {
+        text: format!("{proto} {src} -> {dst} seen={}", row.seen),
+        json: json!({
+            "protocol": proto.to_string(), "source_port": src, "destination_port": dst, "head": row.head,
+            detail: row.detail, "seen": row.seen,
+        }),
     }
 }
 

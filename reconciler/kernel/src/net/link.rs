@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+use super::error::NetlinkError;
 use super::message::{SeenLink, change_link, link_info};
 use super::ownership::{LINK_GROUP, NameOf, is_ours, must_be_ours, name_of, temporary_name};
 use super::{LinkTable, Net, each, within};
@@ -9,7 +10,9 @@ use cilium_engine::driver::{Driver, DriverError, Scope, Step};
 use cilium_engine::state::{Link, LinkKind, LinkName, LinkRow};
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_route::RouteNetlinkMessage;
-use netlink_packet_route::link::{InfoData, InfoKind, InfoVeth, InfoVxlan, LinkAttribute, LinkMessage};
+use netlink_packet_route::link::{
+    InfoData, InfoGeneve, InfoKind, InfoVeth, InfoVxlan, LinkAttribute, LinkMessage,
+};
 use std::fs::File;
 use std::os::fd::AsRawFd;
 
@@ -87,7 +90,10 @@ impl Net {
         // Kept open until the request was carried out.
         let netns: Option<File> = match want.kind {
             LinkKind::PodVeth => self.places.open(name),
-            LinkKind::HostVeth { .. } | LinkKind::Vxlan { .. } | LinkKind::Foreign { .. } => None,
+            LinkKind::HostVeth { .. }
+            | LinkKind::Vxlan { .. }
+            | LinkKind::Geneve { .. }
+            | LinkKind::Foreign { .. } => None,
         };
         let (what, info) = match &want.kind {
             LinkKind::HostVeth { peer } => {
@@ -108,6 +114,7 @@ impl Net {
                 ];
                 ("vxlan", link_info(InfoKind::Vxlan, InfoData::Vxlan(data)))
             }
+            LinkKind::Geneve { port } => ("geneve", geneve(*port)),
             LinkKind::Foreign { kind } => {
                 return Err(DriverError::new(format!("create {name}: a foreign {kind} is never made here")));
             }
@@ -122,7 +129,7 @@ impl Net {
         let request = RouteNetlinkMessage::NewLink(change_link(0, attributes));
         self.netlink
             .request(request, NLM_F_CREATE | NLM_F_EXCL)
-            .map_err(|error| error.during(format_args!("create {what} {name}")))?;
+            .map_err(|error| not_made(&error, what, name))?;
         let made = self.link_named(name)?.ok_or_else(|| {
             DriverError::new(format!("create {what} {name}: it vanished as soon as it was made"))
         })?;
@@ -153,6 +160,29 @@ fn veth(name: LinkAttribute, mtu: u32, netns: Option<&File>) -> LinkAttribute {
     link_info(InfoKind::Veth, InfoData::Veth(InfoVeth::Peer(peer)))
 }
 
+/// A type of overlay that the kernel does not know has an error of its own: only the operator can mend it.
+fn not_made(error: &NetlinkError, what: &str, name: &LinkName) -> DriverError {
+    let other = match what {
+        "vxlan" => "geneve",
+        "geneve" => "vxlan",
+        _ => return error.during(format_args!("create {what} {name}")),
+    };
+    if error.errno() != Some(libc::EOPNOTSUPP) {
+        return error.during(format_args!("create {what} {name}"));
+    }
+    let told = DriverError::new(format!("create {what} {name}: this kernel has no {what}: {error}"));
+    told.hint(format!(
+        "load it (`modprobe {what}`; the kernel needs CONFIG_{}), or set routing.tunnel_protocol = \"{other}\" on all nodes",
+        what.to_uppercase()
+    ))
+}
+
+/// The rest is the kernel's default: checksums as each packet's tunnel key says, and received without over IPv6 too.
+fn geneve(port: u16) -> LinkAttribute {
+    let data = vec![InfoGeneve::CollectMetadata, InfoGeneve::Port(port)];
+    link_info(InfoKind::Geneve, InfoData::Geneve(data))
+}
+
 /// What a link is, by its type and, of a veth, by where its other end is.
 fn kind(link: &SeenLink, table: &LinkTable) -> LinkKind {
     let foreign = |kind: &str| LinkKind::Foreign { kind: kind.to_owned() };
@@ -168,11 +198,75 @@ fn kind(link: &SeenLink, table: &LinkTable) -> LinkKind {
             },
             _ => LinkKind::PodVeth,
         },
-        ("vxlan", _) => match link.vxlan_port {
+        ("vxlan", _) => match link.overlay_port {
             Some(port) => LinkKind::Vxlan { port },
             None => foreign("vxlan that is not external, or learns"),
         },
+        ("geneve", _) => match link.overlay_port {
+            Some(port) => LinkKind::Geneve { port },
+            None => foreign("geneve that is not external"),
+        },
         ("", _) => foreign("device"),
         (other, _) => foreign(other),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::message;
+    use super::*;
+    use netlink_packet_core::{Emitable as _, Parseable as _};
+
+    /// `IFLA_LINKINFO` of an external Geneve device as Linux 6.1 and 6.12 answer it, all attributes with it.
+    const ANSWERED: &[u8] = &[
+        0x58, 0, 18, 0, // IFLA_LINKINFO
+        0x0b, 0, 1, 0, b'g', b'e', b'n', b'e', b'v', b'e', 0, 0, // IFLA_INFO_KIND
+        0x48, 0, 2, 0, // IFLA_INFO_DATA
+        8, 0, 1, 0, 0, 0, 0, 0, // IFLA_GENEVE_ID
+        5, 0, 3, 0, 0, 0, 0, 0, // IFLA_GENEVE_TTL
+        5, 0, 4, 0, 0, 0, 0, 0, // IFLA_GENEVE_TOS
+        8, 0, 11, 0, 0, 0, 0, 0, // IFLA_GENEVE_LABEL
+        5, 0, 13, 0, 0, 0, 0, 0, // IFLA_GENEVE_DF
+        6, 0, 5, 0, 0x17, 0xc1, 0, 0, // IFLA_GENEVE_PORT
+        4, 0, 6, 0, // IFLA_GENEVE_COLLECT_METADATA
+        5, 0, 10, 0, 1, 0, 0, 0, // IFLA_GENEVE_UDP_ZERO_CSUM6_RX
+        5, 0, 12, 0, 0, 0, 0, 0, // IFLA_GENEVE_TTL_INHERIT
+    ];
+    /// Where in it stands `IFLA_GENEVE_COLLECT_METADATA`.
+    const METADATA_AT: usize = 68;
+
+    fn read(info: &[u8]) -> LinkKind {
+        // `struct ifinfomsg`, then the attributes.
+        let bytes = [&[0; 16], info].concat();
+        let mut message = LinkMessage::parse(&bytes).expect("as the kernel writes it");
+        let ours = [LinkAttribute::IfName("cilium_geneve".into()), LinkAttribute::Group(LINK_GROUP)];
+        message.attributes.extend(ours);
+        let seen = message::link(RouteNetlinkMessage::NewLink(message)).expect("a link");
+        kind(&seen, &LinkTable::default())
+    }
+
+    #[test]
+    fn geneve_is_read_as_the_kernel_writes_it() {
+        assert_eq!(read(ANSWERED), LinkKind::Geneve { port: 6081 });
+        // An attribute nobody knows in its place.
+        let mut not_external = ANSWERED.to_vec();
+        not_external[METADATA_AT + 2] = 99;
+        assert_eq!(read(&not_external), LinkKind::Foreign { kind: "geneve that is not external".into() });
+    }
+
+    #[test]
+    fn geneve_is_asked_for_in_the_kernels_attributes() {
+        let attribute = geneve(6081);
+        let mut bytes = vec![0; attribute.buffer_len()];
+        attribute.emit(&mut bytes);
+        let want = [
+            &[32, 0, 18, 0][..],                                        // IFLA_LINKINFO
+            &[0x0b, 0, 1, 0, b'g', b'e', b'n', b'e', b'v', b'e', 0, 0], // IFLA_INFO_KIND
+            &[16, 0, 2, 0],                                             // IFLA_INFO_DATA
+            &[4, 0, 6, 0],                                              // IFLA_GENEVE_COLLECT_METADATA
+            &[6, 0, 5, 0, 0x17, 0xc1, 0, 0],                            // IFLA_GENEVE_PORT
+        ];
+        assert_eq!(bytes, want.concat());
+        assert_eq!(read(&bytes), LinkKind::Geneve { port: 6081 });
     }
 }

@@ -9,8 +9,8 @@ use netlink_packet_route::address::{
     AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, AddressScope,
 };
 use netlink_packet_route::link::{
-    InfoData, InfoKind, InfoVxlan, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkLayerType,
-    LinkMessage,
+    InfoData, InfoGeneve, InfoKind, InfoVxlan, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo,
+    LinkLayerType, LinkMessage,
 };
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteMetric, RouteProtocol, RouteScope, RouteType,
@@ -43,8 +43,8 @@ pub(super) struct SeenLink {
     pub(super) peer: Option<u32>,
     /// The other end is in the network namespace that we know by this number.
     pub(super) peer_netns: Option<i32>,
-    /// Port, if it is a VXLAN in external mode that does not learn.
-    pub(super) vxlan_port: Option<u16>,
+    /// Port, if it is a VXLAN or Geneve in external mode (a VXLAN: that does not learn).
+    pub(super) overlay_port: Option<u16>,
 }
 
 impl SeenLink {
@@ -101,7 +101,7 @@ pub(super) fn link(message: RouteNetlinkMessage) -> Option<SeenLink> {
         group: 0,
         peer: None,
         peer_netns: None,
-        vxlan_port: None,
+        overlay_port: None,
     };
     for attribute in message.attributes {
         match attribute {
@@ -116,7 +116,8 @@ pub(super) fn link(message: RouteNetlinkMessage) -> Option<SeenLink> {
                 for info in infos {
                     match info {
                         LinkInfo::Kind(kind) => seen.kind = kind.to_string(),
-                        LinkInfo::Data(InfoData::Vxlan(data)) => seen.vxlan_port = external_port(&data),
+                        LinkInfo::Data(InfoData::Vxlan(data)) => seen.overlay_port = vxlan_port(&data),
+                        LinkInfo::Data(InfoData::Geneve(data)) => seen.overlay_port = geneve_port(&data),
                         _ => {}
                     }
                 }
@@ -127,11 +128,19 @@ pub(super) fn link(message: RouteNetlinkMessage) -> Option<SeenLink> {
     Some(seen)
 }
 
-fn external_port(data: &[InfoVxlan]) -> Option<u16> {
+fn vxlan_port(data: &[InfoVxlan]) -> Option<u16> {
     let external =
         data.contains(&InfoVxlan::CollectMetadata(true)) && !data.contains(&InfoVxlan::Learning(true));
     data.iter().find_map(|info| match info {
         InfoVxlan::Port(port) if external => Some(*port),
+        _ => None,
+    })
+}
+
+fn geneve_port(data: &[InfoGeneve]) -> Option<u16> {
+    let external = data.contains(&InfoGeneve::CollectMetadata);
+    data.iter().find_map(|info| match info {
+        InfoGeneve::Port(port) if external => Some(*port),
         _ => None,
     })
 }

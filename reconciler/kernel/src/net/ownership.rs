@@ -8,7 +8,9 @@
 
 use super::message::SeenLink;
 use cilium_engine::driver::DriverError;
-use cilium_engine::state::{HOST_LINK, LINK_ALIAS_PREFIX, LinkName, NET_LINK, POD_LINK_PREFIX, VXLAN_LINK};
+use cilium_engine::state::{
+    GENEVE_LINK, HOST_LINK, LINK_ALIAS_PREFIX, LinkName, NET_LINK, POD_LINK_PREFIX, VXLAN_LINK,
+};
 
 /// `IFLA_GROUP` of every link created here: "cili" in ASCII.
 pub(super) const LINK_GROUP: u32 = 0x6369_6c69;
@@ -30,7 +32,7 @@ pub(super) enum NameOf {
 /// Whose name it is.
 pub(super) fn name_of(name: &LinkName) -> NameOf {
     match name.0.as_str() {
-        HOST_LINK | NET_LINK | VXLAN_LINK => NameOf::Node,
+        HOST_LINK | NET_LINK | VXLAN_LINK | GENEVE_LINK => NameOf::Node,
         other if other.starts_with(POD_LINK_PREFIX) => NameOf::Pod,
         _ => NameOf::Stranger,
     }

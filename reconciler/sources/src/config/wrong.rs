@@ -126,6 +126,10 @@ pub(crate) const CONTRADICTIONS: &[(&Settings<'static>, &[&str])] = &[
     (&[("ipv4.enabled", "false")], &["ipv4.enabled", "ipv6.enabled"]),
     (&[("routing.mode", "\"native\"")], &["routing.mode", "routing.ipv4_native_cidr", "masquerade.ipv4"]),
     (&[("routing.auto_direct_node_routes", "true")], &["routing.auto_direct_node_routes", "routing.mode"]),
+    (
+        &[("load_balancer.dsr_dispatch", "\"geneve\"")],
+        &["load_balancer.dsr_dispatch", "routing.mode", "routing.tunnel_protocol"],
+    ),
     (&[("routing.ipv6_native_cidr", "\"fd00::/64\"")], &["routing.ipv6_native_cidr", "ipv6.enabled"]),
     (&[("node.pod_cidrs", "[\"fd00::/64\"]")], &["node.pod_cidrs", "ipv6.enabled"]),
     (&[("node.pod_cidrs", "[\"10.0.0.0/16\", \"10.0.1.0/24\"]")], &["node.pod_cidrs"]),

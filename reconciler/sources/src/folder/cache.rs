@@ -14,15 +14,14 @@ use super::read::{Member, ReadFile};
 use super::walk::Stamp;
 use super::{Identity, many};
 use crate::kept::{self, Lasting};
-use cilium_crds::lower::{Facts, LabelPool};
+use cilium_crds::lower::LabelPool;
 use cilium_crds::object::Object;
 use cilium_engine::map::Map;
 use cilium_engine::problem::Problem;
-use cilium_engine::shared::Shared;
+use cilium_engine::shared::{Shared, Text};
 use cilium_engine::world::Labels;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
-use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 use std::io::{self, BufWriter, Write as _};
 use std::num::NonZeroU64;
@@ -94,7 +93,7 @@ impl<Text, Problems, Object> Default for Shard<Text, Problems, Object> {
 }
 
 type Read = Shard<String, Vec<Problem>, Object>;
-type Written<'a> = Shard<&'a str, &'a [Problem], Cow<'a, Object>>;
+type Written<'a> = Shard<&'a str, &'a [Problem], Object>;
 
 /// What the cache said at the start.
 #[derive(Debug, Default)]
@@ -172,8 +171,8 @@ impl Place {
             }
             for (identity, kept) in versions {
                 let Some(stored) = kept.mark.filter(|_| !in_files.contains(identity)) else { continue };
-                let (object, labels) = without_labels(&kept.object, &mut pool);
-                let (file_of, digest) = (&*kept.file, kept.digest);
+                let (object, labels) = bare(&kept.object, &mut pool);
+                let (file_of, digest) = (kept.file(), kept.digest);
                 shard.versions.push(Version { object, labels, file: file_of, digest, stored });
                 if shard.versions.len() == FILES {
                     self.put(&mut file, &mut shard, &mut pool)?;
@@ -202,14 +201,14 @@ impl Place {
 /// Where each set of labels will be in the shard.
 type Indices = HashMap<Shared<Labels>, usize>;
 
-fn without_labels<'a>(object: &'a Object, pool: &mut Indices) -> (Cow<'a, Object>, Option<usize>) {
-    if !matches!(object.facts, Facts::Claim(_) | Facts::Endpoint(_)) {
-        return (Cow::Borrowed(object), None);
-    }
+/// The object without what stands beside it: its labels, and its file.
+fn bare(object: &Object, pool: &mut Indices) -> (Object, Option<usize>) {
     let mut object = object.clone();
+    object.header.place.file = Text::default();
+    object.facts.place_mut().into_iter().for_each(|place| place.file = Text::default());
     let labels = object.facts.identity_labels_mut().map(std::mem::take);
     let next = pool.len();
-    (Cow::Owned(object), labels.map(|labels| *pool.entry(labels).or_insert(next)))
+    (object, labels.map(|labels| *pool.entry(labels).or_insert(next)))
 }
 
 fn entry<'a>(
@@ -218,15 +217,15 @@ fn entry<'a>(
     versions: &Versions,
     in_files: &mut HashSet<Shared<Identity>>,
     pool: &mut Indices,
-) -> Entry<&'a str, &'a [Problem], Cow<'a, Object>> {
+) -> Entry<&'a str, &'a [Problem], Object> {
     let members = file.members.iter().map(|member| {
-        let same = |kept: &&Kept| kept.digest == member.digest && *kept.file == *path;
+        let same = |kept: &&Kept| kept.digest == member.digest && kept.file() == path;
         let kept = versions.get(&*member.identity).filter(same).filter(|_| member.object.valid);
         let stored = kept.and_then(|kept| kept.mark);
         if stored.is_some() {
             in_files.insert(member.identity.clone());
         }
-        let (object, labels) = without_labels(&member.object, pool);
+        let (object, labels) = bare(&member.object, pool);
         EntryMember { object, labels, digest: member.digest, stored }
     });
     let members = members.collect();
@@ -269,7 +268,10 @@ impl Cached {
     fn take_in(&mut self, decoded: Decoded, pool: &mut LabelPool) {
         let Decoded { shard: Shard { mut labels, files, versions }, who } = decoded;
         labels.iter_mut().for_each(|set| pool.share_set(set));
-        let with = |mut object: Object, index: Option<usize>| {
+        let mut with = |mut object: Object, index: Option<usize>, file: &Text| {
+            object.header.place.file = file.clone();
+            object.facts.place_mut().into_iter().for_each(|place| place.file = file.clone());
+            pool.share_words(&mut object);
             let set = index.and_then(|index| labels.get(index));
             if let (Some(place), Some(set)) = (object.facts.identity_labels_mut(), set) {
                 *place = set.clone();
@@ -278,39 +280,36 @@ impl Cached {
         };
         let mut who = who.into_iter();
         for Entry { path, stamp, unsure, problems, members: read } in files {
-            let path: Arc<str> = path.into();
+            let path = Text::from(path);
             let mut members = Vec::with_capacity(read.len());
             let mut all_stored = true;
             for (EntryMember { object, labels, digest, stored }, (identity, number)) in
                 read.into_iter().zip(&mut who)
             {
-                let object = with(object, labels);
+                let object = with(object, labels, &path);
                 all_stored &= stored.is_some() || !object.valid;
                 if let Some(mark) = stored {
-                    let (object, file) = (Arc::clone(&object), path.clone());
-                    self.versions.add(
-                        number,
-                        identity.clone(),
-                        Kept { object, file, digest, mark: Some(mark) },
-                    );
+                    let kept = Kept { object: Arc::clone(&object), digest, mark: Some(mark) };
+                    self.versions.add(number, identity.clone(), kept);
                 }
                 members.push(Member { identity, object, digest, document: None });
             }
             let file = ReadFile {
                 stamp,
                 proven: true,
+                early: false,
                 stored: all_stored,
-                members,
+                members: members.into(),
                 unsure,
-                problems,
+                problems: problems.into(),
                 emptied: None,
             };
-            self.files.insert(path, file);
+            self.files.insert(path.into(), file);
         }
         for (Version { object, labels, file, digest, stored }, (identity, number)) in
             versions.into_iter().zip(who)
         {
-            let kept = Kept { object: with(object, labels), file: file.into(), digest, mark: Some(stored) };
+            let kept = Kept { object: with(object, labels, &file.into()), digest, mark: Some(stored) };
             self.versions.add(number, identity, kept);
         }
     }

@@ -14,9 +14,9 @@ use super::{Identity, Objects, many, problem};
 use crate::kept::{self, Lasting};
 use cilium_crds::object::{Object, Reading, read};
 use cilium_crds::yaml::parse_one;
-use cilium_engine::map::Map;
+use cilium_engine::map::{Map, Set};
 use cilium_engine::problem::Problem;
-use cilium_engine::shared::Shared;
+use cilium_engine::shared::{Shared, Text};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use std::collections::{BTreeMap, HashMap};
@@ -61,10 +61,16 @@ type Id = Shared<Identity>;
 #[derive(Clone, Debug)]
 pub(super) struct Kept {
     pub(super) object: Arc<Object>,
-    pub(super) file: Arc<str>,
     pub(super) digest: Digest,
     /// Mark of the store's file that holds it; none while it is not known to be written.
     pub(super) mark: Option<NonZeroU64>,
+}
+
+impl Kept {
+    /// The file of the folder it is from.
+    pub(super) fn file(&self) -> &str {
+        &self.object.header.place.file
+    }
 }
 
 /// What is written to the store.
@@ -118,8 +124,8 @@ pub(super) struct LastGood {
     dir: PathBuf,
     mode: Mode,
     kept: Map<Id, Kept>,
-    /// The same by the files of the folder they are from; never empty.
-    by_file: BTreeMap<Arc<str>, Vec<Id>>,
+    /// Who is from which file of the folder.
+    by_file: Set<(Text, Id)>,
     /// What went wrong while loading.
     loading: Vec<Problem>,
     /// Loading found just what the cache knew.
@@ -156,7 +162,7 @@ impl LastGood {
             dir: PathBuf::new(),
             mode: Mode::Look,
             kept: Map::default(),
-            by_file: BTreeMap::new(),
+            by_file: Set::default(),
             loading: Vec::new(),
             as_known: false,
             undone: BTreeMap::new(),
@@ -226,12 +232,9 @@ impl LastGood {
             }
         }
         out.kept = versions.into_iter().collect();
-        for (identity, kept) in &out.kept {
-            out.by_file
-                .entry(kept.file.clone())
-                .or_insert_with(|| Vec::with_capacity(1))
-                .push(identity.clone());
-        }
+        let from =
+            |(identity, kept): (&Id, &Kept)| ((kept.object.header.place.file.clone(), identity.clone()), ());
+        out.by_file = out.kept.iter().map(from).collect();
         out
     }
 
@@ -269,12 +272,16 @@ impl LastGood {
     /// Whether just this is what is kept of the object, and written.
     pub(super) fn holds(&self, identity: &Identity, digest: Digest, file: &str) -> bool {
         let known = self.kept.get(identity);
-        known.is_some_and(|kept| kept.mark.is_some() && kept.digest == digest && *kept.file == *file)
+        known.is_some_and(|kept| kept.mark.is_some() && kept.digest == digest && kept.file() == file)
     }
 
     /// Those of objects that this file of the folder held.
-    pub(super) fn of_file(&self, file: &str) -> impl Iterator<Item = &Id> {
-        self.by_file.get(file).into_iter().flatten()
+    pub(super) fn of_file(&self, file: &Arc<str>) -> impl Iterator<Item = Id> + use<> {
+        let file = Text::from(file.clone());
+        let first = (file.clone(), Identity::first().into());
+        let within = self.by_file.range(first..).map(|(key, ())| key);
+        let ids: Vec<Id> = within.take_while(|(of, _)| *of == file).map(|(_, id)| id.clone()).collect();
+        ids.into_iter()
     }
 
     /// All of them.
@@ -283,38 +290,30 @@ impl LastGood {
     }
 
     fn insert(&mut self, identity: Id, kept: Kept) {
-        let file = kept.file.clone();
-        let moved = self.kept.insert(identity.clone(), kept).map(|before| before.file);
-        if let Some(before) = moved.as_ref().filter(|before| **before != file) {
-            self.leave(before, &identity);
-        }
+        let file = kept.object.header.place.file.clone();
+        let before = self.kept.insert(identity.clone(), kept);
+        let moved = before.map(|before| before.object.header.place.file.clone());
         if moved.as_ref() != Some(&file) {
-            self.by_file.entry(file).or_insert_with(|| Vec::with_capacity(1)).push(identity);
-        }
-    }
-
-    fn leave(&mut self, file: &str, identity: &Identity) {
-        if let Some(of_file) = self.by_file.get_mut(file) {
-            of_file.retain(|id| **id != *identity);
-            if of_file.is_empty() {
-                self.by_file.remove(file);
+            if let Some(before) = moved {
+                self.by_file.remove(&(before, identity.clone()));
             }
+            self.by_file.add((file, identity));
         }
     }
 
-    fn remove(&mut self, identity: &Identity) {
+    fn remove(&mut self, identity: &Id) {
         if let Some(kept) = self.kept.remove(identity) {
-            self.leave(&kept.file, identity);
+            self.by_file.remove(&(kept.object.header.place.file.clone(), identity.clone()));
         }
     }
 
-    /// Keeps a valid object of this file; `document` is its text, if it may have changed.
+    /// Keeps a valid object; `document` is its text, if it may have changed.
     pub(super) fn put(
         &mut self,
         identity: &Id,
         object: &Arc<Object>,
         digest: Digest,
-        (file, document): (&Arc<str>, Option<String>),
+        document: Option<Box<str>>,
     ) {
         let place = &object.header.place;
         if !self.undone.is_empty() {
@@ -325,18 +324,18 @@ impl LastGood {
             }
         }
         let known = self.kept.get(&**identity);
-        let same = known.filter(|kept| kept.digest == digest && kept.file == *file);
+        let same = known.filter(|kept| kept.digest == digest && kept.file() == &*place.file);
         if same.is_some_and(|kept| Arc::ptr_eq(&kept.object, object)) {
             return;
         }
         let (written, mark) = (same.is_some(), same.and_then(|kept| kept.mark));
-        self.insert(identity.clone(), Kept { object: Arc::clone(object), file: file.clone(), digest, mark });
+        self.insert(identity.clone(), Kept { object: Arc::clone(object), digest, mark });
         if !written
             && self.mode == Mode::Keep
             && let Some(document) = document
         {
             let title = object.header.title();
-            match stored(file, place.line, &document) {
+            match stored(&place.file, place.line, &document) {
                 Ok(bytes) => {
                     let version = Version { identity: identity.clone(), digest, bytes };
                     self.attempt(file_name(identity), Undone::Write(version), title);
@@ -500,7 +499,7 @@ fn load_one(path: &Path) -> Result<(Id, Kept), String> {
             object.problems.clear();
             let identity = Identity::of(&object.header);
             let digest = Digest::of(&text);
-            Ok((identity.into(), Kept { object: Arc::new(*object), file: stored.file.into(), digest, mark }))
+            Ok((identity.into(), Kept { object: Arc::new(*object), digest, mark }))
         }
         Some(Reading::Object(object, _)) => {
             Err(object.problems.first().map_or_else(|| "is not valid".to_owned(), ToString::to_string))

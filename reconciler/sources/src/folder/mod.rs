@@ -46,7 +46,7 @@ use walk::Stamp;
 pub const EMPTY_AFTER: Duration = Duration::from_secs(60);
 /// How long a file must be without documents before that is believed: editors empty a file before they write.
 const EMPTIED_FILE_AFTER: Duration = Duration::from_secs(2);
-/// A file that changed less than this ago is probably being written.
+/// A file that changed less than this ago is probably being written, unless the kernel told that it is whole.
 const SETTLES_AFTER: Duration = Duration::from_millis(50);
 /// A file that is written all the time is read all the same.
 const UNSETTLED_AT_MOST: Duration = Duration::from_secs(2);
@@ -115,6 +115,11 @@ impl Identity {
             None => format!("{namespace}\0{name}"),
         };
         Self { kind: header.kind, text: text.into() }
+    }
+
+    /// The one that comes before all others.
+    fn first() -> Self {
+        Self { kind: ObjectKind::ALL[0], text: Box::default() }
     }
 
     /// Namespace, name, publisher.
@@ -297,10 +302,11 @@ impl ManifestFolder {
 
     /// Reads files that changed, and forgets those that are gone. How many were read.
     fn read_changed(&mut self, looked: Looked, now: Now, again: &mut Option<Duration>) -> usize {
+        let everywhere = matches!(looked, Looked::Everywhere);
         let Some(found) = self.sight.found() else { return 0 };
         let names: Vec<Arc<str>> = match looked {
             Looked::Everywhere => {
-                let gone = self.settled.files().keys().filter(|name| !found.files.contains_key(*name));
+                let gone = self.settled.files().keys().filter(|name| !found.files.contains_key(&***name));
                 found.files.keys().chain(gone).cloned().collect()
             }
             // With them those that were left for later.
@@ -312,42 +318,73 @@ impl ManifestFolder {
         let mut changed: Vec<(Arc<str>, Stamp)> = Vec::new();
         let mut as_cached: Vec<(Arc<str>, ReadFile)> = Vec::new();
         for name in names {
-            let Some(stamp) = found.files.get(&name) else {
+            let Some(stamp) = self.sight.found().and_then(|found| found.files.get(&*name)) else {
                 self.writing.remove(&name);
                 self.settled.remove(&name, &self.store);
                 continue;
             };
             let known = self.settled.file(&name);
-            if known.is_some_and(|file| file.stamp == *stamp && file.emptied.is_none()) {
+            // What was read early may be another by now, with the same stamp.
+            let as_read = |file: &ReadFile| !file.early || everywhere && !stamp.is_proof_at(now.wall);
+            if known.is_some_and(|file| file.stamp == *stamp && file.emptied.is_none() && as_read(file)) {
                 self.writing.remove(&name);
                 continue;
             }
-            // The first look takes files as they are: at a start there is nothing better.
-            if self.last.is_some()
-                && let Some(left) = unsettled(stamp, now)
-                && now.uptime.saturating_sub(*self.writing.entry(name.clone()).or_insert(now.uptime))
-                    < UNSETTLED_AT_MOST
-            {
-                soon(again, left);
+            let stamp = *stamp;
+            let left = unsettled(&stamp, now).filter(|_| !self.sight.is_whole(&name));
+            if left.is_some_and(|left| self.leave(&name, left, now, again)) {
                 continue;
             }
-            self.writing.remove(&name);
-            match self.cached.files.remove(&name).filter(|file| file.stamp == *stamp && self.is_stored(file))
-            {
+            match self.cached.files.remove(&name).filter(|file| file.stamp == stamp && self.is_stored(file)) {
                 Some(file) => as_cached.push((name, file)),
-                None => changed.push((name, *stamp)),
+                None => changed.push((name, stamp)),
             }
         }
         for (name, file) in as_cached {
+            self.writing.remove(&name);
             self.take_in(&name, file, now, again);
         }
         for some in changed.chunks(READ_AT_ONCE) {
             let fresh = read::read_all(self.sight.root(), &self.node_name, some, now.wall);
-            for ((name, _), fresh) in some.iter().zip(fresh) {
+            let (heard, any) = self.sight.heard_since(some.iter().map(|(name, _)| &**name));
+            if any {
+                soon(again, SETTLES_AFTER);
+            }
+            for ((name, stamp), (fresh, steady)) in some.iter().zip(fresh) {
+                // Where it was written meanwhile, nobody knows what was read.
+                let left = match !steady || heard.contains(&**name) {
+                    true => Some(SETTLES_AFTER),
+                    false => unsettled(stamp, now).filter(|_| self.says_less(name, &fresh)),
+                };
+                if left.is_some_and(|left| self.leave(name, left, now, again)) {
+                    continue;
+                }
+                self.writing.remove(name);
                 self.take_in(name, fresh, now, again);
             }
         }
         changed.len()
+    }
+
+    /// Leaves a file for later. Not the first look: it takes files as they are, since at a start there is nothing
+    /// better; and none for ever.
+    fn leave(&mut self, name: &Arc<str>, left: Duration, now: Now, again: &mut Option<Duration>) -> bool {
+        let since = *self.writing.entry(name.clone()).or_insert(now.uptime);
+        let leaves = self.last.is_some() && now.uptime.saturating_sub(since) < UNSETTLED_AT_MOST;
+        if leaves {
+            soon(again, left);
+        }
+        leaves
+    }
+
+    /// Whether something is wrong with the file, or missing that it had: who writes it may go on.
+    fn says_less(&self, name: &str, fresh: &ReadFile) -> bool {
+        let known = self.settled.file(name).into_iter().flat_map(|file| &file.members);
+        let mut lost = known.filter(|had| fresh.members.iter().all(|has| has.identity != had.identity));
+        fresh.unsure
+            || !fresh.problems.is_empty()
+            || fresh.members.iter().any(|member| !member.object.valid)
+            || lost.next().is_some()
     }
 
     /// Whether the last good version of each of its objects is what it says: else its text is needed.
@@ -362,7 +399,7 @@ impl ManifestFolder {
 
     fn take_in(&mut self, name: &Arc<str>, mut fresh: ReadFile, now: Now, again: &mut Option<Duration>) {
         for object in fresh.members.iter_mut().filter_map(|member| Arc::get_mut(&mut member.object)) {
-            self.labels.share(&mut object.facts);
+            self.labels.share(object);
         }
         let known = self.settled.file(name);
         let had =

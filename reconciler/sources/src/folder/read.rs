@@ -17,7 +17,7 @@ pub(super) struct Member {
     pub(super) object: Arc<Object>,
     pub(super) digest: Digest,
     /// Its document, until the last good version was written.
-    pub(super) document: Option<String>,
+    pub(super) document: Option<Box<str>>,
 }
 
 /// A file as it was last read.
@@ -26,27 +26,34 @@ pub(super) struct ReadFile {
     pub(super) stamp: Stamp,
     /// As long as the stamp is the same, so is what the file holds.
     pub(super) proven: bool,
+    /// Read so soon after its last change that another may follow with the same stamp.
+    pub(super) early: bool,
     /// As it was in the cache, which knew the last good versions of all its objects.
     pub(super) stored: bool,
-    pub(super) members: Vec<Member>,
+    /// In order.
+    pub(super) members: Box<[Member]>,
     /// Some of it could not be read, or not be told apart: any object of the file may be meant.
     pub(super) unsure: bool,
-    pub(super) problems: Vec<Problem>,
+    pub(super) problems: Box<[Problem]>,
     /// Since when it has no documents any more.
     pub(super) emptied: Option<Duration>,
 }
 
-/// Reads files of the folder at `root`, for the node of this name, at this time or a little later.
+/// Reads files of the folder at `root`, for the node of this name, at this time or a little later. With each,
+/// whether it still had the stamp when it was read.
 pub(super) fn read_all(
     root: &Path,
     node_name: &str,
     files: &[(Arc<str>, Stamp)],
     now: SystemTime,
-) -> Vec<ReadFile> {
+) -> Vec<(ReadFile, bool)> {
     many::each(files, |(name, stamp)| {
         let mut file = read(root, node_name, name, *stamp);
-        file.proven &= stamp.is_proof_at(now);
-        file
+        let proof = stamp.is_proof_at(now);
+        file.early = file.proven && !proof;
+        file.proven &= proof;
+        let steady = std::fs::metadata(root.join(&**name)).is_ok_and(|now| Stamp::of(&now) == *stamp);
+        (file, steady)
     })
 }
 
@@ -57,15 +64,16 @@ fn read(root: &Path, node_name: &str, name: &str, stamp: Stamp) -> ReadFile {
         Err(error) => {
             out.unsure = true;
             let message = format!("cannot be read: {error}");
-            out.problems.push(problem(name, message, "its objects stay as they were"));
+            out.problems = [problem(name, message, "its objects stay as they were")].into();
             return out;
         }
     };
     out.proven = true;
+    let (mut members, mut problems) = (Vec::new(), Vec::new());
     let file = cilium_crds::read_file(&bytes, name);
     if let Some(problem) = file.broken {
         out.unsure = true;
-        out.problems.push(problem);
+        problems.push(problem);
     }
     for reading in file.readings {
         match reading {
@@ -73,21 +81,20 @@ fn read(root: &Path, node_name: &str, name: &str, stamp: Stamp) -> ReadFile {
             Reading::Object(object, _) if object.header.published_by.as_deref() == Some(node_name) => {}
             Reading::Object(object, document) => {
                 let text = document.json().to_string();
-                out.members.push(Member {
+                members.push(Member {
                     identity: Identity::of(&object.header).into(),
                     digest: Digest::of(&text),
-                    document: object.valid.then_some(text),
+                    document: object.valid.then(|| text.into()),
                     object: Arc::new(*object),
                 });
             }
             Reading::Nameless(problem) => {
                 out.unsure = true;
-                out.problems.push(problem);
+                problems.push(problem);
             }
-            Reading::Other(problem) => out.problems.extend(problem),
+            Reading::Other(problem) => problems.extend(problem),
         }
     }
-    // Most files hold one object, and room for four would be kept.
-    out.members.shrink_to_fit();
+    (out.members, out.problems) = (members.into(), problems.into());
     out
 }

@@ -6,23 +6,28 @@ use super::read::{Member, ReadFile};
 use super::walk::{Found, Stamp};
 use super::{Identity, Objects};
 use cilium_crds::object::Object;
-use cilium_engine::map::Map;
+use cilium_engine::map::{Map, Set};
 use cilium_engine::problem::{Problem, Severity};
 use cilium_engine::shared::Shared;
 use cilium_engine::state::Origin;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::mem::take;
 use std::sync::Arc;
 use std::time::Duration;
 
 type Id = Shared<Identity>;
 
+/// Who is written, in which file, as the how manieth of it.
+type Writer = (Id, Arc<str>, u32);
+
 /// The files as they were read, and what counts of them.
 #[derive(Debug, Default)]
 pub(super) struct Settled {
     files: Map<Arc<str>, ReadFile>,
-    /// Where each object is written, in the order of paths and then of lines.
-    writers: HashMap<Id, Vec<(Arc<str>, usize)>>,
+    /// Where each object is written, in the order of paths and then of lines, as last settled.
+    writers: Set<Writer>,
+    /// What is other since.
+    rewritten: Vec<(Writer, Option<()>)>,
     /// What is to be told of objects that are written more than once.
     twice: BTreeMap<Id, Vec<Problem>>,
     /// Files something is wrong with.
@@ -106,18 +111,14 @@ impl Settled {
             return;
         }
         self.changed = true;
-        for member in before.into_iter().flat_map(|file| &file.members) {
-            if let Some(writers) = self.writers.get_mut(&member.identity) {
-                writers.retain(|(file, _)| file != name);
-                if writers.is_empty() {
-                    self.writers.remove(&member.identity);
-                }
-            }
+        for member in before.iter().flat_map(|file| &file.members) {
             self.touched.push(member.identity.clone());
         }
+        let gone = before.iter().flat_map(|file| writers(name, file));
+        self.rewritten.extend(gone.map(|writer| (writer, None)));
         self.members -= before.map_or(0, |file| file.members.len());
         // Whether they stay hangs on what can be told of the file.
-        self.touched.extend(store.of_file(name).cloned());
+        self.touched.extend(store.of_file(name));
         for set in [&mut self.wrong, &mut self.unsure, &mut self.emptied] {
             set.remove(name);
         }
@@ -125,13 +126,8 @@ impl Settled {
             self.files.remove(name);
             return;
         };
-        for (index, member) in fresh.members.iter().enumerate() {
-            let writers =
-                self.writers.entry(member.identity.clone()).or_insert_with(|| Vec::with_capacity(1));
-            let at = writers.partition_point(|writer| *writer < (name.clone(), index));
-            writers.insert(at, (name.clone(), index));
-            self.touched.push(member.identity.clone());
-        }
+        self.rewritten.extend(writers(name, &fresh).map(|writer| (writer, Some(()))));
+        self.touched.extend(fresh.members.iter().map(|member| member.identity.clone()));
         self.members += fresh.members.len();
         let marks = [
             (&mut self.wrong, !fresh.problems.is_empty()),
@@ -154,6 +150,7 @@ impl Settled {
             self.unread = Some(found.unread.clone());
         }
         self.changed = false;
+        self.follow_writers();
         let mut edits = Vec::new();
         let mut touched = take(&mut self.touched);
         touched.sort();
@@ -183,6 +180,15 @@ impl Settled {
         of_files.chain(self.twice.values().flatten())
     }
 
+    fn follow_writers(&mut self) {
+        let mut rewritten = take(&mut self.rewritten);
+        // In the order of what happened where it is about the same; the last counts.
+        rewritten.reverse();
+        rewritten.sort_by(|(a, _), (b, _)| a.cmp(b));
+        rewritten.dedup_by(|(a, _), (b, _)| a == b);
+        self.writers.edit(rewritten);
+    }
+
     /// The first of those that are written.
     fn written(
         &mut self,
@@ -191,9 +197,11 @@ impl Settled {
         store: &mut LastGood,
     ) -> Option<Arc<Object>> {
         self.twice.remove(id);
-        let ((file, index), others) = self.writers.get(id)?.split_first()?;
-        let first = version(self.files.get_mut(file)?.members.get_mut(*index)?, file, before, store);
-        let others = others.iter().filter_map(|(file, index)| self.files.get(file)?.members.get(*index));
+        let mut writers = self.writers.range((id.clone(), Arc::default(), 0)..).map(|(writer, ())| writer);
+        let (_, file, index) = writers.next().filter(|(written, ..)| written == id)?;
+        let first = version(self.files.get_mut(file)?.members.get_mut(*index as usize)?, before, store);
+        let others = writers.take_while(|(written, ..)| written == id);
+        let others = others.filter_map(|(_, file, index)| self.files.get(file)?.members.get(*index as usize));
         let told: Vec<Problem> = others.flat_map(|other| twice(&first, &other.object)).collect();
         if !told.is_empty() {
             self.twice.insert(id.clone(), told);
@@ -210,7 +218,7 @@ impl Settled {
         found: &Found,
     ) -> Option<Arc<Object>> {
         let kept = store.find(id)?;
-        if !self.unsure.contains(&kept.file) && !found.may_hold(&kept.file) {
+        if !self.unsure.contains(kept.file()) && !found.may_hold(kept.file()) {
             store.forget(id);
             return None;
         }
@@ -220,15 +228,15 @@ impl Settled {
     }
 }
 
+/// All that are written in a file.
+fn writers<'f>(name: &'f Arc<str>, file: &'f ReadFile) -> impl Iterator<Item = Writer> + 'f {
+    (0..).zip(&file.members).map(|(index, member)| (member.identity.clone(), name.clone(), index))
+}
+
 /// The object as it is written, if it is valid; else its last good version; else what of it counts.
-fn version(
-    member: &mut Member,
-    file: &Arc<str>,
-    before: Option<&Arc<Object>>,
-    store: &mut LastGood,
-) -> Arc<Object> {
+fn version(member: &mut Member, before: Option<&Arc<Object>>, store: &mut LastGood) -> Arc<Object> {
     if member.object.valid {
-        store.put(&member.identity, &member.object, member.digest, (file, member.document.take()));
+        store.put(&member.identity, &member.object, member.digest, member.document.take());
         return Arc::clone(&member.object);
     }
     match store.find(&member.identity) {

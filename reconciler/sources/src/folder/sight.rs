@@ -1,8 +1,9 @@
 //! Where to look: at everything, or only at what was heard of since the last look.
 
 use super::walk::{Behind, EMPTY_MARK, Found, MAX_FILES, Stamp, is_ignored, is_manifest, walk};
+use super::watch::Word;
 use super::{Watch, WatchError};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -23,11 +24,13 @@ pub(super) struct Sight {
     root: PathBuf,
     watch: Option<Watch>,
     found: Option<Found>,
+    /// Files heard to be whole since the look before.
+    whole: HashSet<String>,
 }
 
 impl Sight {
     pub(super) fn of(root: &Path) -> Self {
-        Self { root: root.to_owned(), watch: None, found: None }
+        Self { root: root.to_owned(), watch: None, found: None, whole: HashSet::new() }
     }
 
     pub(super) fn root(&self) -> &Path {
@@ -46,6 +49,16 @@ impl Sight {
         self.found.as_ref()
     }
 
+    /// Whether the last look heard that who wrote this file had closed it, or moved it there whole.
+    pub(super) fn is_whole(&self, name: &str) -> bool {
+        self.whole.contains(name)
+    }
+
+    /// As [`Watch::heard_since`] the last look; nothing where nobody listens.
+    pub(super) fn heard_since<'n>(&self, names: impl Iterator<Item = &'n str>) -> (HashSet<&'n str>, bool) {
+        self.watch.as_ref().map_or_else(Default::default, |watch| watch.heard_since(names))
+    }
+
     /// Whether the folder says that it is meant to be empty.
     pub(super) fn is_marked_empty(&self) -> bool {
         self.root.join(EMPTY_MARK).exists()
@@ -58,7 +71,10 @@ impl Sight {
         whole: bool,
         name: &dyn Fn(&str) -> Option<Arc<str>>,
     ) -> io::Result<Looked> {
-        let heard = self.watch.as_ref().map(Watch::take).filter(|heard| !heard.all && !whole);
+        let heard = self.watch.as_ref().map(Watch::take);
+        let is_whole = |(name, word): (&String, &Word)| (*word == Word::Whole).then(|| name.clone());
+        self.whole = heard.iter().flat_map(|heard| &heard.names).filter_map(is_whole).collect();
+        let heard = heard.filter(|heard| !heard.all && !whole);
         if let (Some(heard), Some(found)) = (heard, &mut self.found)
             && found.complete
             && found.deaf.is_none()
@@ -78,7 +94,7 @@ impl Sight {
 
 /// Looks at these names, and behind links, and says which files may be others. `None`: something is not as it
 /// was in other ways, and only a look at everything tells.
-fn look_again(root: &Path, found: &mut Found, heard: BTreeSet<String>) -> Option<BTreeSet<Arc<str>>> {
+fn look_again(root: &Path, found: &mut Found, heard: BTreeMap<String, Word>) -> Option<BTreeSet<Arc<str>>> {
     let now = std::fs::metadata(root).ok()?;
     if (now.dev(), now.ino()) != found.root {
         return None;
@@ -95,7 +111,7 @@ fn look_again(root: &Path, found: &mut Found, heard: BTreeSet<String>) -> Option
             _ => return None,
         }
     }
-    for path in heard {
+    for path in heard.into_keys() {
         let name = path.rsplit('/').next().unwrap_or(&path);
         if is_ignored(name) {
             // Not a file that counts, though it says something.
@@ -118,7 +134,7 @@ fn look_again(root: &Path, found: &mut Found, heard: BTreeSet<String>) -> Option
                 other.insert(path);
             }
             None => {
-                if found.files.remove(&path).is_some() {
+                if found.files.remove(&*path).is_some() {
                     other.insert(path);
                 }
             }

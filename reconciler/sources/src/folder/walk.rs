@@ -3,6 +3,7 @@
 
 use super::{Watch, problem};
 use cilium_crds::yaml::MAX_BYTES;
+use cilium_engine::map::Map;
 use cilium_engine::problem::Problem;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
@@ -25,12 +26,11 @@ pub(super) const EMPTY_MARK: &str = ".empty";
 /// What tells whether a file changed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub(super) struct Stamp {
-    /// Seconds and nanoseconds since 1970, as the other time.
-    modified: (i64, i64),
-    changed: (i64, i64),
-    size: u64,
-    inode: u64,
-    device: u64,
+    /// Digest of both times, size, inode and device.
+    mark: u64,
+    /// Nanoseconds since 1970, as the other time; the greatest and the least stand for all beyond.
+    modified: i64,
+    changed: i64,
 }
 
 /// The time of last change is counted in steps: two changes within one look the same. Kernels take a few
@@ -41,13 +41,11 @@ const COARSE_STEP: Duration = Duration::from_secs(2);
 
 impl Stamp {
     pub(super) fn of(metadata: &Metadata) -> Self {
-        Self {
-            modified: (metadata.mtime(), metadata.mtime_nsec()),
-            changed: (metadata.ctime(), metadata.ctime_nsec()),
-            size: metadata.size(),
-            inode: metadata.ino(),
-            device: metadata.dev(),
-        }
+        let mut hasher = DefaultHasher::new();
+        let (modified, changed) =
+            ((metadata.mtime(), metadata.mtime_nsec()), (metadata.ctime(), metadata.ctime_nsec()));
+        (modified, changed, metadata.size(), metadata.ino(), metadata.dev()).hash(&mut hasher);
+        Self { mark: hasher.finish(), modified: nanoseconds(modified), changed: nanoseconds(changed) }
     }
 
     /// None: beyond what can be counted.
@@ -57,28 +55,33 @@ impl Stamp {
 
     /// Whether what is read at this time, or later, is told from all that is written afterwards.
     pub(super) fn is_proof_at(&self, now: SystemTime) -> bool {
-        let step = if self.changed.1 == 0 { COARSE_STEP } else { STEP };
+        let step = if self.changed % SECOND == 0 { COARSE_STEP } else { STEP };
         time(self.changed).is_some_and(|then| now.duration_since(then).is_ok_and(|age| age >= step))
     }
 
     /// The stamp in short. Never 0.
     pub(super) fn mark(&self) -> NonZeroU64 {
-        let mut hasher = DefaultHasher::new();
-        self.hash(&mut hasher);
-        NonZeroU64::new(hasher.finish()).unwrap_or(NonZeroU64::MIN)
+        NonZeroU64::new(self.mark).unwrap_or(NonZeroU64::MIN)
     }
 }
 
-fn time((seconds, nanoseconds): (i64, i64)) -> Option<SystemTime> {
-    let since = Duration::new(seconds.try_into().ok()?, nanoseconds.try_into().ok()?);
-    SystemTime::UNIX_EPOCH.checked_add(since)
+/// Nanoseconds of a second.
+const SECOND: i64 = 1_000_000_000;
+
+fn nanoseconds((seconds, nanoseconds): (i64, i64)) -> i64 {
+    seconds.saturating_mul(SECOND).saturating_add(nanoseconds)
+}
+
+fn time(nanoseconds: i64) -> Option<SystemTime> {
+    let since = u64::try_from(nanoseconds).ok().filter(|_| nanoseconds != i64::MAX)?;
+    SystemTime::UNIX_EPOCH.checked_add(Duration::from_nanos(since))
 }
 
 /// What is in the folder.
 #[derive(Debug, Default)]
 pub(super) struct Found {
     /// Files by path relative to the folder.
-    pub(super) files: BTreeMap<Arc<str>, Stamp>,
+    pub(super) files: Map<Arc<str>, Stamp>,
     /// What symbolic links lead to, by their paths: nobody hears of changes behind them.
     pub(super) links: BTreeMap<Arc<str>, Behind>,
     /// Device and inode of the folder itself.
@@ -142,13 +145,15 @@ pub(super) fn walk(
     let metadata = std::fs::metadata(root)?;
     let id = (metadata.dev(), metadata.ino());
     let found = Found { complete: true, root: id, ..Found::default() };
-    let mut walk = Walk { root, watch, name, watches: HashSet::new(), seen: BTreeSet::from([id]), found };
+    let (watches, seen) = (HashSet::new(), BTreeSet::from([id]));
+    let mut walk = Walk { root, watch, name, watches, seen, files: Vec::new(), found };
     walk.watch("");
     let entries = std::fs::read_dir(root)?;
     walk.list(entries, "", 0);
     if let Some(watch) = watch {
         watch.keep(&walk.watches, id);
     }
+    walk.found.files = walk.files.into_iter().collect();
     Ok(walk.found)
 }
 
@@ -158,6 +163,7 @@ struct Walk<'a> {
     name: &'a dyn Fn(&str) -> Option<Arc<str>>,
     watches: HashSet<i32>,
     seen: BTreeSet<(u64, u64)>,
+    files: Vec<(Arc<str>, Stamp)>,
     found: Found,
 }
 
@@ -212,11 +218,11 @@ impl Walk<'_> {
             if metadata.is_dir() {
                 self.below(&path, &metadata, depth + 1);
             } else if metadata.is_file() && is_manifest(name) {
-                if self.found.files.len() >= MAX_FILES {
+                if self.files.len() >= MAX_FILES {
                     return self.unread(prefix, &format!("more than {MAX_FILES} files"));
                 }
                 let path = (self.name)(&path).unwrap_or_else(|| path.into());
-                self.found.files.insert(path, Stamp::of(&metadata));
+                self.files.push((path, Stamp::of(&metadata)));
             }
         }
     }

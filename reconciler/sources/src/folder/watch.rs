@@ -2,19 +2,23 @@
 //! what is there, and a look at everything, every full read, finds what was not told.
 //!
 //! Whoever scans listens himself: what was done before a scan is heard by it, without a thread in between.
+//!
+//! A file that was closed by who wrote it, or moved here, is whole, and is told at once. One that was only begun
+//! is told when it is whole, or has been quiet for as long as any other file takes to settle.
 
+use super::SETTLES_AFTER;
 use super::walk::{EMPTY_MARK, is_ignored, is_manifest};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::inotify::{self, CreateFlags, ReadFlags, Reader, WatchFlags};
 use rustix::io::Errno;
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io;
 use std::mem::{MaybeUninit, take};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Why the folder is not watched.
 #[derive(Debug, thiserror::Error)]
@@ -28,6 +32,8 @@ pub struct WatchError {
 
 /// Names that are remembered; where more were heard of, everything is looked at.
 const MOST_NAMES: usize = 4096;
+/// How often is looked for the end of a write that has begun.
+const WRITING_LOOK: Duration = Duration::from_millis(1);
 /// Events taken in one go before everything is to be looked at.
 const MOST_EVENTS: usize = 1 << 16;
 
@@ -49,8 +55,21 @@ struct Ears {
     /// Device and inode of the root as it was last scanned.
     root: Option<(u64, u64)>,
     heard: Heard,
+    /// Since when something was heard that nobody was told of.
+    since: Option<Instant>,
     /// Whoever waits was told of what was heard.
     told: bool,
+}
+
+/// What was heard of a file last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Word {
+    /// It was begun or changed, and is perhaps still being written.
+    Writing,
+    /// Who wrote it closed it, or it was moved here.
+    Whole,
+    /// Something else: it went, or its owner is another.
+    Other,
 }
 
 /// What was heard since the last scan.
@@ -59,7 +78,7 @@ pub(super) struct Heard {
     /// Anything may have changed.
     pub(super) all: bool,
     /// Paths relative to the folder.
-    pub(super) names: BTreeSet<String>,
+    pub(super) names: BTreeMap<String, Word>,
 }
 
 impl Watch {
@@ -76,23 +95,32 @@ impl Watch {
     /// Waits for this long at most. Whether something has happened that no scan has looked at and that was
     /// not told before; that the folder was replaced is noticed when the time is over.
     pub fn wait(&self, at_most: Duration) -> bool {
-        let mut fds = [PollFd::new(&self.0.fd, PollFlags::IN)];
-        let timeout = at_most.try_into().ok();
-        let polled = poll(&mut fds, timeout.as_ref());
-        let mut ears = self.lock();
-        let listened = ears.listen(&self.0.fd);
-        if polled != Ok(1) {
-            let now = std::fs::metadata(&self.0.root).ok().map(|m| (m.dev(), m.ino()));
-            ears.heard.all |= now != ears.root;
+        let end = Instant::now() + at_most;
+        loop {
+            let left = end.saturating_duration_since(Instant::now());
+            let ripens = self.lock().ripens();
+            let mut fds = [PollFd::new(&self.0.fd, PollFlags::IN)];
+            let timeout = ripens.unwrap_or(left).min(left).try_into().ok();
+            let polled = poll(&mut fds, timeout.as_ref());
+            let mut ears = self.lock();
+            let listened = ears.listen(&self.0.fd);
+            if polled != Ok(1) {
+                let now = std::fs::metadata(&self.0.root).ok().map(|m| (m.dev(), m.ino()));
+                ears.heard.all |= now != ears.root;
+            }
+            let news = !ears.told && ears.heard.is_something() && ears.ripens().is_none();
+            ears.told |= news;
+            let begun = !ears.told && ears.heard.is_something();
+            drop(ears);
+            if listened.is_err() || polled.is_err_and(|error| error != Errno::INTR) {
+                // Would be back at once.
+                std::thread::sleep(at_most);
+            }
+            if news || !begun || Instant::now() >= end {
+                return news;
+            }
+            std::thread::sleep(WRITING_LOOK);
         }
-        let news = ears.heard.is_something() && !ears.told;
-        ears.told |= news;
-        drop(ears);
-        if listened.is_err() || polled.is_err_and(|error| error != Errno::INTR) {
-            // Would be back at once.
-            std::thread::sleep(at_most);
-        }
-        news
     }
 
     /// What was heard since this was last asked, up to now.
@@ -101,7 +129,18 @@ impl Watch {
         // A watch that is broken says so by `all`.
         let _ = ears.listen(&self.0.fd);
         ears.told = false;
+        ears.since = None;
         take(&mut ears.heard)
+    }
+
+    /// Of these files those of which something was heard since [`Self::take`], as far as can be told; and whether
+    /// anything was: whoever waits may not be told of it.
+    pub(super) fn heard_since<'n>(&self, names: impl Iterator<Item = &'n str>) -> (HashSet<&'n str>, bool) {
+        let mut ears = self.lock();
+        // A watch that is broken says so by `all`.
+        let _ = ears.listen(&self.0.fd);
+        let heard = &ears.heard;
+        (names.filter(|name| heard.all || heard.names.contains_key(*name)).collect(), heard.is_something())
     }
 
     /// Watches a folder too; to be called before it is listed. Its path relative to the root is the prefix of
@@ -156,6 +195,15 @@ impl Heard {
 }
 
 impl Ears {
+    /// How long until that is told which was heard and is perhaps still being written. None: it may be told now.
+    fn ripens(&self) -> Option<Duration> {
+        let writing = |word: &Word| *word == Word::Writing;
+        if self.told || self.heard.all || !self.heard.names.values().all(writing) {
+            return None;
+        }
+        SETTLES_AFTER.checked_sub(self.since?.elapsed()).filter(|left| !left.is_zero())
+    }
+
     fn listen(&mut self, fd: &OwnedFd) -> Result<(), Errno> {
         let mut buffer = [MaybeUninit::uninit(); 16 << 10];
         let mut reader = Reader::new(fd, &mut buffer);
@@ -187,6 +235,7 @@ impl Ears {
             return;
         }
         let Some(prefix) = self.folders.get(&watch) else { return };
+        self.since.get_or_insert_with(Instant::now);
         let Some(Some(name)) = name else {
             self.heard.all = true;
             if events.contains(ReadFlags::IGNORED) {
@@ -207,7 +256,14 @@ impl Ears {
         if events.contains(ReadFlags::ISDIR) || self.heard.names.len() >= MOST_NAMES {
             self.heard.all = true;
         } else if !self.heard.all {
-            self.heard.names.insert(format!("{prefix}{name}"));
+            let word = self.heard.names.entry(format!("{prefix}{name}")).or_insert(Word::Other);
+            if events.intersects(ReadFlags::CLOSE_WRITE | ReadFlags::MOVED_TO) {
+                *word = Word::Whole;
+            } else if events.intersects(ReadFlags::CREATE | ReadFlags::MODIFY) {
+                *word = Word::Writing;
+            } else if events.intersects(ReadFlags::DELETE | ReadFlags::MOVED_FROM) {
+                *word = Word::Other;
+            }
         }
     }
 }

@@ -1,7 +1,7 @@
 //! How records stand on disk. Fields are added with a default, never changed.
 
-use cilium_engine::state::Mac;
-use cilium_engine::world::{EndpointRecord, ObjectName};
+use cilium_engine::state::{Mac, Protocol};
+use cilium_engine::world::{EndpointRecord, HostPort, ObjectName, PortMappings};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use std::collections::BTreeMap;
@@ -34,9 +34,42 @@ pub(super) struct StoredRecord {
     ipv4: Option<IpAddr>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     ipv6: Option<IpAddr>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    port_mappings: Vec<StoredMapping>,
+    /// When they were asked for, milliseconds since 1970.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    port_mappings_since: Option<u64>,
     /// SHA-256 of the record without this field: a flipped digit makes another address, not an error.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     check: Option<String>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct StoredMapping {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    host_ip: Option<IpAddr>,
+    host_port: u16,
+    /// Number of the Internet protocol.
+    protocol: u8,
+    container_port: u16,
+}
+
+impl StoredMapping {
+    fn new(port: &HostPort) -> Self {
+        let HostPort { ip, port, proto, target } = *port;
+        Self { host_ip: ip, host_port: port, protocol: proto.0, container_port: target }
+    }
+
+    fn port(self) -> Result<HostPort, String> {
+        if self.host_port == 0 || self.container_port == 0 {
+            return Err("a port mapping with port 0".into());
+        }
+        let proto = Protocol(self.protocol);
+        if ![Protocol::TCP, Protocol::UDP, Protocol::SCTP].contains(&proto) {
+            return Err(format!("a port mapping of protocol {proto}"));
+        }
+        Ok(HostPort { ip: self.host_ip, port: self.host_port, proto, target: self.container_port })
+    }
 }
 
 impl StoredRecord {
@@ -49,8 +82,8 @@ impl StoredRecord {
             network: record.network.clone(),
             ifname: record.ifname.clone(),
             netns: record.netns.clone(),
-            pod_namespace: record.pod.as_ref().map(|p| p.namespace.clone()),
-            pod_name: record.pod.as_ref().map(|p| p.name.clone()),
+            pod_namespace: record.pod.as_ref().map(|p| p.namespace.to_string()),
+            pod_name: record.pod.as_ref().map(|p| p.name.to_string()),
             pod_uid: record.pod_uid.clone(),
             labels: record.labels.clone(),
             link: record.link.clone(),
@@ -58,6 +91,8 @@ impl StoredRecord {
             node_mac: record.node_mac.to_string(),
             ipv4: record.ipv4,
             ipv6: record.ipv6,
+            port_mappings: record.port_mappings.ports.iter().map(StoredMapping::new).collect(),
+            port_mappings_since: Some(record.port_mappings.since).filter(|since| *since > 0),
             check: None,
         };
         stored.check = Some(stored.digest()?);
@@ -90,7 +125,7 @@ impl StoredRecord {
             return Err(format!("`{}` is no name of an interface", self.link));
         }
         let pod = match (self.pod_namespace, self.pod_name) {
-            (Some(namespace), Some(name)) => Some(ObjectName { namespace, name }),
+            (Some(namespace), Some(name)) => Some(ObjectName::new(&namespace, &name)),
             (None, None) => None,
             (Some(_), None) | (None, Some(_)) => return Err("half a name of a pod".into()),
         };
@@ -108,6 +143,10 @@ impl StoredRecord {
             node_mac: mac(&self.node_mac)?,
             ipv4: self.ipv4,
             ipv6: self.ipv6,
+            port_mappings: PortMappings {
+                ports: self.port_mappings.into_iter().map(StoredMapping::port).collect::<Result<_, _>>()?,
+                since: self.port_mappings_since.unwrap_or(0),
+            },
         })
     }
 }

@@ -18,7 +18,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 /// Largest record read, in bytes.
-const MAX_RECORD: u64 = 64 << 10;
+const MAX_RECORD: u64 = 256 << 10;
 
 /// Why a record was not written or removed.
 #[derive(Debug, thiserror::Error)]

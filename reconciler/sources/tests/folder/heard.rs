@@ -1,10 +1,13 @@
 //! What the kernel tells of the folder, and what it does not tell.
 
-use crate::{Bench, names, pod, told};
+use crate::{Bench, find, names, pod, told};
+use cilium_crds::kind::ObjectKind;
+use cilium_crds::lower::Facts;
 use cilium_sources::folder::{Now, Watch};
 use std::fs;
+use std::io::Write;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 impl Bench {
     /// With a folder that is watched, and scanned once.
@@ -14,6 +17,24 @@ impl Bench {
         bench.write("a.yaml", &pod("a"));
         assert_eq!(names(&bench.scan()), ["Pod default/a"]);
         (bench, watch)
+    }
+
+    /// A look at what was heard of, by the clock.
+    fn now(&mut self) -> cilium_sources::folder::Snapshot {
+        self.uptime += Duration::from_millis(1);
+        self.folder.scan_heard(Now { uptime: self.uptime, wall: SystemTime::now() })
+    }
+
+    /// The same, once more if it says that something is to be looked at again.
+    fn settled_look(&mut self) -> cilium_sources::folder::Snapshot {
+        let first = self.now();
+        match first.again.filter(|again| *again <= Duration::from_millis(50)) {
+            Some(again) => {
+                std::thread::sleep(again);
+                self.now()
+            }
+            None => first,
+        }
     }
 }
 
@@ -238,9 +259,10 @@ fn what_is_behind_links_is_looked_at_though_nobody_hears_of_it() {
 
 #[test]
 fn a_file_heard_of_while_it_is_written_is_read_when_it_has_settled() {
-    let (mut bench, _watch) = Bench::watched();
-    bench.write("a.yaml", &pod("changed"));
-    let written = fs::metadata(bench.root.join("a.yaml")).unwrap().modified().unwrap();
+    let (mut bench, watch) = Bench::watched();
+    let mut file = fs::File::create(bench.root.join("a.yaml")).unwrap();
+    file.write_all(pod("changed").as_bytes()).unwrap();
+    let written = file.metadata().unwrap().modified().unwrap();
     let now = |ms| Now {
         uptime: Duration::from_secs(2000) + Duration::from_millis(ms),
         wall: written + Duration::from_millis(ms),
@@ -250,6 +272,8 @@ fn a_file_heard_of_while_it_is_written_is_read_when_it_has_settled() {
     assert_eq!(snapshot.again, Some(Duration::from_millis(40)));
     // Nothing is heard of it any more.
     assert_eq!(names(&bench.folder.scan_heard(now(50))), ["Pod default/changed"]);
+    drop(file);
+    assert!(watch.wait(Duration::from_secs(5)));
     bench.write("a.yaml", "# nothing\n");
     bench.write("b.yaml", &pod("b"));
     let late = |s: u64| Now {
@@ -260,6 +284,102 @@ fn a_file_heard_of_while_it_is_written_is_read_when_it_has_settled() {
     assert_eq!(names(&snapshot), ["Pod default/b", "Pod default/changed"]);
     assert_eq!(snapshot.again, Some(Duration::from_secs(2)));
     assert_eq!(names(&bench.folder.scan_heard(late(2))), ["Pod default/b"]);
+}
+
+#[test]
+fn a_file_that_is_whole_is_read_at_once_however_young_it_is() {
+    let (mut bench, watch) = Bench::watched();
+    let beside = bench.root.join(".new.tmp");
+    for round in 0..20 {
+        fs::write(&beside, pod(&format!("moved{round}"))).unwrap();
+        fs::rename(&beside, bench.root.join("a.yaml")).unwrap();
+        assert!(watch.wait(Duration::from_secs(5)));
+        // The object that was there is gone, of which the file has to convince.
+        assert_eq!(names(&bench.settled_look()), [format!("Pod default/moved{round}")]);
+    }
+    for round in 0..20 {
+        fs::write(&beside, pod("moved19").replace("app: moved19", &format!("app: v{round}"))).unwrap();
+        fs::rename(&beside, bench.root.join("a.yaml")).unwrap();
+        assert!(watch.wait(Duration::from_secs(5)));
+        let snapshot = bench.now();
+        let Facts::Pod(pod) = &find(&snapshot, ObjectKind::Pod, "moved19").facts else { panic!("a pod") };
+        assert_eq!(pod.labels["app"], format!("v{round}"));
+    }
+    bench.write("b.yaml", &pod("b"));
+    assert!(watch.wait(Duration::from_secs(5)));
+    assert_eq!(names(&bench.now())[0], "Pod default/b");
+}
+
+#[test]
+fn who_waits_is_told_when_a_file_is_whole_or_stays_begun() {
+    let (mut bench, watch) = Bench::watched();
+    let mut file = fs::File::create(bench.root.join("b.yaml")).unwrap();
+    let closed = std::thread::spawn(move || {
+        for line in pod("b").lines() {
+            writeln!(file, "{line}").unwrap();
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    });
+    assert!(watch.wait(Duration::from_secs(5)));
+    assert!(closed.is_finished() || closed.join().is_ok(), "the file was closed");
+    assert_eq!(names(&bench.now()), ["Pod default/a", "Pod default/b"]);
+    let mut begun = fs::File::create(bench.root.join("c.yaml")).unwrap();
+    begun.write_all(pod("c").as_bytes()).unwrap();
+    let since = Instant::now();
+    assert!(watch.wait(Duration::from_secs(5)));
+    assert!(since.elapsed() >= Duration::from_millis(50) && since.elapsed() < Duration::from_secs(2));
+    std::thread::sleep(Duration::from_millis(50));
+    assert_eq!(bench.now().objects.len(), 3, "open, but quiet");
+}
+
+#[test]
+fn a_file_written_piece_by_piece_is_neither_believed_nor_told_to_be_broken_meanwhile() {
+    let (mut bench, watch) = Bench::watched();
+    let path = bench.root.join("many.yaml");
+    let pieces = [&*pod("x"), "---\n", &*pod("y"), "---\n", &*pod("z")];
+    fs::write(&path, pieces.concat()).unwrap();
+    assert!(watch.wait(Duration::from_secs(5)));
+    let all = ["Pod default/a", "Pod default/x", "Pod default/y", "Pod default/z"];
+    assert_eq!(names(&bench.now()), all);
+    // As `>` and then `>>` do; the piece before the last ends within an object.
+    fs::write(&path, "").unwrap();
+    let text = pieces.concat();
+    for piece in text.as_bytes().chunks(7) {
+        let mut file = fs::OpenOptions::new().append(true).open(&path).unwrap();
+        file.write_all(piece).unwrap();
+        drop(file);
+        let snapshot = bench.now();
+        assert_eq!(names(&snapshot), all);
+        assert_eq!(told(&snapshot), [""; 0]);
+    }
+    // What is wrong, or gone, all the same, is found when the file has settled.
+    for (text, objects, wrong) in [(pod("x"), 2, 0), ("kind: [".to_owned(), 2, 1)] {
+        fs::write(&path, text).unwrap();
+        let before = bench.now();
+        assert_eq!(told(&before), [""; 0]);
+        std::thread::sleep(before.again.expect("it is looked at again"));
+        let after = bench.now();
+        assert_eq!((after.objects.len(), told(&after).len().min(1)), (objects, wrong));
+    }
+}
+
+#[test]
+fn a_change_within_the_same_tick_of_the_clock_is_not_missed() {
+    let (mut bench, _watch) = Bench::watched();
+    bench.write("b.yaml", &pod("b0000"));
+    bench.now();
+    for round in 0..500 {
+        // The same file, of the same size.
+        let label = format!("v{round:04}");
+        bench.write("a.yaml", &pod("a").replace("app: a", &format!("app: {label}")));
+        let snapshot = bench.now();
+        let Facts::Pod(pod) = &find(&snapshot, ObjectKind::Pod, "a").facts else { panic!("a pod") };
+        assert_eq!(pod.labels["app"], label);
+    }
+    let read = bench.now().objects;
+    std::thread::sleep(Duration::from_millis(150));
+    bench.folder.scan(Now { uptime: bench.uptime, wall: SystemTime::now() });
+    assert!(bench.now().objects.shares(&read), "read once more for certainty, and the same");
 }
 
 #[test]

@@ -1,10 +1,10 @@
 //! One world, the programs and the model side by side: where they differ, in words.
 
 use super::lab::{Input, Lab, Seen};
-use super::model::{Expected, Model, Verdict};
-use super::packet::{LINK, checksum_field, checksums, ones};
+use super::model::{Expected, Model, Parsed, Verdict, parse};
+use super::packet::{LINK, checksum_field, checksums, l4_sum, ones};
 use super::world::World;
-use cilium_abi::{ct::CtRow, event, proto};
+use cilium_abi::{ct::CtRow, event, fragment::FragmentRow, proto};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::rc::Rc;
@@ -69,7 +69,8 @@ impl<'a> Trial<'a> {
     pub fn lose(&mut self, number: usize) {
         let entries = self.model.connections.len();
         let both = entries + self.model.translations.len();
-        let rows = both + self.model.affinities.len();
+        let kept = both + self.model.affinities.len();
+        let rows = kept + self.model.fragments.len();
         if rows == 0 {
             return;
         }
@@ -83,6 +84,9 @@ impl<'a> Trial<'a> {
         } else if let Some(key) = self.model.affinities.keys().nth(number - both).copied() {
             self.model.affinities.remove(&key);
             self.lab.remove_affinity(&key);
+        } else if let Some(key) = self.model.fragments.keys().nth(number - kept).copied() {
+            self.model.fragments.remove(&key);
+            self.lab.remove_fragment(&key);
         }
     }
 
@@ -92,6 +96,15 @@ impl<'a> Trial<'a> {
         if let Some((key, row)) = self.model.affinities.iter_mut().nth(number % clients.max(1)) {
             row.used = row.used.saturating_sub(seconds);
             self.lab.put_affinity(key, row);
+        }
+    }
+
+    /// Lets so many seconds pass since a first fragment was seen: one of many, by number.
+    pub fn delay(&mut self, number: usize, seconds: u32) {
+        let datagrams = self.model.fragments.len();
+        if let Some((key, row)) = self.model.fragments.iter_mut().nth(number % datagrams.max(1)) {
+            row.seen = row.seen.saturating_sub(seconds);
+            self.lab.put_fragment(key, row);
         }
     }
 
@@ -155,6 +168,18 @@ impl<'a> Trial<'a> {
             if !same {
                 let (got, want) = (rows.get(key), self.model.affinities.get(key));
                 wrong.push(format!("affinity {key:?}: is {got:?}, should be {want:?}"));
+            }
+        }
+        let rows = self.lab.fragments();
+        for key in rows.keys().chain(self.model.fragments.keys()).collect::<BTreeSet<_>>() {
+            let facts = |r: &FragmentRow| (r.src_port, r.dst_port, r.head, r.proto, r.detail);
+            let (got, want) = (rows.get(key), self.model.fragments.get(key));
+            let same = match (got, want) {
+                (Some(got), Some(want)) => facts(got) == facts(want) && got.seen.abs_diff(want.seen) <= 1,
+                _ => false,
+            };
+            if !same {
+                wrong.push(format!("fragments {key:?}: is {got:?}, should be {want:?}"));
             }
         }
         for (at, before) in &self.before {
@@ -231,10 +256,17 @@ pub fn compare(input: &Input, seen: &Seen, expected: &Expected) -> Vec<String> {
             hex(&input.data)
         ));
     } else if let Some((l4, number)) = expected.l4 {
+        if !is_same_sum(input, seen, l4, number) {
+            wrong.push(format!(
+                "the part's share of the checksum is another: {}\n    was {}",
+                hex(&seen.data),
+                hex(&input.data)
+            ));
+        }
         // What an answer quotes is as it came.
         let is_answer = matches!(expected.verdict, Verdict::Answer(_));
         let sums = if is_answer { checksums } else { all_sums };
-        let before = sums(&input.data, l4, number);
+        let before = sums(&input.data, if is_answer { l4 } else { before(input, seen, l4) }, number);
         for (place, (at, right)) in sums(&seen.data, l4, number).into_iter().enumerate() {
             let was_right = before.get(place).is_none_or(|(_, right)| *right);
             if !right && (was_right || expected.made) {
@@ -247,6 +279,28 @@ pub fn compare(input: &Input, seen: &Seen, expected: &Expected) -> Vec<String> {
         }
     }
     wrong
+}
+
+/// Where layer 4 began in a packet, given where it does: an option that names a frontend may have come or gone.
+fn before(input: &Input, seen: &Seen, l4: usize) -> usize {
+    if l4 == 0 { 0 } else { (l4 + input.data.len()).saturating_sub(seen.data.len()) }
+}
+
+/// Whether a first fragment adds up to what it did, pseudo header included, so that the whole datagram does.
+fn is_same_sum(input: &Input, seen: &Seen, l4: usize, number: u8) -> bool {
+    let is_v6 = input.data[12..14] == [0x86, 0xdd];
+    let (was, is) = (parse(&input.data, is_v6), parse(&seen.data, is_v6));
+    let Some(field) = checksum_field(number) else { return true };
+    if was.part.is_none() || is.part.is_none() || l4 == 0 {
+        return true;
+    }
+    let from = before(input, seen, l4);
+    if number == proto::UDP && !is_v6 && input.data[from + field..from + field + 2] == [0, 0] {
+        return seen.data[l4 + field..l4 + field + 2] == [0, 0];
+    }
+    let sum =
+        |parsed: &Parsed, data: &[u8]| l4_sum(&parsed.ends.src, &parsed.ends.dst, number, data) % 0xffff;
+    sum(&was, &input.data[from..]) == sum(&is, &seen.data[l4..])
 }
 
 /// Where an IPv4 header lies inside an ICMP error.

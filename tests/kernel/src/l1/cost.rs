@@ -3,22 +3,19 @@
 //!
 //! Never: a judgement; limits are given, whoever measures compares.
 
+pub mod driver;
+mod minimal;
 mod north_south;
 
 use super::lab::{Hook, Input, Lab};
 use super::packet::{ACK, SYN, tcp, udp};
-use super::sys::{self, SKB_WORDS, insn};
+use super::sys::{self, HASH, LRU_HASH, PERCPU_ARRAY, SKB_WORDS, insn};
 use super::world::{A, B, Family, Links, Mode, OUTSIDE_ID, Rule, World, at, constants};
 use cilium_abi::endpoint::{CONFIG_EGRESS_NO_ANY, CONFIG_INGRESS_NO_ANY};
 use cilium_abi::node::NodeConstants;
 use std::os::fd::AsFd;
 use std::time::Duration;
 
-/// `BPF_MAP_TYPE_HASH` and `BPF_MAP_TYPE_LRU_HASH`.
-const HASH: u32 = 1;
-const LRU_HASH: u32 = 9;
-/// `BPF_MAP_TYPE_PERCPU_ARRAY`.
-const PERCPU_ARRAY: u32 = 6;
 /// Nanoseconds of an insert into an LRU map, as measured for the design.
 const LRU_INSERT: f64 = 400.0;
 /// Nanoseconds of an event: the exact clock, and a place in the ring.

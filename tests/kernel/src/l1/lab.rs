@@ -1,6 +1,7 @@
 //! The production programs in a namespace of their own: loads them once, fills their maps, runs them.
 
 use super::frontends::MAGLEV_ROWS;
+use super::relay::{Kind, Relay};
 use super::sys::{self, SKB_CB, SKB_IFINDEX, SKB_INGRESS, SKB_MARK, SKB_WORDS};
 use super::world::{
     ETH0_MAC, GATEWAY_MAC, Links, Mode, REMOTE_NODE_MAC, SERVER_MAC, SIDE_MAC, World, constants,
@@ -12,7 +13,6 @@ use cilium_abi::{
     Mac,
     ct::{CtKey, CtRow},
     event::Event,
-    lb::{AffinityKey, AffinityRow},
     maps, metrics,
     node::{NODE_XDP, NodeConstants},
     snat::{SnatKey, SnatRow},
@@ -20,7 +20,7 @@ use cilium_abi::{
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Write};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::process::{Command, Stdio};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
@@ -143,8 +143,7 @@ pub struct Lab {
     bpf: Ebpf,
     events: RingBuf<MapData>,
     /// Gives a packet tunnel metadata, then tail-calls `cil_from_overlay`.
-    out_of_tunnel: OwnedFd,
-    _table: OwnedFd,
+    out_of_tunnel: Relay,
     installed: World,
     cpus: usize,
     /// The flag that gives a packet a sum over all of it, as devices do, and has it checked afterwards;
@@ -164,7 +163,7 @@ impl Lab {
         let mut bpf = load(&node, Some(ROWS));
         let events = bpf.take_map(maps::EVENTS.name).expect("the object has a ring buffer");
         let events = RingBuf::try_from(events).expect("it is a ring buffer");
-        let (table, out_of_tunnel) = tunnel_entry(program(&bpf, Hook::FromOverlay.program()));
+        let out_of_tunnel = tunnel_entry(program(&bpf, Hook::FromOverlay.program()));
         let cpus = aya::util::nr_cpus().expect("the kernel tells its CPUs");
         let lab = Self {
             netns,
@@ -174,7 +173,6 @@ impl Lab {
             bpf,
             events,
             out_of_tunnel,
-            _table: table,
             installed: World::default(),
             cpus,
             summed: 0,
@@ -244,6 +242,10 @@ impl Lab {
         for (key, _) in sys::dump::<SnatKey, SnatRow>(map, ROWS as usize).expect("the map can be read") {
             sys::delete(map, &key).expect("a row can be removed");
         }
+        let map = self.map(maps::FRAGMENTS.name);
+        for key in self.fragments().keys() {
+            sys::delete(map, key).expect("a row can be removed");
+        }
         let map = self.map(maps::AFFINITY.name);
         for key in self.affinities().keys() {
             sys::delete(map, key).expect("a row can be removed");
@@ -251,67 +253,6 @@ impl Lab {
         let answers = self.map(ANSWERS);
         sys::clear_per_cpu(answers, 0, ANSWERS_ROW, self.cpus).expect("a row can be cleared");
         while self.events.next().is_some() {}
-    }
-
-    fn ct_map(&self, proto: u8) -> BorrowedFd<'_> {
-        self.map(if proto == cilium_abi::proto::TCP { maps::CT_TCP.name } else { maps::CT_ANY.name })
-    }
-
-    /// An entry of conntrack.
-    pub fn connection(&self, key: &CtKey) -> Option<CtRow> {
-        sys::lookup(self.ct_map(key.proto), key)
-    }
-
-    /// Writes an entry of conntrack.
-    pub fn put_connection(&self, key: &CtKey, row: &CtRow) {
-        sys::update(self.ct_map(key.proto), key, row).expect("an entry can be written");
-    }
-
-    /// Removes an entry of conntrack.
-    pub fn remove_connection(&self, key: &CtKey) {
-        sys::delete(self.ct_map(key.proto), key).expect("an entry can be removed");
-    }
-
-    /// All of conntrack.
-    pub fn connections(&self) -> BTreeMap<CtKey, CtRow> {
-        let read = |name| sys::dump(self.map(name), ROWS as usize).expect("the map can be read");
-        read(maps::CT_TCP.name).into_iter().chain(read(maps::CT_ANY.name)).collect()
-    }
-
-    /// All translations.
-    pub fn translations(&self) -> BTreeMap<SnatKey, SnatRow> {
-        sys::dump(self.map(maps::SNAT.name), ROWS as usize)
-            .expect("the map can be read")
-            .into_iter()
-            .collect()
-    }
-
-    /// Writes a translation.
-    pub fn put_translation(&self, key: &SnatKey, row: &SnatRow) {
-        sys::update(self.map(maps::SNAT.name), key, row).expect("a row can be written");
-    }
-
-    /// Removes a translation.
-    pub fn remove_translation(&self, key: &SnatKey) {
-        sys::delete(self.map(maps::SNAT.name), key).expect("a row can be removed");
-    }
-
-    /// Which backends clients keep.
-    pub fn affinities(&self) -> BTreeMap<AffinityKey, AffinityRow> {
-        sys::dump(self.map(maps::AFFINITY.name), ROWS as usize)
-            .expect("the map can be read")
-            .into_iter()
-            .collect()
-    }
-
-    /// Writes which backend a client keeps.
-    pub fn put_affinity(&self, key: &AffinityKey, row: &AffinityRow) {
-        sys::update(self.map(maps::AFFINITY.name), key, row).expect("a row can be written");
-    }
-
-    /// Forgets which backend a client keeps.
-    pub fn remove_affinity(&self, key: &AffinityKey) {
-        sys::delete(self.map(maps::AFFINITY.name), key).expect("a row can be removed");
     }
 
     /// Packets counted under a reason and direction.
@@ -366,16 +307,16 @@ impl Lab {
         if self.node.flags & NODE_XDP == 0 || input.hook != Hook::FromNetdev {
             return Ok(Driven::On(input.data.clone()));
         }
-        let (verdict, data) = sys::test_run_xdp(self.program("cil_xdp_entry"), input.ifindex, &input.data)?;
-        let verdict = match verdict {
-            XDP_PASS => return Ok(Driven::On(data)),
+        let ran = sys::test_run_xdp(self.program("cil_xdp_entry"), input.ifindex, &input.data, 1)?;
+        let verdict = match ran.verdict {
+            XDP_PASS => return Ok(Driven::On(ran.data)),
             XDP_TX => TC_ACT_REDIRECT,
             XDP_DROP => TC_ACT_SHOT,
             other => panic!("the driver's program never says {other}"),
         };
         let mut context = [0; SKB_WORDS];
         context[SKB_MARK] = input.mark;
-        Ok(Driven::Ended(sys::Ran { verdict, data, context, nanoseconds: 0 }))
+        Ok(Driven::Ended(sys::Ran { verdict, context, ..ran }))
     }
 
     /// As [`Self::run_with`], with nobody reading events.
@@ -390,7 +331,7 @@ impl Lab {
         let program = match input.wire {
             Some(wire) if input.hook == Hook::FromOverlay => {
                 context[SKB_CB] = wire;
-                self.out_of_tunnel.as_fd()
+                self.out_of_tunnel.program()
             }
             _ => self.program(input.hook.program()),
         };
@@ -485,15 +426,10 @@ where
 /// A program that sets tunnel metadata from `cb[0]`, and then is `cil_from_overlay`.
 ///
 /// A test run cannot be given metadata; what a program set for sending reads back as received.
-fn tunnel_entry(target: BorrowedFd<'_>) -> (OwnedFd, OwnedFd) {
+fn tunnel_entry(target: BorrowedFd<'_>) -> Relay {
     use sys::insn;
-    /// `BPF_MAP_TYPE_PROG_ARRAY`.
-    const PROG_ARRAY: u32 = 3;
-    let table = sys::create(PROG_ARRAY, 4, 4, 1).expect("a call table can be made");
-    sys::update(table.as_fd(), &0u32, &target.as_raw_fd()).expect("the program can be put in it");
-    let [map_low, map_high] = sys::load_map(2, table.as_fd());
     // struct bpf_tunnel_key of 44 bytes at r10-48: id, remote address, tos, ttl; the rest zero.
-    let mut code = vec![insn(0xbf, 6, 1, 0, 0), insn(0xb7, 0, 0, 0, 0)];
+    let mut code = vec![insn(0xb7, 0, 0, 0, 0)];
     code.extend((1..=6).map(|word| insn(0x7b, 10, 0, -8 * word, 0)));
     code.extend([
         insn(0x61, 1, 6, 4 * SKB_CB as i16, 0),
@@ -506,17 +442,8 @@ fn tunnel_entry(target: BorrowedFd<'_>) -> (OwnedFd, OwnedFd) {
         insn(0xb7, 4, 0, 0, 0),
         // bpf_skb_set_tunnel_key
         insn(0x85, 0, 0, 0, 21),
-        insn(0xbf, 1, 6, 0, 0),
-        map_low,
-        map_high,
-        insn(0xb7, 3, 0, 0, 0),
-        // bpf_tail_call
-        insn(0x85, 0, 0, 0, 12),
-        insn(0xb7, 0, 0, 0, 99),
-        insn(0x95, 0, 0, 0, 0),
     ]);
-    let program = sys::load(&code).expect("the verifier takes the entry program");
-    (table, program)
+    Relay::new(Kind::Classifier, &code, Some(target))
 }
 
 fn set_netns(file: &File) {

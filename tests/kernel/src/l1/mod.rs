@@ -17,6 +17,8 @@ pub mod lab;
 pub mod model;
 pub mod packet;
 pub mod random;
+pub mod relay;
+mod rows;
 pub mod rule;
 pub mod script;
 pub mod sys;

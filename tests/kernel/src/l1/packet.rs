@@ -1,7 +1,12 @@
 //! Building packets and checking their checksums. Never: what a datapath should do with them.
 
 use super::world::{ETH0_MAC, Family, Pod};
-use cilium_abi::{Address, Mac, proto};
+use cilium_abi::{
+    Address, Be16, Mac,
+    dsr::{DESTINATION_OPTIONS, OptionV4, OptionV6},
+    proto,
+};
+use zerocopy::IntoBytes;
 
 /// Bytes of Ethernet header.
 pub const LINK: usize = 14;
@@ -140,6 +145,19 @@ impl Build {
         self.extra.push((number, header));
         self
     }
+    /// With an option that names a frontend of its family to the backend's node.
+    pub fn naming(mut self, addr: Address, port: u16) -> Self {
+        if addr.is_v4() != self.dst.is_v4() {
+            return self;
+        }
+        let option = if self.dst.is_v4() {
+            OptionV4::new(&addr, Be16::new(port)).as_bytes().to_vec()
+        } else {
+            OptionV6::new(0, &addr, Be16::new(port)).as_bytes().to_vec()
+        };
+        self.extra.push((DESTINATION_OPTIONS, option));
+        self
+    }
     /// As a fragment: offset in eight bytes, more to come in bit 13 (as in the IPv4 header).
     pub fn fragment(mut self, value: u16) -> Self {
         self.fragment = value;
@@ -211,6 +229,91 @@ impl Build {
         }
         frame
     }
+}
+
+/// A frame's datagram in fragments that end at these offsets of its payload, which are multiples of eight. IPv6:
+/// a frame without extension headers.
+pub fn split(frame: &[u8], id: u32, ends: &[usize]) -> Vec<Vec<u8>> {
+    let is_v4 = frame[12..14] == [8, 0];
+    let payload = LINK + if is_v4 { usize::from(frame[LINK] & 15) * 4 } else { 40 };
+    let whole = frame.len() - payload;
+    let mut start = 0;
+    let mut parts = Vec::new();
+    for end in ends.iter().copied().chain([whole]) {
+        let more = u16::from(end < whole);
+        let mut part = frame[..payload].to_vec();
+        if is_v4 {
+            part[LINK + 2..LINK + 4].copy_from_slice(&((payload - LINK + end - start) as u16).to_be_bytes());
+            part[LINK + 4..LINK + 6].copy_from_slice(&(id as u16).to_be_bytes());
+            part[LINK + 6..LINK + 8].copy_from_slice(&((start / 8) as u16 | more << 13).to_be_bytes());
+            part[LINK + 10..LINK + 12].fill(0);
+            let sum = !ones(&part[LINK..payload]);
+            part[LINK + 10..LINK + 12].copy_from_slice(&sum.to_be_bytes());
+        } else {
+            part[LINK + 4..LINK + 6].copy_from_slice(&((8 + end - start) as u16).to_be_bytes());
+            let next = std::mem::replace(&mut part[LINK + 6], 44);
+            part.extend([next, 0]);
+            part.extend((start as u16 | more).to_be_bytes());
+            part.extend(id.to_be_bytes());
+        }
+        part.extend(&frame[payload + start..payload + end]);
+        parts.push(part);
+        start = end;
+    }
+    parts
+}
+
+/// The datagram that fragments make up, whatever their order, by RFC 791 and RFC 8200; `None`: something is missing.
+pub fn join(parts: &[Vec<u8>]) -> Option<Vec<u8>> {
+    let is_v4 = parts.first()?[12..14] == [8, 0];
+    let mut head = Vec::new();
+    let mut body = Vec::new();
+    let mut filled = 0;
+    let mut whole = None;
+    for part in parts {
+        // Where the Fragment header is, and what says so: an option that names a frontend may stand before it.
+        let (header, says) = match (is_v4, part[LINK + 6]) {
+            (false, DESTINATION_OPTIONS) => (LINK + 48 + usize::from(part[LINK + 41]) * 8, LINK + 40),
+            _ => (LINK + 40, LINK + 6),
+        };
+        let (from, start, more) = if is_v4 {
+            let place = u16::from_be_bytes([part[LINK + 6], part[LINK + 7]]);
+            let from = LINK + usize::from(part[LINK] & 15) * 4;
+            (from, usize::from(place & 0x1fff) * 8, place & 0x2000 != 0)
+        } else {
+            let place = u16::from_be_bytes([part[header + 2], part[header + 3]]);
+            (header + 8, usize::from(place & 0xfff8), place & 1 != 0)
+        };
+        let bytes = &part[from..];
+        if body.len() < start + bytes.len() {
+            body.resize(start + bytes.len(), 0);
+        }
+        body[start..start + bytes.len()].copy_from_slice(bytes);
+        filled += bytes.len();
+        if start == 0 {
+            head = part[..if is_v4 { from } else { header }].to_vec();
+            if !is_v4 {
+                head[says] = part[header];
+            }
+        }
+        if !more {
+            whole = Some(start + bytes.len());
+        }
+    }
+    if whole != Some(filled) || body.len() != filled || head.is_empty() {
+        return None;
+    }
+    let length = (head.len() - LINK - if is_v4 { 0 } else { 40 } + filled) as u16;
+    let at = LINK + if is_v4 { 2 } else { 4 };
+    head[at..at + 2].copy_from_slice(&length.to_be_bytes());
+    if is_v4 {
+        head[LINK + 6..LINK + 8].fill(0);
+        head[LINK + 10..LINK + 12].fill(0);
+        let sum = !ones(&head[LINK..]);
+        head[LINK + 10..LINK + 12].copy_from_slice(&sum.to_be_bytes());
+    }
+    head.extend(body);
+    Some(head)
 }
 
 /// Where a protocol keeps its checksum.

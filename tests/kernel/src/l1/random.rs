@@ -17,8 +17,9 @@ use cilium_abi::{
     identity,
     ipcache::{FLAG_IN_CLUSTER, IpcacheRow, PrefixKey},
     lb::{
-        BACKEND_TERMINATING, FRONTEND_EXTERNAL, FRONTEND_MAGLEV_BITS, FRONTEND_REJECT, FRONTEND_SOURCE_DENY,
-        FRONTEND_SOURCE_RANGES, FRONTEND_TWO_SCOPES, FrontendKey, FrontendRow, SourceRangeKey, maglev_flags,
+        BACKEND_TERMINATING, FRONTEND_DSR, FRONTEND_EXTERNAL, FRONTEND_MAGLEV_BITS, FRONTEND_REJECT,
+        FRONTEND_SOURCE_DENY, FRONTEND_SOURCE_RANGES, FRONTEND_TWO_SCOPES, FrontendKey, FrontendRow,
+        SourceRangeKey, maglev_flags,
     },
     node::mark,
     proto,
@@ -241,7 +242,8 @@ fn services(random: &mut Random, world: &mut World) {
 }
 
 /// Flags of frontends and how often they differ from the base world's.
-const FLAGS_OF_FRONTENDS: [(u32, usize); 7] = [
+const FLAGS_OF_FRONTENDS: [(u32, usize); 8] = [
+    (FRONTEND_DSR, 30),
     (FRONTEND_REJECT, 60),
     (FRONTEND_EXTERNAL, 8),
     (FRONTEND_TWO_SCOPES, 8),
@@ -278,12 +280,14 @@ pub struct Traffic {
     links: Links,
     past: Vec<(Ends, bool)>,
     frames: Vec<Vec<u8>>,
+    /// Fragments that are still to come, the next one last.
+    waiting: Vec<Input>,
 }
 
 impl Traffic {
     /// Traffic from a seed.
     pub const fn new(random: Random, links: Links) -> Self {
-        Self { random, links, past: Vec::new(), frames: Vec::new() }
+        Self { random, links, past: Vec::new(), frames: Vec::new(), waiting: Vec::new() }
     }
 
     /// Tells what came out of a hook; answers to it will follow.
@@ -301,12 +305,53 @@ impl Traffic {
 
     /// The next packet and its hook.
     pub fn packet(&mut self) -> Input {
+        if !self.waiting.is_empty() && self.random.chance(60) {
+            let next = self.waiting.len() - 1;
+            let at = if self.random.chance(85) { next } else { self.random.below(next + 1) };
+            let mut input = self.waiting.remove(at);
+            self.spoil(&mut input.data);
+            return input;
+        }
         let answer = !self.past.is_empty() && self.random.chance(45);
         let build = if answer { self.answer() } else { self.fresh() };
-        let (build, src, dst) = build;
+        let (mut build, src, dst) = build;
+        let is_long = self.random.chance(12);
+        if is_long {
+            build = build.longer(1 + self.random.below(60));
+        }
         let mut input = self.place(build, src, dst);
+        if is_long {
+            self.cut(&mut input);
+        }
         self.spoil(&mut input.data);
         input
+    }
+
+    /// Sends a datagram in fragments, of which few differ in their identification.
+    fn cut(&mut self, input: &mut Input) {
+        let header = 14 + if input.data[12] == 8 { usize::from(input.data[14] & 15) * 4 } else { 40 };
+        let plain = [proto::TCP, proto::UDP, proto::ICMP, proto::ICMPV6, proto::SCTP];
+        let number = input.data[if input.data[12] == 8 { 23 } else { 20 }];
+        let units = input.data.len().saturating_sub(header) / 8;
+        if units < 2 || !plain.contains(&number) {
+            return;
+        }
+        let first = 1 + self.random.below(units.min(5) - 1);
+        let mut ends = vec![first * 8];
+        if first + 1 < units && self.random.chance(60) {
+            ends.push((first + 1 + self.random.below(units - first - 1)) * 8);
+        }
+        let id = self.random.pick(&[7, 7, 7, 0x1_0007]);
+        let mut parts = packet::split(&input.data, id, &ends);
+        if self.random.chance(15) {
+            let at = self.random.below(parts.len());
+            parts.swap(0, at);
+        }
+        self.waiting.truncate(8);
+        for part in parts.drain(1..).rev() {
+            self.waiting.push(Input { data: part, ..input.clone() });
+        }
+        input.data.clone_from(&parts[0]);
     }
 
     fn anyone(&mut self, family: Family) -> Address {
@@ -486,6 +531,11 @@ impl Traffic {
         }
         if self.random.chance(4) {
             build = build.extra(self.random.pick(&[0, 43, 60, 51]), 1 + self.random.below(3));
+        }
+        if self.random.chance(4) {
+            let family = self.random.pick(&[Family::V4, Family::V6]);
+            let (addr, port) = self.random.pick(&frontends(family).collect::<Vec<_>>());
+            build = build.naming(addr, port);
         }
         if self.random.chance(2) {
             build = build.longer(self.random.pick(&[1, 100, 1400, 1500]));

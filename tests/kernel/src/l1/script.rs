@@ -1,15 +1,17 @@
 //! Fixtures: a world, a few packets one after another, and what each must lead to. The model is asked
 //! as well, so a fixture fails if any of the three disagrees.
 
-use super::compare::{Trial, coarse_seconds, same_entry};
+use super::compare::{Trial, coarse_seconds, hex, same_entry};
 use super::lab::{Hook, Input, Lab, Seen};
-use super::model::{Ends, Parsed, Verdict, key, parse};
+use super::model::{Ends, Kind, Parsed, Verdict, key, parse};
+use super::packet::{checksum_field, checksums, join, l4_sum, split};
 use super::world::{Links, Mode, Pod, World};
 use cilium_abi::{
     Address, Be16, Mac,
     ct::{CtRow, KIND_CONNECTION},
     event,
     lb::{AffinityKey, AffinityRow},
+    proto,
     snat::{SnatKey, SnatRow},
 };
 
@@ -108,6 +110,84 @@ pub enum Check {
     Length(usize),
     /// The last byte of the frame at an offset.
     Byte(usize, u8),
+}
+
+impl Check {
+    /// Whether it says of a datagram what it says of a packet.
+    const fn is_about_ends(&self) -> bool {
+        matches!(
+            self,
+            Self::Source(..)
+                | Self::Destination(..)
+                | Self::SourcePort(..)
+                | Self::Ttl(_)
+                | Self::Macs(..)
+                | Self::Mark(_)
+                | Self::Entry(_)
+                | Self::Known(..)
+                | Self::Keeps(..)
+                | Self::Translations(_)
+        )
+    }
+}
+
+/// How the packets of a fixture travel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Manner {
+    /// As they are.
+    Whole,
+    /// What has ports or is an echo is longer, and cut in three.
+    InParts,
+}
+
+/// What fixtures ran.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Tally {
+    /// Frames that ended in the driver.
+    pub driven: usize,
+    /// Fragments.
+    pub parts: usize,
+}
+
+/// Where the length of a packet matters, it stays one.
+const LONGEST: usize = 1400;
+
+/// The longer datagram of a plain packet in three fragments; none of one that is not plain.
+fn parts(frame: &[u8], id: u32) -> Vec<Vec<u8>> {
+    let v6 = frame[12..14] == [0x86, 0xdd];
+    let parsed = parse(frame, v6);
+    let is_ip = v6 || frame[12..14] == [8, 0];
+    let (header, length_at) = if v6 { (54, 18) } else { (14 + usize::from(frame[14] & 15) * 4, 16) };
+    let of_length = if v6 { 54 } else { 14 };
+    let said = usize::from(u16::from_be_bytes([frame[length_at], frame[length_at + 1]])) + of_length;
+    let is_plain = is_ip
+        && parsed.fault.is_none()
+        && parsed.part.is_none()
+        && matches!(parsed.kind, Kind::Ports | Kind::Request | Kind::Reply)
+        && parsed.l4 == header
+        && said == frame.len()
+        && said < LONGEST;
+    let number = parsed.ends.proto;
+    if !is_plain || checksums(frame, header, number).iter().any(|(_, right)| !right) {
+        return Vec::new();
+    }
+    let mut frame = [frame, &[0xa5; 61]].concat();
+    let length = ((frame.len() - of_length) as u16).to_be_bytes();
+    frame[length_at..length_at + 2].copy_from_slice(&length);
+    if number == proto::UDP {
+        let length = ((frame.len() - header) as u16).to_be_bytes();
+        frame[header + 4..header + 6].copy_from_slice(&length);
+    }
+    let has_sum = checksum_field(number)
+        .map(|field| header + field)
+        .filter(|at| number != proto::UDP || frame[*at..at + 2] != [0, 0]);
+    if let Some(at) = has_sum {
+        frame[at..at + 2].fill(0);
+        let sum = !l4_sum(&parsed.ends.src, &parsed.ends.dst, number, &frame[header..]);
+        let sum = if sum == 0 { 0xffff } else { sum };
+        frame[at..at + 2].copy_from_slice(&sum.to_be_bytes());
+    }
+    split(&frame, id, &[24, 56])
 }
 
 struct Step {
@@ -251,21 +331,32 @@ impl Fixture {
         Input { hook, ifindex, mark: step.mark, wire, data }
     }
 
-    /// Runs it; where devices serve frontends also with drivers that do, which must come to the same. Gives how
-    /// many frames ended in the driver.
+    /// Runs it; where devices serve frontends also with drivers that do, which must come to the same, and once more
+    /// in fragments, likewise.
     ///
     /// # Errors
     /// What went otherwise.
-    pub fn run(&self, labs: &mut WithLab<'_>) -> Result<usize, String> {
-        let mut driven = 0;
-        self.run_in(self.mode, labs, &mut driven)?;
+    pub fn run(&self, labs: &mut WithLab<'_>) -> Result<Tally, String> {
+        let mut tally = Tally::default();
+        self.run_in(self.mode, Manner::Whole, labs, &mut tally)?;
+        self.run_in(self.mode, Manner::InParts, labs, &mut tally)
+            .map_err(|why| format!("in parts: {why}"))?;
         if let Some(mode) = self.mode.accelerated() {
-            self.run_in(mode, labs, &mut driven).map_err(|why| format!("{mode:?}: {why}"))?;
+            for manner in [Manner::Whole, Manner::InParts] {
+                self.run_in(mode, manner, labs, &mut tally)
+                    .map_err(|why| format!("{mode:?} {manner:?}: {why}"))?;
+            }
         }
-        Ok(driven)
+        Ok(tally)
     }
 
-    fn run_in(&self, mode: Mode, labs: &mut WithLab<'_>, driven: &mut usize) -> Result<(), String> {
+    fn run_in(
+        &self,
+        mode: Mode,
+        manner: Manner,
+        labs: &mut WithLab<'_>,
+        tally: &mut Tally,
+    ) -> Result<(), String> {
         labs(mode, &mut |lab| {
             let links = lab.links;
             let mut world = World::base(&links, mode);
@@ -280,19 +371,45 @@ impl Fixture {
             for (number, step) in self.steps.iter().enumerate() {
                 let place = format!("packet {} at {:?}", number + 1, step.site);
                 let input = Self::input(&links, step, &outputs);
-                let (seen, expected) = trial
-                    .step(&input)
-                    .map_err(|wrong| format!("{place}: against the model: {wrong}"))?
-                    .ok_or_else(|| format!("{place}: the kernel does not build this packet"))?;
-                if expected.verdict != step.want {
-                    return Err(format!(
-                        "{place}: {:?}, the fixture wants {:?}",
-                        expected.verdict, step.want
-                    ));
+                let mut frames = match (manner, step.want) {
+                    // Who is told that there is nobody is told by the first fragment alone.
+                    (Manner::Whole, _) | (_, Verdict::Answer(_)) => Vec::new(),
+                    (Manner::InParts, _) => parts(&input.data, 0x4000 + number as u32),
+                };
+                tally.parts += frames.len();
+                let is_cut = !frames.is_empty();
+                if !is_cut {
+                    frames.push(input.data.clone());
                 }
-                *driven += usize::from(seen.by_driver);
+                let mut seen_all = Vec::new();
+                for data in frames {
+                    let input = Input { data, ..input.clone() };
+                    let (seen, expected) = trial
+                        .step(&input)
+                        .map_err(|wrong| format!("{place}: against the model: {wrong}"))?
+                        .ok_or_else(|| format!("{place}: the kernel does not build this packet"))?;
+                    if expected.verdict != step.want {
+                        return Err(format!(
+                            "{place}: {:?}, the fixture wants {:?}",
+                            expected.verdict, step.want
+                        ));
+                    }
+                    tally.driven += usize::from(seen.by_driver);
+                    seen_all.push(seen);
+                }
+                let mut seen = seen_all.pop().ok_or("no packet")?;
+                if is_cut {
+                    let frames: Vec<_> = seen_all.into_iter().chain([seen.clone()]).map(|s| s.data).collect();
+                    seen.data = join(&frames).ok_or_else(|| format!("{place}: the fragments do not fit"))?;
+                }
                 let out = parse(&seen.data, seen.data[12..14] == [0x86, 0xdd]);
-                for check in &step.checks {
+                if is_cut
+                    && let Some((at, _)) =
+                        checksums(&seen.data, out.l4, out.ends.proto).into_iter().find(|(_, right)| !right)
+                {
+                    return Err(format!("{place}: checksum at {at} is wrong: {}", hex(&seen.data)));
+                }
+                for check in step.checks.iter().filter(|check| !is_cut || check.is_about_ends()) {
                     look(&trial, &input, &seen, &out, check).map_err(|why| format!("{place}: {why}"))?;
                 }
                 outputs.push(out);

@@ -9,6 +9,18 @@ use zerocopy::{FromBytes, Immutable, IntoBytes};
 const SCHED_CLS: u32 = 3;
 /// `BPF_PROG_TYPE_XDP`.
 const XDP: u32 = 6;
+/// Types of maps (`enum bpf_map_type`).
+pub const HASH: u32 = 1;
+/// By number.
+pub const ARRAY: u32 = 2;
+/// Programs, by number.
+pub const PROG_ARRAY: u32 = 3;
+/// By number, on each CPU.
+pub const PERCPU_ARRAY: u32 = 6;
+/// A hash that forgets what was used longest ago.
+pub const LRU_HASH: u32 = 9;
+/// `BPF_XDP`: those that call each other must have been loaded for the same.
+const ATTACH_XDP: u32 = 37;
 /// `BPF_F_TEST_SKB_CHECKSUM_COMPLETE`, since Linux 6.15.
 pub const CHECKSUM_COMPLETE: u32 = 1 << 2;
 /// Words of `struct __sk_buff`.
@@ -113,11 +125,12 @@ pub fn test_run(
     })
 }
 
-/// Runs an XDP program once on a frame that an interface received; gives its verdict and the frame afterwards.
+/// Runs an XDP program `repeat` times on a frame that an interface received (each on what the run before left).
+/// There is no context afterwards.
 ///
 /// # Errors
 /// What the kernel says.
-pub fn test_run_xdp(program: BorrowedFd<'_>, ifindex: u32, data: &[u8]) -> io::Result<(i32, Vec<u8>)> {
+pub fn test_run_xdp(program: BorrowedFd<'_>, ifindex: u32, data: &[u8], repeat: u32) -> io::Result<Ran> {
     let mut out = vec![0u8; data.len() + 256];
     // struct xdp_md: data, data_end, data_meta, ingress_ifindex, rx_queue_index, egress_ifindex.
     let context = [0, size(data.len()), 0, ifindex, 0, 0];
@@ -127,14 +140,19 @@ pub fn test_run_xdp(program: BorrowedFd<'_>, ifindex: u32, data: &[u8]) -> io::R
         data_size_out: size(out.len()),
         data_in: data.as_ptr() as u64,
         data_out: out.as_mut_ptr() as u64,
-        repeat: 1,
+        repeat,
         ctx_size_in: size(size_of_val(&context)),
         ctx_in: context.as_ptr() as u64,
         ..TestAttr::default()
     };
     bpf(10, &mut attr)?;
     out.truncate(attr.data_size_out as usize);
-    Ok((attr.retval.cast_signed(), out))
+    Ok(Ran {
+        verdict: attr.retval.cast_signed(),
+        data: out,
+        context: [0; SKB_WORDS],
+        nanoseconds: attr.duration,
+    })
 }
 
 #[repr(C)]
@@ -252,6 +270,9 @@ struct ProgramAttr {
     log_buf: u64,
     kern_version: u32,
     prog_flags: u32,
+    prog_name: [u8; 16],
+    prog_ifindex: u32,
+    expected_attach_type: u32,
 }
 
 /// Loads a classifier from its instructions.
@@ -259,7 +280,7 @@ struct ProgramAttr {
 /// # Errors
 /// What the kernel says, with the verifier's words.
 pub fn load(instructions: &[u64]) -> io::Result<OwnedFd> {
-    load_as(SCHED_CLS, instructions)
+    load_as(SCHED_CLS, 0, instructions)
 }
 
 /// Loads a program for drivers from its instructions.
@@ -267,10 +288,10 @@ pub fn load(instructions: &[u64]) -> io::Result<OwnedFd> {
 /// # Errors
 /// What the kernel says, with the verifier's words.
 pub fn load_xdp(instructions: &[u64]) -> io::Result<OwnedFd> {
-    load_as(XDP, instructions)
+    load_as(XDP, ATTACH_XDP, instructions)
 }
 
-fn load_as(prog_type: u32, instructions: &[u64]) -> io::Result<OwnedFd> {
+fn load_as(prog_type: u32, expected_attach_type: u32, instructions: &[u64]) -> io::Result<OwnedFd> {
     let mut log = vec![0u8; 1 << 16];
     let mut attr = ProgramAttr {
         prog_type,
@@ -280,6 +301,7 @@ fn load_as(prog_type: u32, instructions: &[u64]) -> io::Result<OwnedFd> {
         log_level: 1,
         log_size: size(log.len()),
         log_buf: log.as_mut_ptr() as u64,
+        expected_attach_type,
         ..ProgramAttr::default()
     };
     match bpf(5, &mut attr) {
@@ -305,8 +327,8 @@ struct LinkAttr {
 /// # Errors
 /// What the kernel says.
 pub fn run_in_driver(program: BorrowedFd<'_>, ifindex: u32) -> io::Result<OwnedFd> {
-    // BPF_XDP and XDP_FLAGS_DRV_MODE.
-    let mut attr = LinkAttr { prog_fd: raw(program), ifindex, attach_type: 37, flags: 1 << 2 };
+    // The flag is XDP_FLAGS_DRV_MODE.
+    let mut attr = LinkAttr { prog_fd: raw(program), ifindex, attach_type: ATTACH_XDP, flags: 1 << 2 };
     bpf(28, &mut attr).map(own)
 }
 

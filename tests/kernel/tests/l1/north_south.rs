@@ -465,9 +465,9 @@ fn corners(family: Family) -> Vec<Fixture> {
             .mode(Mode::Balancer)
             .passes(Site::FromNet, ping(client, node, 7))
             .check(Check::Untouched),
-        fixture(name("a fragment to a frontend is the stack's"))
+        fixture(name("a fragment whose first was not seen is the stack's"))
             .mode(Mode::Balancer)
-            .passes(Site::FromNet, udp(client, node, (CLIENT, NODE_PORT)).fragment(0x2000))
+            .passes(Site::FromNet, udp(client, node, (CLIENT, NODE_PORT)).fragment(0x0010))
             .check(Check::Untouched),
         overlay(Mode::BalancerTunnel)
             .passes(Site::FromNet, udp(client, node, (CLIENT, 8472)))

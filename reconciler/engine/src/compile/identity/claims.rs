@@ -56,6 +56,7 @@ impl Said {
             (said > 0).then(|| Claim { labels: labels.clone(), movable: fixed == 0 })
         };
         let mut claims: Vec<Claim> = self.labels.iter().filter_map(counts).collect();
+        claims.shrink_to_fit();
         claims.sort_by(|a, b| a.labels.cmp(&b.labels));
         let refused = self.refused.values().filter(|_| self.claims == 0);
         Settled { claims, problems: refused.cloned().collect() }
@@ -63,6 +64,8 @@ impl Said {
 
     fn voices(&mut self, labels: &Shared<Labels>) -> &mut Voices {
         let at = self.labels.iter().position(|(known, _)| known == labels).unwrap_or_else(|| {
+            // Most numbers stand for one.
+            self.labels.reserve_exact(1);
             self.labels.push((labels.clone(), Voices::default()));
             self.labels.len() - 1
         });

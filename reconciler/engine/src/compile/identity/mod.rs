@@ -161,12 +161,16 @@ impl Stage {
         }
         let mut stale: BTreeSet<u16> =
             seen.endpoints.differences(&world.endpoints).into_iter().map(|(id, ..)| *id).collect();
-        let namespaces: BTreeSet<&String> =
-            seen.namespaces.differences(&world.namespaces).into_iter().map(|(name, ..)| name).collect();
+        let namespaces: BTreeSet<&str> = seen
+            .namespaces
+            .differences(&world.namespaces)
+            .into_iter()
+            .map(|(name, ..)| name.as_str())
+            .collect();
         stale.extend(world.endpoints.iter().filter_map(|(id, record)| {
             let name = record.pod.as_ref()?;
             let pods = seen.pods.get(name) != world.pods.get(name);
-            (pods || namespaces.contains(&name.namespace)).then_some(*id)
+            (pods || namespaces.contains(name.namespace.as_str())).then_some(*id)
         }));
         let mut bearers = BTreeSet::new();
         for id in stale {
@@ -288,7 +292,7 @@ impl Stage {
     fn write_digests(&mut self, edits: &mut Edits) {
         let entry = |(hashed, id): (&Hashed, &IdentityId)| {
             let origin = self.wanted.get(hashed)?.values().next()?;
-            Some((*id, (hashed.0.digest(), Some(origin.clone()))))
+            Some((*id, (hashed.0.digest(), Some(origin.clone().into()))))
         };
         let now: BTreeMap<IdentityId, (Digest, Why)> = self.given.iter().filter_map(entry).collect();
         for id in self.all.own.keys().filter(|id| !now.contains_key(id)) {

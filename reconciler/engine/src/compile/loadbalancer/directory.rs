@@ -4,12 +4,16 @@
 use crate::eligible::{Backend, PodPlace, Slices, merge, of_pod};
 use crate::map::Map;
 use crate::shared::Shared;
+use crate::state::Origin;
 use crate::world::{
-    Distribution, EndpointRecord, EndpointSlice, IpFamily, Name, Node, NodeAddressKind, ObjectName, Pod,
-    RemoteEndpoint, Service, ServicePort, TargetPort, World,
+    Distribution, EndpointRecord, EndpointSlice, HostPort, IpFamily, Name, Node, NodeAddressKind, ObjectName,
+    Pod, RemoteEndpoint, Service, ServicePort, TargetPort, World,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+
+/// What rows of ports of the node say of themselves.
+const HOST_PORT: &str = "hostPort";
 
 /// Namespace, label key, value.
 type Held = (String, String, String);
@@ -19,8 +23,28 @@ type Held = (String, String, String);
 pub(super) struct Stale {
     /// Services.
     pub(super) services: BTreeMap<Name, Option<Shared<Service>>>,
-    /// Pods of this node with hostPorts.
-    pub(super) pods: BTreeMap<Name, Option<Shared<Pod>>>,
+    /// Guests with ports of the node.
+    pub(super) pods: BTreeMap<Name, Option<Shared<Guest>>>,
+}
+
+/// A pod of this node, or a container that is none, that ports of the node lead to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Guest {
+    /// `hostPort`s of its object, then those of its attachments that the object does not have.
+    pub(super) ports: Vec<HostPort>,
+    /// When its attachments asked for them, milliseconds since 1970; 0: its object did, or nobody knows.
+    pub(super) since: u64,
+    pub(super) origin: Origin,
+}
+
+/// What attachments of this node say of a guest.
+#[derive(Debug, Default)]
+struct Attached {
+    addresses: BTreeSet<IpAddr>,
+    mapped: Vec<HostPort>,
+    since: u64,
+    /// Of the last with ports of the node.
+    origin: Option<Origin>,
 }
 
 /// What Services ask for, as the directory last read it.
@@ -47,10 +71,10 @@ pub(super) struct Directory {
     labelled: Option<BTreeMap<Held, BTreeSet<Name>>>,
     /// Services for which the zones of nodes count.
     zoned: BTreeSet<Name>,
-    /// Addresses of this node's pods.
-    here: BTreeMap<ObjectName, BTreeSet<IpAddr>>,
-    /// Those of them with hostPorts.
-    hosting: BTreeMap<Name, Shared<Pod>>,
+    /// This node's pods and containers.
+    here: BTreeMap<ObjectName, Attached>,
+    /// Those of them with ports of the node.
+    hosting: BTreeMap<Name, Shared<Guest>>,
 }
 
 /// Backends of a port, and pods left out because they have no port of the name it leads to: how many, and the
@@ -105,9 +129,13 @@ impl Directory {
         if !seen.endpoints.shares(&world.endpoints) {
             self.here.clear();
             for record in world.endpoints.values() {
-                if let Some(pod) = &record.pod {
-                    let addresses = self.here.entry(pod.clone()).or_default();
-                    addresses.extend(record.ipv4.iter().chain(&record.ipv6));
+                let at = self.here.entry(record.guest()).or_default();
+                at.addresses.extend(record.ipv4.iter().chain(&record.ipv6));
+                let mapped = &record.port_mappings;
+                if !mapped.ports.is_empty() {
+                    at.since = if at.mapped.is_empty() { mapped.since } else { at.since.min(mapped.since) };
+                    at.mapped.extend_from_slice(&mapped.ports);
+                    at.origin = Some(Origin { rule: HOST_PORT.to_owned(), ..record.origin() });
                 }
             }
         }
@@ -135,28 +163,25 @@ impl Directory {
         Stale { services: stale, pods }
     }
 
-    /// Pods of this node with hostPorts, of which something changed.
-    fn sort_hosting(&mut self, seen: &Seen, world: &World) -> BTreeMap<Name, Option<Shared<Pod>>> {
+    /// Guests with ports of the node, of which something changed.
+    fn sort_hosting(&mut self, seen: &Seen, world: &World) -> BTreeMap<Name, Option<Shared<Guest>>> {
         let mut touched: BTreeSet<Name> = BTreeSet::new();
         for (name, was, is) in seen.pods.differences(&world.pods) {
-            if was.into_iter().chain(is).any(|pod| !pod.host_ports.is_empty()) {
+            let has_ports = was.into_iter().chain(is).any(|pod| !pod.host_ports.is_empty());
+            if has_ports || self.hosting.contains_key(name) {
                 touched.insert(name.clone());
             }
         }
         for (_, was, is) in seen.endpoints.differences(&world.endpoints) {
-            for pod in was.into_iter().chain(is).filter_map(|record| record.pod.as_ref()) {
-                let known = world.pods.get_key_value(pod).map(|(name, _)| name);
-                touched
-                    .extend(known.or_else(|| self.hosting.get_key_value(pod).map(|(name, _)| name)).cloned());
-            }
+            touched.extend(was.into_iter().chain(is).map(|record| Name::from(record.guest())));
         }
         let mut stale = BTreeMap::new();
         for name in touched {
-            let is = world.pods.get::<ObjectName>(&name);
+            let pod = world.pods.get::<ObjectName>(&name).map(|pod| &**pod);
             let is =
-                is.filter(|pod| !pod.host_ports.is_empty() && self.here.contains_key::<ObjectName>(&name));
-            let was = match is {
-                Some(pod) => self.hosting.insert(name.clone(), pod.clone()),
+                self.here.get::<ObjectName>(&name).and_then(|at| guest(&name, pod, at)).map(Shared::from);
+            let was = match is.clone() {
+                Some(guest) => self.hosting.insert(name.clone(), guest),
                 None => self.hosting.remove(&name),
             };
             if was.is_some() || is.is_some() {
@@ -166,14 +191,14 @@ impl Directory {
         stale
     }
 
-    /// A pod of this node with hostPorts.
-    pub(super) fn hosting(&self, name: &Name) -> Option<&Shared<Pod>> {
+    /// A guest with ports of the node.
+    pub(super) fn hosting(&self, name: &Name) -> Option<&Shared<Guest>> {
         self.hosting.get(name)
     }
 
     /// Addresses of a pod of this node.
     pub(super) fn addresses_here(&self, name: &ObjectName) -> impl Iterator<Item = IpAddr> {
-        self.here.get(name).into_iter().flatten().copied()
+        self.here.get(name).into_iter().flat_map(|at| &at.addresses).copied()
     }
 
     /// Slices of a Service, in the order of their names; `None`: it has none.
@@ -211,7 +236,7 @@ impl Directory {
         }
         let selector = world.services.get::<ObjectName>(name).and_then(|s| s.selector.as_ref());
         // A selector without conditions selects nothing (Kubernetes, Service v1).
-        if let Some((key, value)) = selector.and_then(BTreeMap::first_key_value)
+        if let Some((key, value)) = selector.and_then(|selector| selector.first_key_value())
             && !self.slices.contains_key::<ObjectName>(name)
         {
             let label = held(&name.namespace, key, value);
@@ -292,8 +317,8 @@ impl Directory {
     /// Where a pod is: its attachment here, its CiliumEndpoint elsewhere, or what its object says; on its
     /// node's network, where the node is.
     fn addresses(&self, world: &World, name: &ObjectName, pod: &Pod) -> BTreeSet<IpAddr> {
-        if let Some(addresses) = self.here.get(name) {
-            return addresses.clone();
+        if let Some(at) = self.here.get(name) {
+            return at.addresses.clone();
         }
         if let Some(endpoint) = world.remote_endpoints.get(name) {
             return endpoint.ips.iter().copied().collect();
@@ -305,6 +330,24 @@ impl Directory {
         let addresses = node.into_iter().flat_map(|node| &node.addresses);
         addresses.filter(|a| a.kind == NodeAddressKind::InternalIp).map(|a| a.ip).collect()
     }
+}
+
+/// A guest, if ports of the node lead to it. What both its object and an attachment ask for, it asks for once.
+fn guest(name: &ObjectName, pod: Option<&Pod>, at: &Attached) -> Option<Guest> {
+    let mut ports = pod.map(|pod| pod.host_ports.clone()).unwrap_or_default();
+    let by_object = !ports.is_empty();
+    for port in &at.mapped {
+        if !ports.contains(port) {
+            ports.push(port.clone());
+        }
+    }
+    let place = pod.map(|pod| pod.place.to_string()).unwrap_or_default();
+    let origin = match &at.origin {
+        None => Origin { object: format!("Pod {name}"), place, rule: HOST_PORT.to_owned() },
+        Some(origin) => Origin { place, ..origin.clone() },
+    };
+    let since = if by_object { 0 } else { at.since };
+    (!ports.is_empty()).then_some(Guest { ports, since, origin })
 }
 
 /// Pods of which something changed that backends are made of, as they were and as they are.

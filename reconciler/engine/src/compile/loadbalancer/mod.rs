@@ -12,6 +12,7 @@
 
 mod asked;
 mod directory;
+mod forwarding;
 mod lists;
 mod tables;
 mod wanted;
@@ -68,6 +69,8 @@ struct Front {
 struct Where {
     addresses: Vec<IpAddr>,
     labels: BTreeMap<String, String>,
+    /// What other nodes know of the addresses.
+    published: BTreeSet<IpAddr>,
 }
 
 /// Services, as they follow the world.
@@ -100,7 +103,10 @@ impl Stage {
         let this = world.nodes.get(&site.name);
         let none = BTreeMap::new();
         let labels = this.map_or(&none, |node| &node.labels);
-        let same = self.place.addresses == site.node_ports && self.place.labels == *labels;
+        let published = this.iter().flat_map(|node| &node.addresses).map(|known| known.ip).collect();
+        let same = self.place.addresses == site.node_ports
+            && self.place.labels == *labels
+            && self.place.published == published;
         let mut stale = match same {
             true => self.directory.update(world),
             false => directory::Stale::default(),
@@ -118,9 +124,10 @@ impl Stage {
         } else if !same {
             stale = self.directory.update(world);
         }
-        self.place = Where { addresses: site.node_ports.clone(), labels: labels.clone() };
-        let asking = Asking { site, config, labels };
+        let asking = Asking { site, config, labels, published: &published };
         let stale = self.frontends(pass, asking, stale, edits);
+        let addresses = site.node_ports.clone();
+        self.place = Where { addresses, labels: labels.clone(), published };
         self.number_backends(&stale, book, edits);
         let rev_nats = self.number_ways_back(&stale, book, edits);
         let slots = slots(&stale, &rev_nats, &self.backends);
@@ -271,7 +278,7 @@ impl Stage {
                 Fitness::Terminating | Fitness::Maintenance => BACKEND_TERMINATING,
             };
             let id = self.backends[&key];
-            edits.set::<Backend>(id, BackendRow { addr, port, proto, flags }, &Some(origin.clone()));
+            edits.set::<Backend>(id, BackendRow { addr, port, proto, flags }, &Some(origin.clone().into()));
         }
     }
 
@@ -370,7 +377,7 @@ fn put(
     edits: &mut Edits,
 ) -> Front {
     let Leads { rev_nat, list, slots, table } = *leads;
-    let why = Some(wanted.origin.clone());
+    let why = Some(wanted.origin.clone().into());
     for (slot, id) in (0..).zip(slots) {
         edits.set::<Slot>(SlotKey { list, slot }, *id, &why);
     }

@@ -132,7 +132,11 @@ impl Tables {
         for at in touched {
             match self.shown.get(&at) {
                 Some(shown) => {
-                    edits.set::<MaglevTable>(at, shown.row.clone(), &shown.users.values().min().cloned());
+                    edits.set::<MaglevTable>(
+                        at,
+                        shown.row.clone(),
+                        &shown.users.values().min().cloned().map(Into::into),
+                    );
                 }
                 None => edits.unset::<MaglevTable>(at),
             }

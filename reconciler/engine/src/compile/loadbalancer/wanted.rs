@@ -1,8 +1,8 @@
 //! What a frontend is to be: who has it, with which backends, for which clients.
 
 use super::asked::{Asking, Claim, Claimant, Sort, everywhere};
-use super::directory::{self, Directory, Found};
-use super::{Place, Stage, Stale, place};
+use super::directory::{self, Directory, Found, Guest};
+use super::{Place, Stage, Stale, forwarding, place};
 use crate::compile::Pass;
 use crate::compile::rows::{Edits, error, warning};
 use crate::compile::site::Family;
@@ -13,12 +13,12 @@ use crate::problem::Problem;
 use crate::shared::Shared;
 use crate::state::{FrontendKey, Origin};
 use crate::world::{
-    ForwardingMode, FrontendKind, IpFamily, LbAlgorithm, Name, ObjectName, Pod, RangesPolicy, Service,
-    ServicePort, TrafficPolicy, World,
+    FrontendKind, IpFamily, LbAlgorithm, Name, ObjectName, RangesPolicy, Service, ServicePort, TrafficPolicy,
+    World,
 };
 use cilium_abi::lb::{
-    FRONTEND_EXTERNAL, FRONTEND_REJECT, FRONTEND_SOURCE_DENY, FRONTEND_SOURCE_RANGES, FRONTEND_TWO_SCOPES,
-    SCOPE_EXTERNAL, SCOPE_INTERNAL,
+    FRONTEND_DSR, FRONTEND_EXTERNAL, FRONTEND_REJECT, FRONTEND_SOURCE_DENY, FRONTEND_SOURCE_RANGES,
+    FRONTEND_TWO_SCOPES, SCOPE_EXTERNAL, SCOPE_INTERNAL,
 };
 use ipnet::IpNet;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -121,16 +121,12 @@ fn origin(name: &ObjectName, service: &Service) -> Origin {
     Origin { object: format!("Service {name}"), place: service.place.to_string(), rule: String::new() }
 }
 
-fn pod_origin(name: &ObjectName, pod: &Pod) -> Origin {
-    Origin { object: format!("Pod {name}"), place: pod.place.to_string(), rule: "hostPort".to_owned() }
-}
-
-fn origin_of(who: &Claimant, world: &World) -> Option<Origin> {
+fn origin_of(who: &Claimant, finder: &Finder<'_>) -> Option<Origin> {
     match who {
         Claimant::Service(name) => {
-            world.services.get::<ObjectName>(name).map(|service| origin(name, service))
+            finder.world.services.get::<ObjectName>(name).map(|service| origin(name, service))
         }
-        Claimant::Pod(name) => world.pods.get::<ObjectName>(name).map(|pod| pod_origin(name, pod)),
+        Claimant::Pod(name) => finder.directory.hosting(name).map(|guest| guest.origin.clone()),
     }
 }
 
@@ -146,7 +142,7 @@ impl Stage {
     ) -> Stale {
         let world = pass.world;
         let mut places: BTreeSet<Place> = BTreeSet::new();
-        let asked = |who: &Claimant, was: Option<&Service>, pod: Option<&Pod>| match who {
+        let asked = |who: &Claimant, was: Option<&Service>, pod: Option<&Guest>| match who {
             Claimant::Service(name) => was.map(|service| asking.of_service(name, service)),
             Claimant::Pod(name) => pod.map(|pod| asking.of_pod(name, pod)),
         };
@@ -217,6 +213,16 @@ impl Stage {
         self.claims.range(first..).take_while(move |claim| claim.key == *key)
     }
 
+    /// Who is told of this owner at the frontend that stands for all of the node's addresses.
+    fn told_everywhere(&self, key: &FrontendKey, owner: &Claim) -> BTreeSet<Claimant> {
+        let every = FrontendKey { addr: everywhere(Family::of(key.addr)), ..key.clone() };
+        let mut claims = self.claims_of(&every).map(|claim| &claim.who);
+        match claims.next() {
+            Some(first) if every != *key && *first == owner.who => claims.cloned().collect(),
+            Some(_) | None => BTreeSet::new(),
+        }
+    }
+
     /// A frontend, and the one beside it for clients inside, if they get something else.
     fn wanted(
         &self,
@@ -229,16 +235,29 @@ impl Stage {
         let (mut wanted, inside) = match (&claim.who, claim.sort) {
             (Claimant::Service(name), Sort::Of(kind)) => of_service(claim, name, kind, asking, finder)?,
             (Claimant::Pod(name), _) => (of_pod(claim, name, asking, finder)?, None),
+            (Claimant::Service(name), Sort::HealthCheck) => {
+                (of_health_check(claim, name, asking, finder)?, None)
+            }
             (Claimant::Service(_), Sort::HostPort) => return None,
         };
+        let target = |claim: &Claim| match &claim.who {
+            Claimant::Pod(name) => finder.directory.hosting(name)?.ports.get(claim.port).map(|p| p.target),
+            Claimant::Service(_) => None,
+        };
+        let told_everywhere = match claims.clone().next() {
+            Some(_) => self.told_everywhere(key, claim),
+            None => BTreeSet::new(),
+        };
         for other in claims.filter(|other| (&other.who, other.port) != (&claim.who, claim.port)) {
-            // Who wants all of the node's addresses is told once.
-            let every = FrontendKey { addr: everywhere(Family::of(key.addr)), ..key.clone() };
-            let wants_every = |who: &Claimant| self.claims_of(&every).any(|claim| claim.who == *who);
-            if every != *key && wants_every(&other.who) && wants_every(&claim.who) {
+            // A pod's object and its runtime may both ask.
+            if other.who == claim.who && target(other).is_some_and(|at| Some(at) == target(claim)) {
                 continue;
             }
-            let Some(told) = origin_of(&other.who, finder.world) else { continue };
+            // Who wants all of the node's addresses is told once.
+            if claim.sort.is_of_node() && other.sort.is_of_node() && told_everywhere.contains(&other.who) {
+                continue;
+            }
+            let Some(told) = origin_of(&other.who, finder) else { continue };
             let hint = "one Service or hostPort per address, port and protocol; the oldest Service has it";
             let message = format!("{key} already belongs to {}", wanted.origin);
             wanted.problems.push(error(&told, message, hint));
@@ -265,12 +284,19 @@ fn of_service(
     let service = finder.world.services.get::<ObjectName>(name)?;
     let behind = finder.behind(name, service, claim.port, IpFamily::of(claim.key.addr));
     let [outside, inside] = [Client::Outside, Client::Inside].map(|client| policy(service, kind, client));
+    let passes = asking.config.load_balancer.no_backend_response == NoBackendResponse::Pass;
+    // One that terminates still has connections.
+    if passes && behind.backends.is_empty() && [outside, inside] == [TrafficPolicy::Cluster; 2] {
+        return None;
+    }
     let here = finder.here();
     let mut wanted = Wanted {
         name: name.clone(),
         origin: origin(name, service).into(),
         port_name: service.ports.get(claim.port)?.name.clone(),
-        flags: claim.sort.flags(asking.config) | refusal(asking.config, behind.is_empty()),
+        flags: claim.sort.flags(asking.config)
+            | refusal(asking.config, behind.is_empty())
+            | forwarding::flag(service, claim, asking),
         affinity: service.affinity.unwrap_or(0),
         backends: behind.listed.clone(),
         chosen: behind.chosen(outside, here),
@@ -282,7 +308,7 @@ fn of_service(
         name: wanted.name.clone(),
         origin: wanted.origin.clone(),
         port_name: wanted.port_name.clone(),
-        flags: wanted.flags,
+        flags: wanted.flags & !FRONTEND_DSR,
         affinity: wanted.affinity,
         backends: behind.listed.clone(),
         chosen: behind.chosen(inside, here),
@@ -317,16 +343,37 @@ fn by_table(service: &Service, claim: &Claim, config: &Config) -> bool {
 }
 
 fn of_pod(claim: &Claim, name: &Name, asking: Asking<'_>, finder: &Finder<'_>) -> Option<Wanted> {
-    let pod = finder.directory.hosting(name)?;
-    let target = pod.host_ports.get(claim.port)?.target;
+    let guest = finder.directory.hosting(name)?;
+    let target = guest.ports.get(claim.port)?.target;
     let family = Family::of(claim.key.addr);
     let here = finder.directory.addresses_here(name).filter(|addr| Family::of(*addr) == family);
     let chosen: Vec<_> = here.map(|addr| Chosen { addr, port: target, weight: DEFAULT_WEIGHT }).collect();
     let backends = chosen.iter().map(|at| (at.addr, at.port, Fitness::Ready)).collect();
     Some(Wanted {
         name: name.clone(),
-        origin: pod_origin(name, pod).into(),
+        origin: guest.origin.clone().into(),
         port_name: String::new(),
+        flags: claim.sort.flags(asking.config) | refusal(asking.config, chosen.is_empty()),
+        affinity: 0,
+        backends: Rc::new(backends),
+        chosen,
+        maglev: false,
+        ranges: Vec::new(),
+        problems: Vec::new(),
+    })
+}
+
+/// The node itself, where its agent answers.
+fn of_health_check(claim: &Claim, name: &Name, asking: Asking<'_>, finder: &Finder<'_>) -> Option<Wanted> {
+    let service = finder.world.services.get::<ObjectName>(name)?;
+    let here = asking.own_address(Family::of(claim.key.addr)).into_iter();
+    let chosen: Vec<_> =
+        here.map(|addr| Chosen { addr, port: claim.key.port, weight: DEFAULT_WEIGHT }).collect();
+    let backends = chosen.iter().map(|at| (at.addr, at.port, Fitness::Ready)).collect();
+    Some(Wanted {
+        name: name.clone(),
+        origin: Origin { rule: "healthCheckNodePort".to_owned(), ..origin(name, service) }.into(),
+        port_name: "healthCheckNodePort".to_owned(),
         flags: claim.sort.flags(asking.config) | refusal(asking.config, chosen.is_empty()),
         affinity: 0,
         backends: Rc::new(backends),
@@ -351,16 +398,7 @@ fn notes(
         let message = format!("NodePort {number} is not served: it is outside of {first} to {last}");
         notes.push(error(&told, message, "give it another, or widen load_balancer.node_port_range"));
     }
-    let outside = asking.serves(service) && asking.serves_kind(FrontendKind::NodePort);
-    if service.forwarding == Some(ForwardingMode::Dsr) && outside {
-        let message =
-            "forwarding by DSR is not built yet: backends on other nodes see an address of this node";
-        notes.push(warning(
-            &told,
-            message.to_owned(),
-            "remove the annotation service.cilium.io/forwarding-mode",
-        ));
-    }
+    notes.extend(forwarding::note(service, asking, &told));
     let asked: BTreeSet<(usize, IpFamily)> = asking
         .of_service(name, service)
         .iter()
@@ -389,12 +427,7 @@ fn health_check(
     asking: Asking<'_>,
     finder: &mut Finder<'_>,
 ) -> Option<HealthCheckView> {
-    let port = service.health_check_node_port?;
-    let local = service.external_policy == TrafficPolicy::Local;
-    let kind = FrontendKind::LoadBalancer;
-    if !local || !service.has(kind) || !asking.serves(service) || !asking.serves_kind(kind) {
-        return None;
-    }
+    let port = asking.health_check(service)?;
     let here = finder.here();
     let mut ready = BTreeSet::new();
     for at in 0..service.ports.len() {

@@ -68,7 +68,11 @@ impl Stage {
             }
         }
         for (at, id) in &numbers {
-            edits.set::<RevNat>(*id, RevNatRow { addr: at.0, port: at.1 }, &whys.get(at).cloned());
+            edits.set::<RevNat>(
+                *id,
+                RevNatRow { addr: at.0, port: at.1 },
+                &whys.get(at).cloned().map(Into::into),
+            );
         }
         numbers
     }

@@ -152,7 +152,7 @@ impl Stage {
         for (content, endpoints) in order {
             let Some(id) = numbers.get(&content.hash.digest()).copied() else { continue };
             let origin = world.endpoints[&endpoints[0]].origin();
-            let same = |b: &Block| b.fits && b.content.is(content) && b.why.as_deref() == Some(&origin);
+            let same = |b: &Block| b.fits && b.content.is(content) && b.why == because(&origin);
             let known = self.blocks.get(&id).filter(|block| same(block));
             let (batch, gone, rows, why) = match known {
                 Some(block) => {

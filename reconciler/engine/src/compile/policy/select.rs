@@ -3,6 +3,7 @@
 use crate::compile::identity::{Identity, Sort};
 use crate::compile::site::{Family, Site};
 use crate::map::Map;
+use crate::shared::Text;
 use crate::state::IdentityId;
 use crate::world::{Entity, Operator, Peer, PeerSet, Requirement, Selector};
 use cilium_abi::identity as number;
@@ -24,7 +25,7 @@ pub(super) enum Peers {
 pub(super) struct Catalogue {
     known: Map<IdentityId, Identity>,
     /// Label key → value → who has it, whatever the source.
-    index: HashMap<String, HashMap<String, Vec<IdentityId>>>,
+    index: HashMap<Text, HashMap<Text, Vec<IdentityId>>>,
 }
 
 impl Catalogue {
@@ -44,9 +45,9 @@ impl Catalogue {
         stale
     }
 
-    fn note(&mut self, key: &str, value: &str, id: IdentityId) {
+    fn note(&mut self, key: &Text, value: &Text, id: IdentityId) {
         if !self.index.contains_key(key) {
-            self.index.insert(key.to_owned(), HashMap::new());
+            self.index.insert(key.clone(), HashMap::new());
         }
         let Some(values) = self.index.get_mut(key) else { return };
         match values.get_mut(value) {
@@ -55,7 +56,7 @@ impl Catalogue {
                     holders.insert(at, id);
                 }
             }
-            None => drop(values.insert(value.to_owned(), vec![id])),
+            None => drop(values.insert(value.clone(), vec![id])),
         }
     }
 

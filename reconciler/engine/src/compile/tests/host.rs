@@ -1,12 +1,16 @@
 //! The node itself, its endpoints, the ipcache, files.
 
 use super::*;
-use crate::config::RoutingMode;
+use crate::config::{DsrDispatch, RoutingMode, TunnelProtocol};
+use crate::diff::diff;
+use crate::plan::Verb;
 use crate::state::{
-    AttachmentKey, EndpointKey, EndpointRow, FileKey, Hook, IpcacheKey, LinkKind, MapKey, ProgramSetRow,
-    RouteKey, SysctlKey,
+    AttachmentKey, EndpointKey, EndpointRow, FileKey, Hook, IpcacheKey, Kind, LinkKind, MapKey,
+    ObservedState, Only, ProgramSetRow, RouteKey, SysctlKey,
 };
 use cilium_abi::Address;
+use cilium_abi::node::{NODE_DSR_GENEVE, NODE_GENEVE};
+use std::collections::BTreeSet;
 
 fn route<'c>(compiled: &'c Compiled, dst: &str) -> &'c crate::state::RouteRow {
     compiled.desired.state.routes.find(&RouteKey { table: 254, dst: net(dst) }).expect(dst)
@@ -118,6 +122,71 @@ fn constants_say_what_the_configuration_says() {
     config.monitor.trace = false;
     let other = whole(&world(), &config);
     assert_ne!(other.desired.state.program_sets.keys().next(), Some(set));
+}
+
+#[test]
+fn geneve_is_an_overlay_like_vxlan_under_its_own_name_and_port() {
+    let mut config = config();
+    let vxlan = whole(&world(), &config);
+    config.routing.tunnel_protocol = TunnelProtocol::Geneve;
+    for (tunnel_port, port) in [(0, 6081), (8472, 8472), (7000, 7000)] {
+        config.routing.tunnel_port = tunnel_port;
+        let compiled = whole(&world(), &config);
+        let state = &compiled.desired.state;
+        let link = state.links.find(&"cilium_geneve".into()).expect("wanted");
+        assert_eq!(link.kind, LinkKind::Geneve { port });
+        assert_eq!((link.mtu, link.alias.as_str()), (1500, "cilium:cilium_geneve"));
+        assert!(state.link_ups.find(&"cilium_geneve".into()).is_some());
+        assert!(state.links.find(&"cilium_vxlan".into()).is_none());
+        for (hook, program) in [(Hook::Ingress, "cil_from_overlay"), (Hook::Egress, "cil_to_overlay")] {
+            let row = state.attachments.find(&AttachmentKey { link: "cilium_geneve".into(), hook });
+            assert_eq!(row.expect("wanted").program, program);
+        }
+        assert_eq!(state.runtimes.find(&Only).expect("wanted").overlay, Some("cilium_geneve".into()));
+        let (_, entry) = state.program_sets.iter().next().expect("one set");
+        let ProgramSetRow::Constants(node) = &entry.row else { panic!("wanted with constants") };
+        assert_eq!(node.tunnel_port.host(), port);
+        // Without options both protocols add the same.
+        assert_eq!(route(&compiled, "10.2.0.0/24"), route(&vxlan, "10.2.0.0/24"));
+    }
+}
+
+#[test]
+fn programs_are_told_that_the_overlay_is_geneve_and_what_it_carries() {
+    let mut config = config();
+    let flags = |config: &Config| {
+        let compiled = whole(&world(), config);
+        let (_, entry) = compiled.desired.state.program_sets.iter().next().expect("one set");
+        let ProgramSetRow::Constants(node) = &entry.row else { panic!("wanted with constants") };
+        node.flags & (NODE_GENEVE | NODE_DSR_GENEVE)
+    };
+    assert_eq!(flags(&config), 0);
+    config.routing.tunnel_protocol = TunnelProtocol::Geneve;
+    assert_eq!(flags(&config), NODE_GENEVE);
+    config.load_balancer.dsr_dispatch = DsrDispatch::Geneve;
+    assert_eq!(flags(&config), NODE_GENEVE | NODE_DSR_GENEVE);
+    config.load_balancer.dsr_dispatch = DsrDispatch::Opt;
+    config.routing.mode = RoutingMode::Native;
+    assert_eq!(flags(&config), 0);
+}
+
+#[test]
+fn the_overlay_of_the_other_protocol_goes() {
+    let mut config = config();
+    let vxlan = whole(&world(), &config);
+    config.routing.tunnel_protocol = TunnelProtocol::Geneve;
+    let geneve = whole(&world(), &config);
+    for (before, now, gone, new) in [
+        (&vxlan, &geneve, "cilium_vxlan", "cilium_geneve"),
+        (&geneve, &vxlan, "cilium_geneve", "cilium_vxlan"),
+    ] {
+        let seen = ObservedState::whole(before.desired.state.clone());
+        let plan = diff(&now.desired, &seen);
+        let lines = plan.lines();
+        let links = lines.iter().filter(|line| line.kind == Kind::Link);
+        let links: BTreeSet<(Verb, &str)> = links.map(|line| (line.verb, line.key.as_str())).collect();
+        assert_eq!(links, BTreeSet::from([(Verb::Create, new), (Verb::Remove, gone)]));
+    }
 }
 
 #[test]
@@ -239,4 +308,5 @@ fn what_is_published_is_yaml_and_names_its_node() {
     let conflist = &files.find(&FileKey("/etc/cni/net.d/05-cilium.conflist".into())).unwrap().content;
     let conflist: serde_json::Value = serde_json::from_str(conflist).unwrap();
     assert_eq!(conflist["plugins"][0]["run_dir"], "/var/run/cilium");
+    assert_eq!(conflist["plugins"][0]["capabilities"], serde_json::json!({"portMappings": true}));
 }

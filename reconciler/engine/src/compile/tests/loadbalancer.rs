@@ -13,7 +13,7 @@ fn add_service(world: &mut World, name: &str, addr: &str) {
     let service = Service {
         cluster_ips: vec![ip(addr)],
         ports: vec![port(80, TargetPort::Name("web".into()))],
-        selector: Some(strings(&[("app", "web")])),
+        selector: Some(strings(&[("app", "web")]).into()),
         ..Service::default()
     };
     world.services.insert(ObjectName::new("shop", name), service);

@@ -6,8 +6,8 @@ use crate::config::Algorithm;
 use crate::maglev::{Member, TableSize, table};
 use crate::state::{BackendId, FrontendKey, FrontendRow, Protocol, TableId};
 use crate::world::{
-    BackendAddress, EndpointSlice, ForwardingMode, LbAlgorithm, LoadBalancerAddresses, Service, ServiceKind,
-    ServicePort, SlicePort, TargetPort, TrafficPolicy,
+    BackendAddress, EndpointSlice, LbAlgorithm, LoadBalancerAddresses, Service, ServiceKind, ServicePort,
+    SlicePort, TargetPort, TrafficPolicy,
 };
 use cilium_abi::lb::{FRONTEND_MAGLEV, FRONTEND_MAGLEV_BITS, SCOPE_EXTERNAL, SCOPE_INTERNAL, maglev_flags};
 use std::collections::BTreeSet;
@@ -129,19 +129,6 @@ fn an_annotation_comes_before_the_configuration() {
         let compiled = compile(&world, &config, &IdBook::default());
         assert!(at(&compiled, "203.0.113.1", 80).is_some());
         assert_eq!(at(&compiled, "203.0.113.2", 80), None);
-    }
-}
-
-#[test]
-fn an_annotation_without_effect_is_told() {
-    let mut world = world();
-    put(&mut world, "web", 1, &[5, 6], None);
-    let name = ObjectName::new("shop", "web");
-    let service = (**world.services.get(&name).expect("it is there")).clone();
-    for (forwarding, told) in [(ForwardingMode::Dsr, 1), (ForwardingMode::Snat, 0)] {
-        world.services.insert(name.clone(), Service { forwarding: Some(forwarding), ..service.clone() });
-        let compiled = compile(&world, &maglev(), &IdBook::default());
-        assert_eq!(messages(&compiled).len(), told, "{:?}", messages(&compiled));
     }
 }
 

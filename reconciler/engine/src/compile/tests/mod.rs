@@ -1,6 +1,7 @@
 //! Compilation as a whole, over small worlds built here.
 
 mod acceleration;
+mod forwarding;
 mod host;
 mod identity;
 mod keyed;
@@ -102,6 +103,7 @@ pub(super) fn record(id: u16, pod: Option<ObjectName>) -> EndpointRecord {
         node_mac: Mac([2, 0, 0, 2, high, low]),
         ipv4: Some(IpAddr::from([10, 1, high, low])),
         ipv6: Some(format!("fd00:1::{id:x}").parse().unwrap()),
+        port_mappings: Default::default(),
     }
 }
 
@@ -136,7 +138,7 @@ pub(super) fn claim(number: u32, labels: &Labels, by: Option<&str>) -> IdentityC
     IdentityClaim {
         number: crate::state::IdentityId(number),
         labels: labels.clone().into(),
-        published_by: by.map(str::to_owned),
+        published_by: by.map(Into::into),
         place: Default::default(),
     }
 }

@@ -5,8 +5,8 @@ use crate::compile::ServiceView;
 use crate::config::NoBackendResponse;
 use crate::state::{FrontendKey, FrontendRow, Protocol, SlotKey, SourceRangeKey};
 use crate::world::{
-    BackendAddress, Created, EndpointSlice, HostPort, LoadBalancerAddresses, RangesPolicy, Service,
-    ServiceKind, ServicePort, SlicePort, SourceRanges, TargetPort, TrafficPolicy,
+    BackendAddress, Created, EndpointSlice, HostPort, LoadBalancerAddresses, PortMappings, RangesPolicy,
+    Service, ServiceKind, ServicePort, SlicePort, SourceRanges, TargetPort, TrafficPolicy,
 };
 use cilium_abi::lb::{
     FRONTEND_CLUSTER_IP, FRONTEND_EXTERNAL, FRONTEND_EXTERNAL_IP, FRONTEND_HOST_PORT, FRONTEND_LOAD_BALANCER,
@@ -157,6 +157,67 @@ fn a_frontend_without_any_backend_says_so() {
     let mut silent = config();
     silent.load_balancer.no_backend_response = NoBackendResponse::Drop;
     assert!(!told(&world, &silent, inside) && !told(&world, &silent, outside));
+
+    // To the network instead, but for those that other nodes may serve.
+    let mut pass = config();
+    pass.load_balancer.no_backend_response = NoBackendResponse::Pass;
+    assert!(!told(&world, &pass, inside) && !told(&world, &pass, outside));
+    let there = |world: &World, addr: &str| {
+        whole(world, &pass).desired.state.frontends.find(&key(addr, 80)).is_some()
+    };
+    put(&mut world, "web", service());
+    assert!(there(&world, inside) && there(&world, outside));
+    let mut slice: EndpointSlice =
+        (**world.slices.get::<ObjectName>(&ObjectName::new("shop", "web")).expect("put")).clone();
+    slice.endpoints.clear();
+    world.slices.insert(ObjectName::new("shop", "web"), slice);
+    assert!(!there(&world, inside) && !there(&world, outside));
+}
+
+#[test]
+fn a_service_is_served_by_the_proxy_that_it_names() {
+    let mut world = world();
+    let named = |proxy: Option<&str>, n: u8| Service {
+        proxy_name: proxy.map(str::to_owned),
+        cluster_ips: vec![ip(&format!("10.96.0.{n}"))],
+        ..service()
+    };
+    for (n, proxy) in [(1, None), (2, Some("")), (3, Some("ours")), (4, Some("other"))] {
+        put(&mut world, &format!("s{n}"), named(proxy, n));
+    }
+    for (own, served) in [("", vec![1]), ("ours", vec![3])] {
+        let mut config = config();
+        own.clone_into(&mut config.load_balancer.service_proxy_name);
+        let compiled = whole(&world, &config);
+        let there =
+            |n: &u8| compiled.desired.state.frontends.find(&key(&format!("10.96.0.{n}"), 80)).is_some();
+        assert_eq!((1..=4).filter(there).collect::<Vec<u8>>(), served, "{own:?}");
+    }
+}
+
+#[test]
+fn health_checks_have_a_frontend_at_the_balancers_address_if_asked() {
+    let mut world = world();
+    let local = TrafficPolicy::Local;
+    let checked = |external_policy| Service {
+        external_policy,
+        health_check_node_port: Some(32_100),
+        source_ranges: SourceRanges { ranges: vec![net("192.0.2.0/24")], policy: RangesPolicy::Allow },
+        ..service()
+    };
+    put(&mut world, "web", checked(local));
+    let at = key("203.0.113.1", 32_100);
+    let mut asked = config();
+    assert!(whole(&world, &asked).desired.state.frontends.find(&at).is_none(), "off by default");
+    asked.load_balancer.health_check_load_balancer_ips = true;
+    let compiled = whole(&world, &asked);
+    assert_eq!(row(&compiled, &at).flags, FRONTEND_LOAD_BALANCER | FRONTEND_EXTERNAL, "for all sources");
+    assert_eq!(backends(&compiled, &at), ["192.168.0.1"], "the node answers itself");
+    for kept in ["198.51.100.1", "10.96.0.10", "192.168.0.1"] {
+        assert!(compiled.desired.state.frontends.find(&key(kept, 32_100)).is_none(), "{kept}");
+    }
+    put(&mut world, "web", checked(TrafficPolicy::Cluster));
+    assert!(whole(&world, &asked).desired.state.frontends.find(&at).is_none(), "nobody answers it");
 }
 
 #[test]
@@ -246,6 +307,61 @@ fn host_ports_lead_to_pods_of_this_node_and_yield_to_services() {
     assert!(compiled.desired.state.frontends.find(&key("0.0.0.0", 8082)).is_none());
     assert_eq!(row(&compiled, &key("192.168.0.1", 30_080)).flags, FRONTEND_NODE_PORT | FRONTEND_EXTERNAL);
     assert!(errors(&compiled).iter().any(|e| e.contains("Pod shop/a")), "{:?}", errors(&compiled));
+}
+
+/// A port of the node for each attachment, as runtimes ask.
+fn mapped(world: &mut World, id: u16, since: u64, ports: &[(u16, Option<&str>)]) {
+    let mut record = (*world.endpoints[&id]).clone();
+    let port = |(number, on): &(u16, Option<&str>)| HostPort {
+        ip: on.map(ip),
+        port: *number,
+        proto: Protocol::TCP,
+        target: 9000,
+    };
+    record.port_mappings = PortMappings { ports: ports.iter().map(port).collect(), since };
+    world.endpoints.insert(id, record);
+}
+
+#[test]
+fn port_mappings_are_host_ports_and_the_older_of_two_has_one() {
+    let mut world = world();
+    add_local(&mut world, 7, "a", &[]);
+    add_local(&mut world, 8, "b", &[]);
+    world.endpoints.insert(9u16, record(9, None));
+    // What the object says too is asked for once, whichever way its address is written.
+    let own = HostPort { ip: None, port: 8081, proto: Protocol::TCP, target: 9000 };
+    world.pods.get_mut(&ObjectName::new("shop", "b")).unwrap().host_ports = vec![own];
+    mapped(&mut world, 8, 5, &[(8081, None), (8081, Some("0.0.0.0")), (8081, Some("192.168.0.1"))]);
+    mapped(&mut world, 7, 4, &[(8082, None), (8083, Some("fd11::1"))]);
+    mapped(&mut world, 9, 3, &[(8082, Some("192.168.0.1")), (8084, None)]);
+    let compiled = whole(&world, &config());
+    for (at, pod) in [
+        (key("192.168.0.1", 8081), "10.1.0.8"),
+        (key("::", 8081), "fd00:1::8"),
+        (key("192.168.0.1", 8082), "10.1.0.9"),
+        (key("0.0.0.0", 8082), "10.1.0.7"),
+        (key("fd11::1", 8082), "fd00:1::7"),
+        (key("fd11::1", 8083), "fd00:1::7"),
+        (key("0.0.0.0", 8084), "10.1.0.9"),
+    ] {
+        let seen = (row(&compiled, &at).flags, backends(&compiled, &at));
+        assert_eq!(seen, (FRONTEND_HOST_PORT | FRONTEND_EXTERNAL, vec![pod.to_owned()]), "{at}");
+    }
+    assert!(compiled.desired.state.frontends.find(&key("192.168.0.1", 8083)).is_none());
+    let told: Vec<(String, String)> = compiled
+        .problems
+        .iter()
+        .filter(|p| p.message.contains("8082") || p.message.contains("8081"))
+        .map(|p| (p.origin.object.clone(), p.message.split(" (").next().unwrap_or_default().to_owned()))
+        .collect();
+    let [(winner, won), (loser, lost)] = &told[..] else { panic!("told on both, once: {told:?}") };
+    assert_eq!((loser.as_str(), winner.as_str()), ("Pod shop/a", "container container9"));
+    assert!(lost.contains("192.168.0.1:8082/TCP already belongs to container container9"), "{lost}");
+    assert!(won.contains("is also wanted by Pod shop/a"), "{won}");
+    // Beside a kube-proxy the portmap plugin has them.
+    let mut config = config();
+    config.load_balancer.kube_proxy_replacement = false;
+    assert!(whole(&world, &config).desired.state.frontends.is_empty());
 }
 
 #[test]

@@ -48,7 +48,7 @@ pub(super) fn build(pods: &[(u8, u8)], rules: &[(u8, u8, bool)], services: u8) -
                 target: TargetPort::Number(8080),
                 node_port: None,
             }],
-            selector: Some(strings(&[("app", &n.to_string())])),
+            selector: Some(strings(&[("app", &n.to_string())]).into()),
             ..Service::default()
         };
         world.services.insert(ObjectName::new("shop", &format!("s{n}")), service);

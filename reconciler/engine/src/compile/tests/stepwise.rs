@@ -11,8 +11,9 @@ use crate::problem::Problem;
 use crate::state::{Direction, IdentityId, Protocol, State, Why};
 use crate::world::{
     BackendAddress, Clause, Created, Distribution, EndpointSlice, Entity, HostPort, LbAlgorithm,
-    LoadBalancerAddresses, Peer, PeerSet, PodPort, PortMatch, PortSet, RangesPolicy, RuleVerdict, Service,
-    ServiceKind, ServicePort, SlicePort, SourceRanges, Subject, TargetPort, TrafficPolicy,
+    LoadBalancerAddresses, Peer, PeerSet, PodPort, PortMappings, PortMatch, PortSet, RangesPolicy,
+    RuleVerdict, Service, ServiceKind, ServicePort, SlicePort, SourceRanges, Subject, TargetPort,
+    TrafficPolicy,
 };
 use proptest::prelude::*;
 use std::collections::BTreeSet;
@@ -236,6 +237,18 @@ fn apply(change: &Change, world: &mut World, config: &mut Config) {
             let endpoint = spec.map(|(pod, link, addr)| {
                 let mut record = record(u16::from(n), pod.map(name));
                 record.link = if link == 5 { "eth5".into() } else { format!("lxc{link}") };
+                // Some ask for ports of the node, that pods' objects and Services want too.
+                record.port_mappings = PortMappings {
+                    ports: (0..link % 3)
+                        .map(|n| HostPort {
+                            ip: [None, Some(address(6))][usize::from(addr & 1)],
+                            port: 30_080 + u16::from(n),
+                            proto: Protocol::TCP,
+                            target: 80,
+                        })
+                        .collect(),
+                    since: u64::from(link),
+                };
                 let addr = address(addr);
                 (record.ipv4, record.ipv6) =
                     (Some(addr).filter(IpAddr::is_ipv4), Some(addr).filter(IpAddr::is_ipv6));
@@ -249,7 +262,7 @@ fn apply(change: &Change, world: &mut World, config: &mut Config) {
                 identity: number(identity),
                 labels: labels_of(labels).into(),
                 node_ip: (node != 3).then(|| ip(&format!("192.168.0.{}", node + 1))),
-                node_name: (node != 0).then(|| format!("n{node}")),
+                node_name: (node != 0).then(|| format!("n{node}").into()),
                 ports: Vec::new(),
                 place: Default::default(),
             });
@@ -305,8 +318,8 @@ fn apply(change: &Change, world: &mut World, config: &mut Config) {
                     })
                     .collect(),
                 selector: selector.map(|app| match app {
-                    3 => strings(&[("of", "all")]),
-                    app => strings(&[("app", &app.to_string()), ("of", "all")]),
+                    3 => strings(&[("of", "all")]).into(),
+                    app => strings(&[("app", &app.to_string()), ("of", "all")]).into(),
                 }),
                 publish_not_ready: addr == 3,
                 algorithm: (addr == 2).then_some(LbAlgorithm::Maglev),
@@ -316,7 +329,7 @@ fn apply(change: &Change, world: &mut World, config: &mut Config) {
         }
         Change::Slice(n, spec) => {
             let slice = spec.map(|(service, backends)| EndpointSlice {
-                service: name(service).name,
+                service: name(service).name.to_string(),
                 ports: (0..3)
                     .map(|at| SlicePort {
                         name: format!("p{at}"),

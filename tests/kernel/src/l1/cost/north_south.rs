@@ -4,19 +4,19 @@
 use super::super::frontends::{FAR_PORT, NODE_PORT};
 use super::super::lab::{Hook, Input, Lab};
 use super::super::packet::{ACK, SYN, tcp};
+use super::super::relay::{Kind, Relay};
 use super::super::sys::{self, SKB_IFINDEX, SKB_INGRESS, SKB_WORDS, insn};
 use super::super::world::{B, BACKEND_PORT, Family, Mode, OUTSIDE_ID, Rule, World, at};
 use super::{Floors, Measured, PACKET, Sort, floor, least, once};
 use cilium_abi::lb::SlotKey;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::AsFd;
 
 /// Packets of a kind that are measured.
 const PACKETS: u16 = 700;
 
-/// Measures all, on a node that serves frontends. The calling thread ends up in its namespace.
-pub(super) fn measure(floors: &Floors) -> Vec<Measured> {
-    let mut lab = Lab::new(Mode::Balancer);
-    let mut world = super::world(&lab);
+/// As [`super::world`]; the frontend of backends elsewhere has one.
+pub(super) fn world(lab: &Lab) -> World {
+    let mut world = super::world(lab);
     world.rule(Rule::any(B, false).peer(OUTSIDE_ID).port(6, BACKEND_PORT));
     // One backend elsewhere.
     for row in world.frontends.iter_mut().filter(|(key, _)| key.port.host() == FAR_PORT).map(|(_, row)| row) {
@@ -26,6 +26,13 @@ pub(super) fn measure(floors: &Floors) -> Vec<Measured> {
         backend.addr = at::remote_pod(family);
         row.count = 1;
     }
+    world
+}
+
+/// Measures all, on a node that serves frontends. The calling thread ends up in its namespace.
+pub(super) fn measure(floors: &Floors) -> Vec<Measured> {
+    let mut lab = Lab::new(Mode::Balancer);
+    let world = world(&lab);
     let eth0 = lab.links.eth0;
     let mut out = Vec::new();
     for family in [Family::V4, Family::V6] {
@@ -173,70 +180,12 @@ pub(super) fn rewrite(family: Family) -> f64 {
     floor(&code)
 }
 
-/// Bytes that translation may change: link, network and TCP header.
-const HEADERS: usize = 74;
-
-/// A program that writes the headers of a packet anew, then is the one in its table, if there is one.
-struct Rewinder {
-    program: OwnedFd,
-    _maps: [OwnedFd; 2],
-}
-
-impl Rewinder {
-    fn new(frame: &[u8], then: Option<&Lab>) -> Self {
-        /// `BPF_MAP_TYPE_ARRAY` and `BPF_MAP_TYPE_PROG_ARRAY`.
-        const ARRAY: u32 = 2;
-        const PROG_ARRAY: u32 = 3;
-        let len = frame.len().min(HEADERS);
-        let mut headers = [0u8; HEADERS];
-        headers[..len].copy_from_slice(&frame[..len]);
-        let store = sys::create(ARRAY, 4, HEADERS as u32, 1).expect("a map can be made");
-        sys::update(store.as_fd(), &0u32, &headers).expect("a row can be written");
-        let table = sys::create(PROG_ARRAY, 4, 4, 1).expect("a call table can be made");
-        if let Some(lab) = then {
-            let target = lab.program(Hook::FromNetdev.program()).as_raw_fd();
-            sys::update(table.as_fd(), &0u32, &target).expect("the program can be put in it");
-        }
-        let [low, high] = sys::load_map(1, store.as_fd());
-        let [table_low, table_high] = sys::load_map(2, table.as_fd());
-        let code = [
-            insn(0xbf, 6, 1, 0, 0),
-            insn(0x62, 10, 0, -4, 0),
-            low,
-            high,
-            insn(0xbf, 2, 10, 0, 0),
-            insn(0x07, 2, 0, 0, -4),
-            // bpf_map_lookup_elem
-            insn(0x85, 0, 0, 0, 1),
-            insn(0x55, 0, 0, 2, 0),
-            insn(0xb7, 0, 0, 0, 0),
-            insn(0x95, 0, 0, 0, 0),
-            insn(0xbf, 1, 6, 0, 0),
-            insn(0xb7, 2, 0, 0, 0),
-            insn(0xbf, 3, 0, 0, 0),
-            insn(0xb7, 4, 0, 0, len as i32),
-            insn(0xb7, 5, 0, 0, 0),
-            // bpf_skb_store_bytes
-            insn(0x85, 0, 0, 0, 9),
-            insn(0xbf, 1, 6, 0, 0),
-            table_low,
-            table_high,
-            insn(0xb7, 3, 0, 0, 0),
-            // bpf_tail_call
-            insn(0x85, 0, 0, 0, 12),
-            insn(0xb7, 0, 0, 0, 0),
-            insn(0x95, 0, 0, 0, 0),
-        ];
-        let program = sys::load(&code).expect("the verifier takes the program");
-        Self { program, _maps: [store, table] }
-    }
-
-    fn run(&self, input: &Input, each: u32) -> sys::Ran {
-        let mut context = [0u32; SKB_WORDS];
-        context[SKB_IFINDEX] = input.ifindex;
-        context[SKB_INGRESS] = input.ifindex;
-        sys::test_run(self.program.as_fd(), &input.data, &context, each, 0).expect("the packet runs")
-    }
+/// Runs a program on a packet of a device.
+fn run(program: &Relay, input: &Input, each: u32) -> sys::Ran {
+    let mut context = [0u32; SKB_WORDS];
+    context[SKB_IFINDEX] = input.ifindex;
+    context[SKB_INGRESS] = input.ifindex;
+    sys::test_run(program.program(), &input.data, &context, each, 0).expect("the packet runs")
 }
 
 /// One established packet over and over: nanoseconds of the program alone.
@@ -249,8 +198,10 @@ fn established(lab: &mut Lab, world: &World, open: &[Input], packet: &Input) -> 
         let seen = lab.run(input).expect("the packet runs");
         assert_eq!(seen.verdict, 7, "the connection is opened: {:?}", seen.events);
     }
-    let (alone, whole) = (Rewinder::new(&packet.data, None), Rewinder::new(&packet.data, Some(lab)));
-    assert_eq!(whole.run(packet, 3).verdict, 7, "the packet is established, time and again");
-    let alone = least(|each| alone.run(packet, each).nanoseconds, EACH);
-    least(|each| whole.run(packet, each).nanoseconds, EACH) - alone
+    let target = lab.program(Hook::FromNetdev.program());
+    let [alone, whole] =
+        [None, Some(target)].map(|target| Relay::rewinding(Kind::Classifier, &packet.data, target));
+    assert_eq!(run(&whole, packet, 3).verdict, 7, "the packet is established, time and again");
+    let alone = least(|each| run(&alone, packet, each).nanoseconds, EACH);
+    least(|each| run(&whole, packet, each).nanoseconds, EACH) - alone
 }

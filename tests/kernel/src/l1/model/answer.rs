@@ -6,7 +6,7 @@ use crate::l1::lab::Input;
 use crate::l1::packet::{ACK, FIN, LINK, RST, SYN, l4_sum, ones};
 use cilium_abi::{
     Address, drop,
-    lb::{FRONTEND_REJECT, FrontendRow},
+    lb::{FRONTEND_DSR, FRONTEND_REJECT, FrontendRow},
     node::mark,
     proto,
 };
@@ -18,10 +18,12 @@ impl Model {
     /// Whether a packet is for a frontend that tells that it has no backend.
     pub(in crate::l1) fn may_answer(&self, input: &Input) -> bool {
         let Ends { dst, dport, proto, .. } = parse(&input.data, input.data[12..14] == [0x86, 0xdd]).ends;
+        // With the option, and in the tunnel, it may be too long.
+        let is_long = input.data.len() > LINK + 1400;
         self.world.frontends.iter().any(|(key, row)| {
             (key.addr, key.port.host(), key.proto) == (dst, dport, proto)
-                && row.count == 0
-                && row.flags & FRONTEND_REJECT != 0
+                && ((row.count == 0 && row.flags & FRONTEND_REJECT != 0)
+                    || (row.flags & FRONTEND_DSR != 0 && is_long))
         })
     }
 
@@ -29,9 +31,17 @@ impl Model {
     pub(super) fn refuses(&self, way: &mut Way<'_>, frontend: &FrontendRow, reason: u8) -> Step<Verdict> {
         let asked = reason == drop::NO_SERVICE_BACKEND && frontend.flags & FRONTEND_REJECT != 0;
         if asked && frontend.count == 0 && way.may_be_told() {
-            way.become_answer();
+            way.become_answer(None);
         }
         Err(reason)
+    }
+
+    /// The end of a packet that is too long for its way.
+    pub(super) fn is_too_long(&self, way: &mut Way<'_>, mtu: u32) -> Step<Verdict> {
+        if way.may_be_told() {
+            way.become_answer(Some(mtu));
+        }
+        Err(drop::FRAGMENTATION_NEEDED)
     }
 }
 
@@ -48,7 +58,7 @@ impl Way<'_> {
         is_host && plain && self.data[0] & 1 == 0 && self.parsed.flags & RST == 0
     }
 
-    fn become_answer(&mut self) {
+    fn become_answer(&mut self, mtu: Option<u32>) {
         let (v6, ends, l4) = (self.parsed.v6, self.parsed.ends, self.parsed.l4);
         let said = if v6 {
             match usize::from(u16::from_be_bytes([self.data[18], self.data[19]])) {
@@ -59,7 +69,7 @@ impl Way<'_> {
             usize::from(u16::from_be_bytes([self.data[16], self.data[17]]))
         };
         let end = if said == 0 { self.data.len() } else { self.data.len().min(LINK + said) };
-        let (number, mut body) = if ends.proto == proto::TCP {
+        let (number, mut body) = if ends.proto == proto::TCP && mtu.is_none() {
             let tcp = &self.data[l4..];
             let word = |at: usize| u32::from_be_bytes([tcp[at], tcp[at + 1], tcp[at + 2], tcp[at + 3]]);
             let payload = end.saturating_sub(l4 + usize::from(tcp[12] >> 4) * 4) as u32;
@@ -78,7 +88,13 @@ impl Way<'_> {
         } else {
             let quote = &self.data[LINK..end];
             let quote = &quote[..(quote.len() / 4 * 4).min(QUOTED)];
-            let head = if v6 { [1, 4, 0, 0, 0, 0, 0, 0] } else { [3, 3, 0, 0, 0, 0, 0, 0] };
+            let kind = match (v6, mtu) {
+                (true, None) => [1, 4],
+                (true, Some(_)) => [2, 0],
+                (false, None) => [3, 3],
+                (false, Some(_)) => [3, 4],
+            };
+            let head = [&kind[..], &[0, 0], &mtu.unwrap_or(0).to_be_bytes()].concat();
             (if v6 { proto::ICMPV6 } else { proto::ICMP }, [&head, quote].concat())
         };
         let sum = !l4_sum(&ends.dst, &ends.src, number, &body);

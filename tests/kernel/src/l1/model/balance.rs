@@ -5,7 +5,7 @@ use super::{Ends, Model, Step, Way, key, parse};
 use crate::l1::packet::{FIN, RST};
 use cilium_abi::{
     Address,
-    ct::{CT_CLOSING_FORWARD, CT_RESET, CtRow, KIND_SERVICE},
+    ct::{CT_CLOSING_FORWARD, CT_ONE_WAY, CT_RESET, CtRow, KIND_SERVICE},
     drop,
     lb::{
         AffinityKey, AffinityRow, BACKEND_TERMINATING, FRONTEND_MAGLEV, FRONTEND_MAGLEV_BITS,
@@ -108,11 +108,12 @@ impl Model {
         let lifetime = if row.flags & CT_RESET != 0 { self.node.ct_fin } else { self.lifetime(way) };
         row.expires = way.now + lifetime;
         self.connections.insert(key, row);
+        way.one_way = row.flags & CT_ONE_WAY != 0;
         Some(row.backend)
     }
 
     /// A backend for a new connection: what the client keeps, else what the table says, else any.
-    fn chosen(&mut self, way: &Way<'_>, frontend: &FrontendRow) -> Option<u32> {
+    fn chosen(&mut self, way: &mut Way<'_>, frontend: &FrontendRow) -> Option<u32> {
         let ends = way.parsed.ends;
         if frontend.count == 0 {
             return None;
@@ -125,8 +126,11 @@ impl Model {
         if frontend.affinity > 0 {
             self.affinities.insert(client, AffinityRow { backend: number, used: way.now });
         }
+        let backend = self.world.backends.get(&number).map_or(Address::NONE, |row| row.addr);
+        way.one_way = self.is_direct(way, frontend, &backend);
         let row = CtRow {
             expires: way.now + self.lifetime(way),
+            flags: if way.one_way { CT_ONE_WAY } else { 0 },
             rev_nat: frontend.rev_nat,
             backend: number,
             seen_forward: way.parsed.flags,
@@ -167,7 +171,9 @@ impl Model {
             return None;
         }
         let seen = parse(&way.seen.data, way.parsed.v6).ends;
-        let hit = found.iter().find(|(_, row)| row.addr == seen.dst && row.port.host() == seen.dport);
+        // A fragment without ports is told by its address alone.
+        let same_port = |port: u16| way.parsed.l4 == 0 || port == seen.dport;
+        let hit = found.iter().find(|(_, row)| row.addr == seen.dst && same_port(row.port.host()));
         hit.or(found.first()).map(|(number, _)| *number)
     }
 }

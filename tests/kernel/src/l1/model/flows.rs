@@ -5,8 +5,8 @@ use crate::l1::packet::{ACK, FIN, RST, SYN};
 use cilium_abi::{
     Address, Be16,
     ct::{
-        CT_CLOSING_FORWARD, CT_CLOSING_REPLY, CT_INITIATOR_HIGH, CT_LOOPBACK, CT_RESET, CT_SEEN_REPLY,
-        CT_STACK, CtKey, CtRow, KIND_CONNECTION,
+        CT_CLOSING_FORWARD, CT_CLOSING_REPLY, CT_DSR, CT_INITIATOR_HIGH, CT_LOOPBACK, CT_ONE_WAY, CT_RESET,
+        CT_SEEN_REPLY, CT_STACK, CtKey, CtRow, KIND_CONNECTION,
     },
     drop,
     endpoint::{CONFIG_OPEN_EGRESS, CONFIG_OPEN_INGRESS, EndpointConfigRow},
@@ -109,7 +109,8 @@ impl Model {
                 expires: way.now + lifetime,
                 flags: if high { CT_INITIATOR_HIGH } else { 0 }
                     | if way.loopback { CT_LOOPBACK } else { 0 }
-                    | from_stack,
+                    | from_stack
+                    | way.marks,
                 rev_nat: way.rev_nat,
                 seen_forward: flags,
                 ..CtRow::default()
@@ -127,7 +128,7 @@ impl Model {
             row.seen_forward |= flags;
             if !is_tcp || is_syn(way) {
                 row.rev_nat = way.rev_nat;
-                row.flags = row.flags & !CT_STACK | from_stack;
+                row.flags = row.flags & !(CT_STACK | CT_ONE_WAY | CT_DSR) | from_stack | way.marks;
             }
         }
         if is_tcp {
@@ -142,7 +143,13 @@ impl Model {
             node.ct_any
         } else if row.flags & CT_RESET != 0 || row.flags & both == both {
             node.ct_fin
-        } else if row.flags & CT_SEEN_REPLY != 0 || !had_syn {
+        } else if row.flags & CT_ONE_WAY != 0 && row.flags & CT_CLOSING_FORWARD != 0 {
+            // The other side's end is not seen.
+            node.ct_fin
+        } else if row.flags & CT_SEEN_REPLY != 0
+            || !had_syn
+            || (row.flags & CT_ONE_WAY != 0 && flags & SYN == 0)
+        {
             node.ct_tcp
         } else {
             node.ct_syn

@@ -6,7 +6,7 @@ use crate::l1::lab::Hook;
 use crate::l1::world::{ETH0_MAC, Route, SIDE_MAC, is_side, route};
 use cilium_abi::{
     Address, Mac,
-    ct::{CT_LOOPBACK, CT_STACK},
+    ct::{CT_DSR, CT_LOOPBACK, CT_STACK},
     drop,
     endpoint::{ENDPOINT_HOST, EndpointConfigRow, EndpointRow},
     identity,
@@ -176,7 +176,8 @@ impl Model {
                     self.ask(way, config, true, (config.identity, peer))?;
                 }
                 self.settle(way, state, rev_nat)?;
-                if rev_nat != 0 && !state.asks_policy() {
+                let of_frontend = rev_nat != 0 || flags.is_some_and(|flags| flags & CT_DSR != 0);
+                if of_frontend && !state.asks_policy() {
                     way.mark = mark::SNAT_DONE;
                 }
                 match self.far(&dst) {
@@ -329,11 +330,17 @@ impl Model {
         if state.asks_policy() && !trusted {
             self.ask(way, config, false, (source, config.identity))?;
         }
-        self.settle(way, state, rev_nat)
+        self.settle(way, state, rev_nat)?;
+        self.remembers_frontend(way);
+        Ok(())
     }
 
     pub(super) fn settle(&mut self, way: &mut Way<'_>, state: State, rev_nat: u16) -> Step<()> {
+        let marks = self.marks(way);
         self.record(way, state);
+        if !state.asks_policy() && marks & CT_DSR != 0 {
+            return self.restores_frontend(way);
+        }
         if state.asks_policy() || rev_nat == 0 { Ok(()) } else { self.restore(way, rev_nat) }
     }
 
@@ -404,6 +411,10 @@ impl Model {
     }
 
     fn device_receives(&mut self, way: &mut Way<'_>) -> Step<Verdict> {
+        let is_here = self.world.endpoints.contains_key(&way.parsed.ends.dst);
+        if self.serves_outside() && is_here && !self.by_stack() {
+            self.takes(way)?;
+        }
         if way.parsed.fault.is_none() && !self.is_overlay(way) {
             if let Some(frontend) = self.frontend_outside(way) {
                 return self.arrives(way, &frontend);
@@ -423,6 +434,10 @@ impl Model {
         let endpoint = match self.world.endpoints.get(&way.parsed.ends.dst).copied() {
             Some(endpoint) if endpoint.flags & ENDPOINT_HOST == 0 => endpoint,
             _ => {
+                let to_host = self.is_host(&way.parsed.ends.dst) && self.serves_outside();
+                if to_host && way.parsed.fault.is_none() && !self.is_overlay(way) {
+                    self.reaches_process(way);
+                }
                 if self.by_stack() && !self.is_overlay(way) {
                     way.mark = identity_mark(self.outsider(way));
                 }
@@ -504,6 +519,9 @@ impl Model {
         if self.world.endpoints.contains_key(&way.parsed.ends.src) {
             return Err(drop::INVALID_SOURCE_IP);
         }
+        if self.serves_outside() && wire == self.world_of(way.parsed.v6) && !self.by_stack() {
+            self.takes(way)?;
+        }
         let (state, rev_nat, flags) = self.stand(way);
         if self.answers_stack(state, flags) {
             self.settle(way, state, rev_nat)?;
@@ -517,7 +535,15 @@ impl Model {
         let lent = wire == self.world_of(way.parsed.v6) || (self.by_stack() && !is_node(wire));
         let exact = exact.filter(|number| *number != identity::HOST && !(lent && is_node(*number)));
         way.told = exact.is_none();
-        let source = exact.unwrap_or(wire);
+        let source = match exact {
+            Some(number) => number,
+            None if wire == self.world_of(way.parsed.v6)
+                && !self.world.ipcache.contains_key(&way.parsed.ends.src) =>
+            {
+                self.outside_of(&way.parsed.ends.src, wire)
+            }
+            None => wire,
+        };
         self.admit(way, &config, source)?;
         self.deliver(way, &endpoint)
     }

@@ -4,20 +4,25 @@
 
 mod answer;
 mod balance;
+mod dsr;
 mod flows;
+mod fragments;
 mod hooks;
 mod nat;
 mod north_south;
 mod parse;
 
+pub use fragments::Part;
 pub use parse::{Ends, Kind, Parsed, parse};
 
 use super::lab::{Hook, Input, Seen};
 use super::world::{Links, World};
 use cilium_abi::{
-    Be16,
+    Address, Be16,
     ct::{CtKey, CtRow, Tuple},
-    drop, event, identity,
+    drop, event,
+    fragment::{FragmentKey, FragmentRow},
+    identity,
     lb::{AffinityKey, AffinityRow},
     node::NodeConstants,
     snat::{SnatKey, SnatRow},
@@ -62,7 +67,7 @@ pub struct Expected {
     pub mark: u32,
     /// For refusals by policy.
     pub refusal: Option<Refusal>,
-    /// Offset and protocol of layer 4, if the packet could be read.
+    /// Offset and protocol of layer 4, if the packet could be read; 0 and 0: another fragment has it.
     pub l4: Option<(usize, u8)>,
     /// Keys of the entries the packet is about.
     pub keys: Vec<CtKey>,
@@ -85,6 +90,8 @@ pub struct Model {
     pub translations: BTreeMap<SnatKey, SnatRow>,
     /// Which backends clients keep.
     pub affinities: BTreeMap<AffinityKey, AffinityRow>,
+    /// What first fragments said.
+    pub fragments: BTreeMap<FragmentKey, FragmentRow>,
     /// Drops by reason and direction.
     pub drops: BTreeMap<(u8, u8), u64>,
 }
@@ -111,6 +118,12 @@ struct Way<'a> {
     told: bool,
     /// The host's stack sent it, which answers go back through.
     from_stack: bool,
+    /// What it makes of a connection that it opens, beyond.
+    marks: u16,
+    /// The frontend that it names.
+    frontend: (Address, u16),
+    /// A backend elsewhere answers its client itself.
+    one_way: bool,
 }
 
 type Step<T> = Result<T, u8>;
@@ -143,6 +156,7 @@ impl Model {
             connections: BTreeMap::new(),
             translations: BTreeMap::new(),
             affinities: BTreeMap::new(),
+            fragments: BTreeMap::new(),
             drops: BTreeMap::new(),
         }
     }
@@ -151,11 +165,16 @@ impl Model {
     /// and `seen` says what the programs chose where they may choose.
     pub fn run(&mut self, input: &Input, seen: &Seen, now: u32) -> Expected {
         let protocol = u16::from_be_bytes([input.data[12], input.data[13]]);
+        let is_ip = matches!(protocol, 0x0800 | 0x86dd);
+        let mut parsed = parse(&input.data, protocol == 0x86dd);
+        if is_ip {
+            self.fragment(input, &mut parsed, now);
+        }
         let mut way = Way {
             input,
             seen,
             now,
-            parsed: parse(&input.data, protocol == 0x86dd),
+            parsed,
             data: input.data.clone(),
             mark: input.mark,
             refusal: None,
@@ -170,8 +189,10 @@ impl Model {
             loopback: false,
             told: false,
             from_stack: false,
+            marks: 0,
+            frontend: (Address::NONE, 0),
+            one_way: false,
         };
-        let is_ip = matches!(protocol, 0x0800 | 0x86dd);
         let step = self.hook(&mut way, protocol, is_ip);
         let ends = if way.answer.is_some() { Verdict::Answer } else { Verdict::Drop };
         let verdict = step.unwrap_or_else(ends);
@@ -186,7 +207,10 @@ impl Model {
             refusal: way.refusal.filter(|_| {
                 matches!(verdict, Verdict::Drop(drop::POLICY_DENIED | drop::POLICY_DENIED_BY_DENYLIST))
             }),
-            l4: way.answer.or(readable.then_some((way.parsed.l4, way.parsed.ends.proto))),
+            l4: way.answer.or(readable.then_some(match way.parsed.l4 {
+                0 => (0, 0),
+                l4 => (l4, way.parsed.ends.proto),
+            })),
             keys: way.keys,
             made: way.made,
         }

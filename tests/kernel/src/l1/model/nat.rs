@@ -12,7 +12,7 @@ use cilium_abi::{
     snat::{IN, OUT, SNAT_HOST, SnatKey, SnatRow},
 };
 
-fn snat_key(ends: &Ends, dir: u8) -> SnatKey {
+pub(super) fn snat_key(ends: &Ends, dir: u8) -> SnatKey {
     SnatKey {
         src: ends.src,
         dst: ends.dst,
@@ -286,7 +286,7 @@ impl Way<'_> {
 
     pub(super) fn set_dst(&mut self, addr: Address, port: u16) {
         self.put_addr(14, false, addr);
-        if port != self.parsed.ends.dport {
+        if port != self.parsed.ends.dport && self.parsed.l4 != 0 {
             self.put(
                 Self::port_at(self.parsed.l4, self.parsed.kind == Kind::Ports, false),
                 &port.to_be_bytes(),
@@ -297,7 +297,7 @@ impl Way<'_> {
 
     pub(super) fn set_src(&mut self, addr: Address, port: u16) -> Step<()> {
         self.put_addr(14, true, addr);
-        if port != self.parsed.ends.sport {
+        if port != self.parsed.ends.sport && self.parsed.l4 != 0 {
             self.put(
                 Self::port_at(self.parsed.l4, self.parsed.kind == Kind::Ports, true),
                 &port.to_be_bytes(),

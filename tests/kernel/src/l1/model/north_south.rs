@@ -5,7 +5,7 @@ use super::{Ends, Kind, Model, Step, Verdict, Way, key};
 use crate::l1::world::{ETH0_MAC, Route, SIDE_MAC, is_side, route};
 use cilium_abi::{
     Address,
-    ct::{KIND_CONNECTION, KIND_SERVICE},
+    ct::{CT_DSR, CT_ONE_WAY, KIND_CONNECTION, KIND_SERVICE},
     drop,
     endpoint::ENDPOINT_HOST,
     lb::{FRONTEND_EXTERNAL, FrontendRow},
@@ -21,6 +21,8 @@ impl Model {
             return Err(drop::IS_CLUSTER_IP);
         }
         self.permits(way, frontend)?;
+        way.marks = 0;
+        let before = (way.parsed.clone(), way.data.clone());
         if let Err(reason) = self.translate(way, frontend) {
             return self.refuses(way, frontend, reason);
         }
@@ -37,6 +39,7 @@ impl Model {
                 self.record(way, state);
                 Ok(Verdict::Pass)
             }
+            None if way.one_way => self.goes_direct(way, before),
             None => self.goes_on(way),
         }
     }
@@ -100,8 +103,9 @@ impl Model {
         self.refuse_near(way)?;
         let (inner, _) = way.parsed.inner.unwrap_or_default();
         let asked = reversed(&inner);
-        let choice = self.live(&key(&asked, KIND_SERVICE).0, way.now).map(|row| row.backend);
-        let Some(backend) = choice.and_then(|number| self.world.backends.get(&number)).copied() else {
+        let choice = self.live(&key(&asked, KIND_SERVICE).0, way.now).copied();
+        let one_way = choice.is_some_and(|row| row.flags & CT_ONE_WAY != 0);
+        let Some(backend) = choice.and_then(|row| self.world.backends.get(&row.backend)).copied() else {
             return Ok(Verdict::Pass);
         };
         let (addr, port) = (backend.addr, backend.port.host());
@@ -119,11 +123,16 @@ impl Model {
             self.config(endpoint.ifindex)?;
             return self.deliver(way, &endpoint);
         }
-        let Some(lent) = self.translation(&ends, OUT) else { return Ok(Verdict::Pass) };
+        let lent = self.translation(&ends, OUT).filter(|_| !one_way);
+        if lent.is_none() && !one_way {
+            return Ok(Verdict::Pass);
+        }
         way.set_inner(true, addr, port);
-        way.set_inner(false, lent.addr, lent.port.host());
         way.set_dst(addr, outer.1);
-        way.set_src(lent.addr, outer.0)?;
+        if let Some(lent) = lent {
+            way.set_inner(false, lent.addr, lent.port.host());
+            way.set_src(lent.addr, outer.0)?;
+        }
         if self.far(&addr).is_some_and(|row| !row.tunnel.is_none()) {
             way.hop()?;
             return self.encapsulate();
@@ -136,7 +145,8 @@ impl Model {
     /// was done.
     pub(super) fn answers_client(&mut self, way: &mut Way<'_>) -> Step<bool> {
         let (state, rev_nat, _) = self.stand(way);
-        if rev_nat == 0 || !matches!(state, State::Reply | State::Related) {
+        let of_frontend = rev_nat != 0 || self.marks(way) & CT_DSR != 0;
+        if !of_frontend || !matches!(state, State::Reply | State::Related) {
             return Ok(false);
         }
         self.settle(way, state, rev_nat)?;

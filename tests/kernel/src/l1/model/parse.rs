@@ -1,5 +1,6 @@
 //! What a packet says, read again from the RFCs: the model's parser.
 
+use super::fragments::{Part, needed};
 use cilium_abi::{Address, drop, proto};
 
 /// What layer 4 is.
@@ -41,8 +42,10 @@ pub struct Parsed {
     pub v6: bool,
     /// Its ends; addresses are none if not even they could be read.
     pub ends: Ends,
-    /// Offset of layer 4.
+    /// Offset of layer 4; 0: another fragment has it.
     pub l4: usize,
+    /// What it says of itself, if it is a fragment.
+    pub part: Option<Part>,
     /// TTL or hop limit.
     pub ttl: u8,
     /// TCP flags.
@@ -69,13 +72,14 @@ fn v6_at(data: &[u8], at: usize) -> Option<Address> {
     Some(Address::v6(data.get(at..at + 16)?.try_into().ok()?))
 }
 
-/// Reads a frame with an IP packet.
+/// Reads a frame with an IP packet. What only the first fragment of a datagram says is not read from others.
 pub fn parse(data: &[u8], v6: bool) -> Parsed {
     let mut parsed = Parsed {
         fault: None,
         v6,
         ends: Ends::default(),
         l4: 0,
+        part: None,
         ttl: 0,
         flags: 0,
         kind: Kind::Ports,
@@ -84,8 +88,36 @@ pub fn parse(data: &[u8], v6: bool) -> Parsed {
         inner: None,
     };
     let network = if v6 { network_v6(data, &mut parsed) } else { network_v4(data, &mut parsed) };
-    parsed.fault = network.and_then(|()| transport(data, &mut parsed)).err();
+    parsed.fault = network.and_then(|()| whole_or_part(data, &mut parsed)).err();
     parsed
+}
+
+fn whole_or_part(data: &[u8], parsed: &mut Parsed) -> Result<(), u8> {
+    let Some(part) = parsed.part else { return transport(data, parsed) };
+    let length = u16_at(data, if parsed.v6 { 18 } else { 16 }).map_or(0, usize::from);
+    if length == 0 {
+        return Err(drop::INVALID_PACKET);
+    }
+    if part.offset != 0 {
+        return Err(drop::FRAGMENT_NOT_FOUND);
+    }
+    let (mut number, mut l4) = (part.next, part.start);
+    if parsed.v6 {
+        match extensions(data, part.next, part.start) {
+            Ok((found, at, None)) => (number, l4) = (found, at),
+            _ => return Err(drop::INVALID_EXTENSION_HEADER),
+        }
+    }
+    if l4 + needed(number) > length + if parsed.v6 { 54 } else { 14 } {
+        return Err(drop::CT_INVALID_HEADER);
+    }
+    (parsed.ends.proto, parsed.l4) = (number, l4);
+    transport(data, parsed)?;
+    // Errors are short, and messages of a link are never cut.
+    if matches!(parsed.kind, Kind::Error | Kind::Message) {
+        return Err(drop::FRAGMENT_UNSUPPORTED);
+    }
+    Ok(())
 }
 
 fn network_v4(data: &[u8], parsed: &mut Parsed) -> Result<(), u8> {
@@ -102,8 +134,15 @@ fn network_v4(data: &[u8], parsed: &mut Parsed) -> Result<(), u8> {
         return Err(drop::INVALID_PACKET);
     }
     // More fragments, or an offset.
-    if u16_at(data, 20).unwrap_or(0) & 0x3fff != 0 {
-        return Err(drop::FRAGMENT_UNSUPPORTED);
+    let place = u16_at(data, 20).unwrap_or(0);
+    if place & 0x3fff != 0 {
+        parsed.part = Some(Part {
+            id: u32::from(u16::from_ne_bytes([data[18], data[19]])),
+            next: data[23],
+            offset: usize::from(place & 0x1fff) * 8,
+            start: 14 + header,
+        });
+        return Ok(());
     }
     parsed.l4 = 14 + header;
     Ok(())
@@ -122,27 +161,53 @@ fn network_v6(data: &[u8], parsed: &mut Parsed) -> Result<(), u8> {
     if data[14] >> 4 != 6 || mapped || (payload != 0 && payload + 54 > data.len()) {
         return Err(drop::INVALID_PACKET);
     }
-    let (mut next, mut at, mut headers) = (data[20], 54, 0);
-    loop {
-        let unit = match next {
-            proto::TCP | proto::UDP | proto::ICMPV6 | proto::SCTP if headers == 0 => break,
-            0 | 43 | 60 => 8,
-            51 => 4,
-            44 => return Err(drop::FRAGMENT_UNSUPPORTED),
-            _ => break,
-        };
-        let Some(header) = data.get(at..at + 2) else { return Err(drop::INVALID_EXTENSION_HEADER) };
-        at += 8 + usize::from(header[1]) * unit;
-        next = header[0];
-        headers += 1;
-        // Longer chains serve nobody.
-        if at > 400 || headers > 5 {
+    if matches!(data[20], proto::TCP | proto::UDP | proto::ICMPV6 | proto::SCTP) {
+        parsed.l4 = 54;
+        return Ok(());
+    }
+    let (next, at, part) = extensions(data, data[20], 54)?;
+    parsed.part = part;
+    if part.is_none() {
+        (parsed.ends.proto, parsed.l4) = (next, at);
+    }
+    Ok(())
+}
+
+/// Follows headers up to layer 4, or to one of several fragments.
+fn extensions(data: &[u8], mut next: u8, mut at: usize) -> Result<(u8, usize, Option<Part>), u8> {
+    // Longer chains serve nobody.
+    for _ in 0..6 {
+        let Some(header) = (match next {
+            44 => data.get(at..at + 4),
+            0 | 43 | 60 | 51 => data.get(at..at + 2),
+            _ => return Ok((next, at, None)),
+        }) else {
             return Err(drop::INVALID_EXTENSION_HEADER);
+        };
+        if next == 44 {
+            let place = u16::from_be_bytes([header[2], header[3]]);
+            if place & 0xfff9 != 0 {
+                let whole = data.get(at..at + 8).ok_or(drop::INVALID_PACKET)?;
+                let part = Part {
+                    id: u32::from_ne_bytes([whole[4], whole[5], whole[6], whole[7]]),
+                    next: whole[0],
+                    offset: usize::from(place & 0xfff8),
+                    start: at + 8,
+                };
+                return Ok((next, at, Some(part)));
+            }
+        }
+        at += match next {
+            44 => 8,
+            51 => 8 + usize::from(header[1]) * 4,
+            _ => 8 + usize::from(header[1]) * 8,
+        };
+        next = header[0];
+        if at > 400 {
+            break;
         }
     }
-    parsed.ends.proto = next;
-    parsed.l4 = at;
-    Ok(())
+    Err(drop::INVALID_EXTENSION_HEADER)
 }
 
 fn transport(data: &[u8], parsed: &mut Parsed) -> Result<(), u8> {
@@ -207,7 +272,16 @@ fn inner(data: &[u8], at: usize, v6: bool) -> Option<(Ends, usize)> {
             return None;
         }
         (ends.src, ends.dst, ends.proto) = (v6_at(data, at + 8)?, v6_at(data, at + 24)?, header[6]);
-        l4 = at + 40;
+        if ends.proto == 44 {
+            // The first fragment of several, or the only one.
+            let fragment = data.get(at + 40..at + 44)?;
+            if u16_at(fragment, 2)? & 0xfff8 != 0 {
+                return None;
+            }
+            (ends.proto, l4) = (fragment[0], at + 48);
+        } else {
+            l4 = at + 40;
+        }
     } else {
         let header = data.get(at..at + 20)?;
         let len = usize::from(header[0] & 15) * 4;
