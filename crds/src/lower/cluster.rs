@@ -200,7 +200,7 @@ pub(super) fn endpoint(header: &Header, root: &Cursor<'_>, notes: &mut Notes) ->
     }
     let ports = status.named_ports.unwrap_or_default().into_iter();
     let endpoint = RemoteEndpoint {
-        ips,
+        ips: ips.into(),
         identity: IdentityId(number),
         labels: labels.into(),
         node_ip,

@@ -77,7 +77,7 @@ pub const FRONTEND_SOURCE_RANGES: u32 = 1 << 7;
 pub const FRONTEND_SOURCE_DENY: u32 = 1 << 8;
 /// New connections choose by the Maglev table, others by chance. Comes with the table's size ([`maglev_flags`]).
 pub const FRONTEND_MAGLEV: u32 = 1 << 9;
-/// Backends on other nodes answer the client themselves.
+/// Backends on other nodes, or outside, answer the client themselves.
 pub const FRONTEND_DSR: u32 = 1 << 10;
 /// Without a backend the client is told so (ICMP unreachable, TCP RST); else its packet is dropped.
 pub const FRONTEND_REJECT: u32 = 1 << 11;

@@ -88,6 +88,9 @@ pub const NODE_HOST_STACK: u32 = 1 << 12;
 pub const NODE_GENEVE: u32 = 1 << 20;
 /// With [`NODE_GENEVE`]: backends' nodes are told of frontends in the tunnel's header.
 pub const NODE_DSR_GENEVE: u32 = 1 << 21;
+/// Backends outside the cluster, rather than those in it, answer clients themselves: packets come to them as they
+/// are, within another IP header.
+pub const NODE_DSR_IPIP: u32 = 1 << 22;
 
 /// Sockets are connected to backends rather than frontends.
 pub const NODE_SOCK: u32 = 1 << 16;

@@ -10,6 +10,7 @@ use crate::{
     flow::{FIN, Flow, RST, Step, kind},
     geneve,
     ipcache::{self, Memory},
+    ipip,
     maps::{DEVICE, WAY},
     metrics::count,
     netdev, node,
@@ -30,6 +31,7 @@ use cilium_abi::{
     ct::CT_ONE_WAY,
     endpoint::ENDPOINT_HOST,
     event::{point, reason},
+    ipcache::FLAG_IN_CLUSTER,
     lb::{BackendRow, FRONTEND_EXTERNAL, FrontendRow},
     metrics::{ACCELERATED, DIRECTION_INGRESS, FORWARDED},
     node::{DeviceRow, NODE_LB, NODE_TUNNEL, NODE_XDP},
@@ -124,9 +126,13 @@ fn serve<F: Family>(frame: Xdp, flow: &mut Flow, frontend: &FrontendRow) -> u32 
     }
     flow.dst_identity = found.map_or(0, |row| row.identity);
     if flow.is_one_way != 0 {
-        // Only the stack encapsulates.
-        if geneve::tells() {
+        // Only the stack has tunnels, and lends addresses where a connection is older than the configuration.
+        if geneve::tells() || (ipip::tells() && found.is_some_and(|row| row.flags & FLAG_IN_CLUSTER != 0)) {
             return XDP_PASS;
+        }
+        if ipip::tells() {
+            let own = if F::IS_V6 { &device.ipv6 } else { &device.ipv4 };
+            return wrapped::<F>(frame, flow, frontend, backend, own);
         }
         return direct::<F>(frame, flow, frontend, backend);
     }
@@ -142,6 +148,36 @@ fn direct<F: Family>(frame: Xdp, flow: &mut Flow, frontend: &FrontendRow, backen
     };
     flow.marks = CT_ONE_WAY;
     if lead::<F>(frame, flow, frontend, backend) { tell::<F>(frame, flow, way) } else { XDP_DROP }
+}
+
+/// To a backend outside, which answers the client itself, as it is within another header.
+#[inline(always)]
+fn wrapped<F: Family>(
+    frame: Xdp,
+    flow: &mut Flow,
+    frontend: &FrontendRow,
+    backend: &BackendRow,
+    own: &Address,
+) -> u32 {
+    if own.is_none() {
+        return XDP_PASS;
+    }
+    let Some(way) = way::<F>(frame, flow.ifindex, own, &backend.addr, F::HEADER as u32) else {
+        return XDP_PASS;
+    };
+    flow.marks = CT_ONE_WAY;
+    ipip::point(flow, frontend, backend);
+    wrap::<F>(frame, flow, own, &backend.addr, way)
+}
+
+/// Remembers a connection and sends a frame on within another header. A function of its own, as [`lead`].
+#[inline(never)]
+fn wrap<F: Family>(frame: Xdp, flow: &mut Flow, own: &Address, to: &Address, way: &FibParams) -> u32 {
+    let row = conntrack::find(flow);
+    let step = conntrack::commit(flow, row, Memory::NONE)
+        .and_then(|()| ipip::enclose::<F>(frame, own, to))
+        .and_then(|()| leave(frame, flow, way));
+    finish(frame, flow, step)
 }
 
 /// Sends a frame on that tells its frontend, where it has to. A function of its own, as [`lead`].
@@ -255,6 +291,12 @@ fn way<F: Family>(
 #[inline(always)]
 fn send<F: Family>(frame: Xdp, flow: &mut Flow, way: &FibParams) -> Step<u32> {
     hop::<F, FromPod, _>(frame, flow)?;
+    leave(frame, flow, way)
+}
+
+/// Sends a frame to a neighbour.
+#[inline(always)]
+fn leave(frame: Xdp, flow: &mut Flow, way: &FibParams) -> Step<u32> {
     let ethernet = at::<Ethernet, Xdp>(frame, 0).ok_or(cause!(INVALID_PACKET))?;
     // SAFETY: `at` proved the header lies inside the frame; the row's fields are two-byte aligned.
     unsafe {

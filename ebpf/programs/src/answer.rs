@@ -138,15 +138,15 @@ fn may_answer(desk: &mut Desk) -> bool {
 
 /// Bytes of the IP packet, header included.
 #[inline(always)]
-fn length<F: Family>(skb: Skb) -> Option<u32> {
-    let frame = skb.length() - L2::HEADER as u32;
+pub fn length<F: Family, P: Packet>(packet: P) -> Option<u32> {
+    let frame = packet.length() - L2::HEADER as u32;
     let said = if F::IS_V6 {
-        let ip = at::<Ipv6, Skb>(skb, L2::HEADER)?;
+        let ip = at::<Ipv6, P>(packet, L2::HEADER)?;
         // SAFETY: `at` proved the header lies inside the packet.
         let payload = u16::from_be(unsafe { (*ip).payload }) as u32;
         if payload == 0 { 0 } else { payload + F::HEADER as u32 }
     } else {
-        let ip = at::<Ipv4, Skb>(skb, L2::HEADER)?;
+        let ip = at::<Ipv4, P>(packet, L2::HEADER)?;
         // SAFETY: as above.
         u16::from_be(unsafe { (*ip).total }) as u32
     };
@@ -229,7 +229,7 @@ const fn addresses<F: Family>() -> usize {
 fn reset<F: Family>(skb: Skb, flow: &Flow, desk: &mut Desk) -> Option<u32> {
     const SIZE: u32 = size_of::<Tcp>() as u32;
     let l4 = (L2::HEADER + F::HEADER) as u32;
-    let total = length::<F>(skb)?;
+    let total = length::<F, _>(skb)?;
     let is_partial = is_left_to_device(skb, l4 + 16)?;
     let tcp = at::<Tcp, Skb>(skb, l4 as usize)?;
     // SAFETY: `at` proved the header lies inside the packet.
@@ -270,7 +270,7 @@ fn reset<F: Family>(skb: Skb, flow: &Flow, desk: &mut Desk) -> Option<u32> {
 #[inline(always)]
 fn unreachable<F: Family>(skb: Skb, flow: &Flow, desk: &mut Desk, mtu: u32) -> Option<u32> {
     const HEAD: u32 = size_of::<Icmp>() as u32;
-    let total = length::<F>(skb)?;
+    let total = length::<F, _>(skb)?;
     let quoted = nonzero(if total > QUOTE { QUOTE } else { total & !3 })?;
     let at = F::HEADER + HEAD as usize;
     // SAFETY: a valid context; the bytes fit behind both headers.

@@ -289,6 +289,13 @@ fn send<F: Family>(skb: Skb, flow: &Flow) -> i64 {
     if let Err(cause) = hopped {
         return refuse(cause);
     }
+    leave(skb, &fib, found)
+}
+
+/// The verdict that sends a packet by the device and to the neighbour that a lookup `found`, or the negative of a
+/// cause.
+#[inline(always)]
+pub fn leave(skb: Skb, fib: &FibParams, found: u32) -> i64 {
     if found == BPF_FIB_LKUP_RET_SUCCESS {
         let Some(ethernet) = at::<Ethernet, Skb>(skb, 0) else { return refuse(cause!(INVALID_PACKET)) };
         // SAFETY: `at` proved the header lies inside the packet; the fields are two-byte aligned.

@@ -57,7 +57,7 @@ pub trait Roomy: Writable {
 }
 
 /// Lengths of segments stay what they are, and a checksum that a device found right still is.
-const ROOM: u64 = BPF_F_ADJ_ROOM_FIXED_GSO as u64 | BPF_F_ADJ_ROOM_NO_CSUM_RESET as u64;
+pub const ROOM: u64 = BPF_F_ADJ_ROOM_FIXED_GSO as u64 | BPF_F_ADJ_ROOM_NO_CSUM_RESET as u64;
 
 impl Roomy for Skb {
     #[inline(always)]
@@ -96,7 +96,7 @@ impl Roomy for Xdp {
 
 /// Moves `N` half words of a frame to its start, from `by` bytes behind it.
 #[inline(always)]
-fn forward<const N: usize>(frame: Xdp, by: usize) -> bool {
+pub fn forward<const N: usize>(frame: Xdp, by: usize) -> bool {
     let (Some(to), Some(from)) = (at::<[u16; N], Xdp>(frame, 0), at::<[u16; N], Xdp>(frame, by)) else {
         return false;
     };

@@ -20,6 +20,7 @@ pub mod geneve;
 pub mod host;
 pub mod host_stack;
 pub mod ipcache;
+pub mod ipip;
 pub mod maps;
 pub mod metrics;
 pub mod nd;

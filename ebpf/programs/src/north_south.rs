@@ -12,6 +12,7 @@ use crate::{
     flow::{Cause, Flow, Step, kind, same},
     geneve,
     ipcache::{self, Memory},
+    ipip::{self, Sent},
     maps::DEVICE,
     node,
     packet::Skb,
@@ -26,7 +27,7 @@ use cilium_abi::{
     endpoint::ENDPOINT_HOST,
     event::{point, reason},
     identity,
-    ipcache::IpcacheRow,
+    ipcache::{FLAG_IN_CLUSTER, IpcacheRow},
     lb::{BackendRow, FRONTEND_EXTERNAL, FrontendRow},
     node::{NODE_LB, mark},
 };
@@ -121,6 +122,9 @@ fn relate<F: Family>(skb: Skb, flow: &mut Flow) -> Step<i32> {
         flow.dst_identity = config.identity;
         return deliver::local::<F, FromWire>(skb, flow, endpoint);
     }
+    if ipip::tells() && is_one_way && !ipcache::is_in_cluster(&tuple.dst) {
+        return tell_as_is::<F>(skb, flow, &tuple.dst);
+    }
     // Unless it answers by itself, it knows the client by an address of this node.
     let lent = if is_one_way { None } else { snat::lent(&tuple) };
     if lent.is_none() && !is_one_way {
@@ -135,6 +139,21 @@ fn relate<F: Family>(skb: Skb, flow: &mut Flow) -> Step<i32> {
     }
     let found = place(&flow.tuple.dst);
     send_on::<F>(skb, flow, found)
+}
+
+/// Tells a backend outside, which answers clients itself, of an ICMP error about an answer of its own.
+#[inline(always)]
+fn tell_as_is<F: Family>(skb: Skb, flow: &mut Flow, backend: &Address) -> Step<i32> {
+    match ipip::send::<F>(skb, flow, backend)? {
+        Sent::By(verdict) => {
+            skb.set_mark(mark::SNAT_DONE);
+            event::forwarded(skb, flow);
+            event::trace(skb, flow, point::TO_NETWORK);
+            Ok(verdict)
+        }
+        // Nobody is told of errors about errors.
+        Sent::TooLong(_) => Err(cause!(FRAGMENTATION_NEEDED)),
+    }
 }
 
 /// What is known of an address that is not here.
@@ -175,13 +194,18 @@ fn serve<F: Family>(skb: Skb, flow: &mut Flow) -> Step<i32> {
     };
     let local = ipcache::local(&backend.addr);
     if flow.is_one_way != 0 && local.is_none() {
-        if !geneve::tells() {
+        if ipip::tells() {
+            // A connection may be older than the configuration.
+            let found = place(&backend.addr);
+            if found.is_none_or(|row| row.flags & FLAG_IN_CLUSTER == 0) {
+                return wrapped::<F>(skb, flow, frontend, backend, found);
+            }
+        } else if !geneve::tells() {
             return direct::<F>(skb, flow, frontend, backend);
-        }
-        if let Some(node) = end(place(&backend.addr), &backend.addr) {
+        } else if let Some(node) = end(place(&backend.addr), &backend.addr) {
             return enclosed::<F>(skb, flow, frontend, backend, node);
         }
-        // Whoever is not in the cluster cannot be told.
+        // Whoever is not in the cluster cannot be told, nor be sent what only others take.
         flow.is_one_way = 0;
     }
     service::lead::<F, _>(skb, flow, frontend, backend)?;
@@ -259,6 +283,27 @@ fn enclosed<F: Family>(
     } else {
         deliver::overlay(skb, flow, node, ipcache::world::<F>())
     }
+}
+
+/// To a backend outside, which answers the client itself, as it is within another header.
+#[inline(always)]
+fn wrapped<F: Family>(
+    skb: Skb,
+    flow: &mut Flow,
+    frontend: &FrontendRow,
+    backend: &BackendRow,
+    found: Option<&IpcacheRow>,
+) -> Step<i32> {
+    let verdict = match ipip::send::<F>(skb, flow, &backend.addr)? {
+        Sent::By(verdict) => verdict,
+        Sent::TooLong(mtu) => return answer::too_long::<F>(skb, flow, mtu),
+    };
+    ipip::point(flow, frontend, backend);
+    remember_one_way(flow, found)?;
+    skb.set_mark(mark::SNAT_DONE);
+    event::forwarded(skb, flow);
+    event::trace(skb, flow, point::TO_NETWORK);
+    Ok(verdict)
 }
 
 /// Notes a connection whose answers do not come by here.

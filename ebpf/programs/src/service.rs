@@ -4,7 +4,7 @@ use crate::{
     cause,
     conntrack::{self, CLOSING},
     flow::{FIN, Flow, RST, Step, kind, same},
-    ipcache,
+    ipcache, ipip,
     maps::{AFFINITY, BACKEND, FRONTEND, MAGLEV, REVNAT, SLOT, SOURCE_RANGE, SourceRange},
     node,
     packet::zero,
@@ -165,11 +165,10 @@ unsafe extern "C" fn service_choose(flow: *mut Flow, frontend: *const FrontendRo
         // A full map forgets the client that was away longest.
         let _kept = AFFINITY.insert(client, row, 0);
     }
-    // A client's address of the cluster may be the backend's node's own, or one that only the overlay leads to; and a
-    // backend outside knows of no frontend.
+    // A client's address of the cluster may be the backend's node's own, or one that only the overlay leads to.
     let is_one_way = frontend.flags & FRONTEND_DSR != 0
         && !ipcache::is_of_cluster(&flow.tuple.src)
-        && backend(number).is_some_and(|row| ipcache::is_in_cluster(&row.addr));
+        && backend(number).is_some_and(|row| may_answer(flow, row));
     flow.is_one_way = is_one_way as u8;
     let zero = zero();
     let row = CtRow {
@@ -188,6 +187,14 @@ unsafe extern "C" fn service_choose(flow: *mut Flow, frontend: *const FrontendRo
         reserved: 0,
     };
     if conntrack::write(&key, &row) { number } else { 0 }
+}
+
+/// Whether a backend elsewhere can answer a client itself: nodes of the cluster are told of the frontend, and know
+/// nothing of tunnels; one outside has the frontend's address, and gets packets with its port.
+#[inline(always)]
+fn may_answer(flow: &Flow, backend: &BackendRow) -> bool {
+    let is_within = ipcache::is_in_cluster(&backend.addr);
+    if ipip::tells() { !is_within && backend.port.0 == flow.tuple.dst_port.0 } else { is_within }
 }
 
 /// The backend that a client keeps, if it is still one of the frontend's for new connections: it may have left

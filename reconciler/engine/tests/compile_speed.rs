@@ -96,7 +96,7 @@ fn world(size: Size) -> World {
         let node = 2 + n % 199;
         let number = n % size.identities;
         let endpoint = RemoteEndpoint {
-            ips: vec![addr(10, (node << 16) + n / 199 + 2)],
+            ips: vec![addr(10, (node << 16) + n / 199 + 2)].into(),
             identity: IdentityId(1000 + number),
             labels: labels[number as usize].clone(),
             node_ip: Some(addr(192, 0xa8_0000 + node)),
@@ -246,7 +246,7 @@ fn newcomer(world: &mut World, n: u32, app: u32) {
         place: place(n),
     });
     let endpoint = RemoteEndpoint {
-        ips: vec![addr(10, (2 << 16) + 50_000 + n)],
+        ips: vec![addr(10, (2 << 16) + 50_000 + n)].into(),
         identity: number,
         labels,
         node_ip: Some(addr(192, 0xa8_0002)),

@@ -86,7 +86,7 @@ fn objects() -> Vec<Arc<Object>> {
         .collect();
     for n in 0..ENDPOINTS {
         let endpoint = RemoteEndpoint {
-            ips: vec![addr(10, (2 << 16) + n)],
+            ips: vec![addr(10, (2 << 16) + n)].into(),
             identity: IdentityId(1000 + n % IDENTITIES),
             labels: labels[(n % IDENTITIES) as usize].clone(),
             node_ip: Some(addr(192, 0xa8_0002)),

@@ -199,7 +199,16 @@ pub fn connect_from(from: SocketAddr, to: SocketAddr, patience: Duration) -> std
         };
         if code == 0 { Ok(()) } else { Err(Error::last_os_error()) }
     };
-    call(from, libc::bind)?;
+    // A child of a parallel test holds what was just closed until it executes its program.
+    let mut last = Ok(());
+    let taken = |last: &std::io::Result<()>| {
+        last.as_ref().is_err_and(|error| error.kind() == std::io::ErrorKind::AddrInUse)
+    };
+    eventually(patience, || {
+        last = call(from, libc::bind);
+        !taken(&last)
+    });
+    last?;
     call(to, libc::connect)?;
     Ok(stream)
 }

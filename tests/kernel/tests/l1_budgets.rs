@@ -3,7 +3,7 @@
 use cilium_abi::{
     maps,
     node::{
-        NODE_ALLOW_LOCALHOST, NODE_DSR_GENEVE, NODE_EVENT_TRACE, NODE_GENEVE, NODE_HOST_STACK,
+        NODE_ALLOW_LOCALHOST, NODE_DSR_GENEVE, NODE_DSR_IPIP, NODE_EVENT_TRACE, NODE_GENEVE, NODE_HOST_STACK,
         NODE_MASQUERADE_IPV6, NODE_SOCK, NODE_XDP, NodeConstants,
     },
 };
@@ -32,7 +32,7 @@ const SAME_WORK: f64 = 5.0;
 fn l1_programs_stay_within_the_verifiers_budget() {
     // What a node's constants switch off is not there to be verified: all that can be switched on at once. Through the
     // host's stack there is no direct server return.
-    for more in [NODE_HOST_STACK, NODE_GENEVE | NODE_DSR_GENEVE] {
+    for more in [NODE_HOST_STACK, NODE_GENEVE | NODE_DSR_GENEVE, NODE_DSR_IPIP] {
         let started = Instant::now();
         let mut node = constants(Mode::BalancerTunnel);
         node.flags |=

@@ -52,7 +52,10 @@ fn one(lab: &mut Lab, seed: u64, ended: &mut BTreeMap<String, usize>) -> Vec<Str
             Ok(Some((seen, expected))) => {
                 let place =
                     if seen.by_driver { "the driver".to_owned() } else { format!("{:?}", input.hook) };
-                *ended.entry(format!("{place} {:?}", expected.verdict)).or_default() += 1;
+                let is_within =
+                    matches!(expected.l4, Some((_, 4 | 41))) && seen.data.len() > input.data.len();
+                let how = if is_within { " within another header" } else { "" };
+                *ended.entry(format!("{place} {:?}{how}", expected.verdict)).or_default() += 1;
                 let v6 = seen.data[12..14] == [0x86, 0xdd];
                 if (v6 || seen.data[12..14] == [8, 0]) && !matches!(expected.verdict, Verdict::Drop(_)) {
                     let out = parse(&seen.data, v6);

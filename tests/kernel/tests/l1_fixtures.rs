@@ -23,6 +23,8 @@ mod fragments;
 mod hooks;
 #[path = "l1/host_stack.rs"]
 mod host_stack;
+#[path = "l1/ipip.rs"]
+mod ipip;
 #[path = "l1/malformed.rs"]
 mod malformed;
 #[path = "l1/masquerade.rs"]

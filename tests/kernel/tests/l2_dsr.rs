@@ -106,7 +106,10 @@ impl Stage {
     fn set(way: Way) -> Self {
         let Way { mode, forwarding, accelerated } = way;
         let drivers = if accelerated { "acceleration = \"native\"\n" } else { "" };
-        let extra = format!("[load_balancer]\nmode = \"{forwarding}\"\n{drivers}");
+        // Tables and direct return together, where the rest is as it is tried elsewhere, too.
+        let algorithm = if forwarding == "hybrid" { "maglev" } else { "random" };
+        let extra =
+            format!("[load_balancer]\nmode = \"{forwarding}\"\nalgorithm = \"{algorithm}\"\n{drivers}");
         let cluster = Cluster::start(&Options { mode, extra, ..Options::default() });
         let cards = cluster.like_cards();
         let near = cluster.pod(0, "near", "app: near");

@@ -28,6 +28,7 @@ use std::time::{Duration, Instant};
 /// # Errors
 /// The lock is held by another, or the host or the sockets cannot be opened.
 pub(crate) fn run(loaded: Loaded) -> Result<ExitCode> {
+    memory::share();
     init_log();
     let lock = WriterLock::take(&loaded.config.paths.run_dir)?;
     let (wake, woken) = channel();

@@ -28,6 +28,9 @@ enum Claimant {
     Pod(Name),
 }
 
+/// The endpoint of a claim, if it is one elsewhere.
+type Elsewhere = Option<Shared<RemoteEndpoint>>;
+
 /// The other nodes by what endpoints say of theirs: places among the neighbours.
 #[derive(Debug, Default)]
 struct Neighbours {
@@ -67,7 +70,9 @@ pub(super) struct Stage {
     pods: Map<Name, Foreign>,
     prefixes: Shared<BTreeMap<IpNet, Prefix>>,
     /// With the endpoint, if it is one elsewhere.
-    claims: BTreeMap<(IpAddr, Claimant), Option<Shared<RemoteEndpoint>>>,
+    claims: Map<(IpAddr, Claimant), Elsewhere>,
+    /// What is to be other of the claims, in the order of what was said.
+    said: Vec<((IpAddr, Claimant), Option<Elsewhere>)>,
     /// Rows that nobody's address takes the place of.
     fixed: BTreeMap<IpNet, (IpcacheRow, Why)>,
     contested: BTreeMap<IpAddr, Vec<Shared<Problem>>>,
@@ -97,6 +102,7 @@ impl Stage {
                 was.keys().chain(self.fixed.keys()).filter(|net| was.get(net) != self.fixed.get(net)),
             );
         }
+        self.note();
         stale.sort_unstable();
         stale.dedup();
         for net in stale {
@@ -129,12 +135,21 @@ impl Stage {
         stale: &mut Vec<IpNet>,
     ) {
         for addr in was.iter().filter(|addr| !is.contains(addr)) {
-            self.claims.remove(&(*addr, who.clone()));
+            self.said.push(((*addr, who.clone()), None));
         }
         for addr in is {
-            self.claims.insert((*addr, who.clone()), endpoint.cloned());
+            self.said.push(((*addr, who.clone()), Some(endpoint.cloned())));
         }
         stale.extend(was.iter().chain(is).map(|addr| IpNet::from(*addr)));
+    }
+
+    /// Takes over what was said of claims; of two words on one the last counts.
+    fn note(&mut self) {
+        let mut said = std::mem::take(&mut self.said);
+        said.reverse();
+        said.sort_by(|(a, _), (b, _)| a.cmp(b));
+        said.dedup_by(|(a, _), (b, _)| a == b);
+        self.claims.edit(said);
     }
 
     fn local(&mut self, world: &World, identities: &Identities, stale: &mut Vec<IpNet>) {
@@ -199,7 +214,10 @@ impl Stage {
         let Pass { world, site, .. } = *pass;
         let addr = net.addr();
         let host = net.prefix_len() == net.max_prefix_len();
-        let claims = self.claims.range((addr, Claimant::Host)..).take_while(|((a, _), _)| host && *a == addr);
+        let claims = self
+            .claims
+            .range::<(IpAddr, Claimant)>((addr, Claimant::Host)..)
+            .take_while(|((a, _), _)| host && *a == addr);
         let mut claimants = claims.map(|((_, claimant), endpoint)| (claimant, endpoint.as_ref()));
         let first = claimants.next();
         let origin = |(claimant, endpoint)| origin(claimant, endpoint, world, site);

@@ -160,6 +160,7 @@ pub(super) fn constants(world: &World, site: &Site, config: &Config) -> NodeCons
         (node::NODE_SOCK_HOST_ONLY, at_sockets && config.load_balancer.socket_host_namespace_only),
         (node::NODE_GENEVE, site.overlay.as_ref().is_some_and(|overlay| overlay.link == GENEVE_LINK)),
         (node::NODE_DSR_GENEVE, config.load_balancer.dsr_dispatch == DsrDispatch::Geneve),
+        (node::NODE_DSR_IPIP, config.load_balancer.dsr_dispatch == DsrDispatch::Ipip),
         (node::NODE_EVENT_VERDICT, config.monitor.policy_verdict),
         (node::NODE_EVENT_TRACE, config.monitor.trace),
         (node::NODE_EVENT_DROP, config.monitor.drop),

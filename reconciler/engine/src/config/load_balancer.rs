@@ -33,7 +33,7 @@ pub enum LbMode {
     Hybrid,
 }
 
-/// How a backend's node is told which frontend it answers for.
+/// How packets come to a backend that answers clients itself.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum DsrDispatch {
@@ -44,6 +44,11 @@ pub enum DsrDispatch {
     /// By an option of the tunnel's header, as Cilium's, with `routing.mode = "tunnel"` and `routing.tunnel_protocol =
     /// "geneve"`: in the same packets; the network between nodes sees nothing of it but Geneve.
     Geneve,
+    /// For backends outside the cluster, rather than for those in it: every packet as it came, in another IP header
+    /// from this node (IPv4 in IPv4, IPv6 in IPv6). The backend takes that off, and has the frontend's address itself,
+    /// for example on its loopback device. A backend's port has to be the frontend's; others, NodePorts and backends in
+    /// the cluster are served as with `mode = "snat"`. What is too long with the header is answered with ICMP.
+    Ipip,
 }
 
 /// What becomes of a packet to a Service without backend.
@@ -109,7 +114,8 @@ pub struct LoadBalancer {
     /// began with.
     #[schemars(extend("x-impact" = "hitless"))]
     pub mode: LbMode,
-    /// How a backend's node is told which frontend it answers for, where `mode` or an annotation asks for DSR.
+    /// How packets come to a backend that answers clients itself, where `mode` or an annotation asks for DSR, and which
+    /// backends those are.
     #[schemars(extend("x-impact" = "disruptive"))]
     pub dsr_dispatch: DsrDispatch,
     /// Clients outside are sent on to backends of other nodes by the drivers of devices (XDP), before the stack sees

@@ -41,12 +41,8 @@ const KEYS: &[(&str, &[Off])] = &[
 ];
 
 /// Values of keys that exist.
-const VALUES: &[(&str, &str)] = &[
-    ("source.kind", "kubernetes"),
-    ("ipam.mode", "cluster-pool"),
-    ("ipam.mode", "multi-pool"),
-    ("load_balancer.dsr_dispatch", "ipip"),
-];
+const VALUES: &[(&str, &str)] =
+    &[("source.kind", "kubernetes"), ("ipam.mode", "cluster-pool"), ("ipam.mode", "multi-pool")];
 
 /// A value that asks for nothing.
 #[derive(Clone, Copy)]

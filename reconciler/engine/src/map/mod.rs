@@ -9,11 +9,13 @@
 
 mod few;
 mod iter;
+mod mostly;
 #[cfg(test)]
 mod tests;
 
 pub use few::Few;
 pub use iter::Iter;
+pub use mostly::Mostly;
 
 use std::borrow::Borrow;
 use std::cmp::Ordering;

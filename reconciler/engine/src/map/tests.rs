@@ -99,3 +99,20 @@ fn what_two_versions_share_is_not_looked_at() {
     assert!(looked <= 5 * LEAF, "{looked}");
     assert_eq!(before.differences(&now).len(), 3);
 }
+
+#[test]
+fn a_list_of_mostly_one_is_a_list() {
+    assert!(size_of::<Mostly<[usize; 3]>>() <= size_of::<[usize; 4]>());
+    for count in 0..4u8 {
+        let items: Vec<u8> = (0..count).collect();
+        let mut mostly = Mostly::from(items.clone());
+        assert_eq!(matches!(mostly, Mostly::One(_)), count == 1);
+        assert_eq!((&*mostly, mostly.len()), (items.as_slice(), items.len()));
+        let text = serde_json::to_string(&items).unwrap();
+        assert_eq!(serde_json::to_string(&mostly).unwrap(), text);
+        assert_eq!(serde_json::from_str::<Mostly<u8>>(&text).unwrap(), mostly);
+        mostly.iter_mut().for_each(|item| *item += 1);
+        assert!(mostly.iter().copied().eq(1..=count));
+        assert_ne!(mostly, (0..=count).collect());
+    }
+}

@@ -1,6 +1,7 @@
 //! Objects of the cluster and records of this node.
 
 use super::Labels;
+use crate::map::Mostly;
 use crate::shared::{Shared, Text};
 use crate::state::{IdentityId, Mac, Origin, Protocol};
 use ipnet::IpNet;
@@ -169,7 +170,7 @@ pub struct IdentityClaim {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct RemoteEndpoint {
     /// Its addresses.
-    pub ips: Vec<IpAddr>,
+    pub ips: Mostly<IpAddr>,
     /// Its identity's number.
     pub identity: IdentityId,
     /// Labels of that identity as the publisher wrote them (may be empty: see the claim).

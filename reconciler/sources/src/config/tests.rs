@@ -203,7 +203,6 @@ fn native_routing_is_accepted_once_it_is_said_what_is_native() {
 #[test]
 fn planned_features_are_refused_as_not_built_and_not_as_unknown() {
     for (text, path) in [
-        ("[load_balancer]\ndsr_dispatch = \"ipip\"\n", "load_balancer.dsr_dispatch"),
         ("[encryption]\ntype = \"wireguard\"\n", "encryption.type"),
         ("[source]\nkind = \"kubernetes\"\n", "source.kind"),
         ("[source.kubernetes]\nkubeconfig = \"\"\n", "source.kubernetes.kubeconfig"),

@@ -11,7 +11,6 @@
 
 use super::lastgood::{Digest, Kept, Known, number};
 use super::read::{Member, ReadFile};
-use super::walk::Stamp;
 use super::{Identity, many};
 use crate::kept::{self, Lasting};
 use cilium_crds::lower::LabelPool;
@@ -61,7 +60,7 @@ struct Shard<Text, Problems, Object> {
 #[derive(Serialize, Deserialize)]
 struct Entry<Text, Problems, Object> {
     path: Text,
-    stamp: Stamp,
+    mark: NonZeroU64,
     unsure: bool,
     problems: Problems,
     members: Vec<EntryMember<Object>>,
@@ -92,7 +91,7 @@ impl<Text, Problems, Object> Default for Shard<Text, Problems, Object> {
     }
 }
 
-type Read = Shard<String, Vec<Problem>, Object>;
+type Read = Shard<Text, Box<[Problem]>, Object>;
 type Written<'a> = Shard<&'a str, &'a [Problem], Object>;
 
 /// What the cache said at the start.
@@ -162,7 +161,7 @@ impl Place {
             let mut file = BufWriter::new(file);
             let (mut shard, mut pool) = (Written::default(), Indices::new());
             let mut in_files = HashSet::new();
-            for (path, file_read) in files.iter().filter(|(_, file)| file.proven && file.emptied.is_none()) {
+            for (path, file_read) in files.iter().filter(|(_, file)| file.proven) {
                 let entry = entry(path, file_read, versions, &mut in_files, &mut pool);
                 shard.files.push(entry);
                 if shard.files.len() == FILES {
@@ -229,7 +228,7 @@ fn entry<'a>(
         EntryMember { object, labels, digest: member.digest, stored }
     });
     let members = members.collect();
-    Entry { path, stamp: file.stamp, unsure: file.unsure, problems: &file.problems, members }
+    Entry { path, mark: file.mark, unsure: file.unsure, problems: file.problems(), members }
 }
 
 /// A shard as it is written: its check, which was not looked at yet, and its content.
@@ -246,27 +245,22 @@ fn cut(bytes: &[u8]) -> Option<(Part<'_>, &[u8])> {
 /// A shard with what can be made of it on any processor.
 struct Decoded {
     shard: Read,
-    /// Of the members of all files and then the versions, in order: who it is, and the number in the name of the
-    /// store's file.
-    who: Vec<(Shared<Identity>, u128)>,
+    /// Of the members of all files and then the versions, in order: the number in the name of the store's file.
+    numbers: Vec<u128>,
 }
 
 impl Decoded {
     fn of(shard: Read) -> Self {
         let members = shard.files.iter().flat_map(|file| &file.members).map(|member| &member.object);
         let objects = members.chain(shard.versions.iter().map(|version| &version.object));
-        let who = |object: &Object| {
-            let identity = Identity::of(&object.header);
-            let number = number(&identity);
-            (identity.into(), number)
-        };
-        Self { who: objects.map(who).collect(), shard }
+        let number = |object: &Object| number(&Identity::of(&object.header));
+        Self { numbers: objects.map(number).collect(), shard }
     }
 }
 
 impl Cached {
     fn take_in(&mut self, decoded: Decoded, pool: &mut LabelPool) {
-        let Decoded { shard: Shard { mut labels, files, versions }, who } = decoded;
+        let Decoded { shard: Shard { mut labels, files, versions }, numbers } = decoded;
         labels.iter_mut().for_each(|set| pool.share_set(set));
         let mut with = |mut object: Object, index: Option<usize>, file: &Text| {
             object.header.place.file = file.clone();
@@ -276,17 +270,16 @@ impl Cached {
             if let (Some(place), Some(set)) = (object.facts.identity_labels_mut(), set) {
                 *place = set.clone();
             }
-            Arc::new(object)
+            let identity = Shared::from(Identity::of(&object.header));
+            (identity, Arc::new(object))
         };
-        let mut who = who.into_iter();
-        for Entry { path, stamp, unsure, problems, members: read } in files {
-            let path = Text::from(path);
+        let mut numbers = numbers.into_iter();
+        for Entry { path, mark, unsure, problems, members: read } in files {
             let mut members = Vec::with_capacity(read.len());
             let mut all_stored = true;
-            for (EntryMember { object, labels, digest, stored }, (identity, number)) in
-                read.into_iter().zip(&mut who)
+            for (EntryMember { object, labels, digest, stored }, number) in read.into_iter().zip(&mut numbers)
             {
-                let object = with(object, labels, &path);
+                let (identity, object) = with(object, labels, &path);
                 all_stored &= stored.is_some() || !object.valid;
                 if let Some(mark) = stored {
                     let kept = Kept { object: Arc::clone(&object), digest, mark: Some(mark) };
@@ -294,22 +287,15 @@ impl Cached {
                 }
                 members.push(Member { identity, object, digest, document: None });
             }
-            let file = ReadFile {
-                stamp,
-                proven: true,
-                early: false,
-                stored: all_stored,
-                members: members.into(),
-                unsure,
-                problems: problems.into(),
-                emptied: None,
-            };
+            let mut file = ReadFile::of(mark);
+            (file.proven, file.stored, file.unsure) = (true, all_stored, unsure);
+            file.members = members.into();
+            file.set_problems(problems);
             self.files.insert(path.into(), file);
         }
-        for (Version { object, labels, file, digest, stored }, (identity, number)) in
-            versions.into_iter().zip(who)
-        {
-            let kept = Kept { object: with(object, labels, &file.into()), digest, mark: Some(stored) };
+        for (Version { object, labels, file, digest, stored }, number) in versions.into_iter().zip(numbers) {
+            let (identity, object) = with(object, labels, &file);
+            let kept = Kept { object, digest, mark: Some(stored) };
             self.versions.add(number, identity, kept);
         }
     }

@@ -29,9 +29,9 @@ use cilium_crds::lower::{Header, LabelPool};
 use cilium_crds::object::Object;
 use cilium_engine::map::Map;
 use cilium_engine::problem::{Problem, Severity};
-use cilium_engine::shared::Shared;
+use cilium_engine::shared::{Shared, Text};
 use cilium_engine::state::Origin;
-use cilium_engine::world::ObjectName;
+use cilium_engine::world::Name;
 use lastgood::{LastGood, Mode};
 use read::ReadFile;
 use settle::Settled;
@@ -88,17 +88,17 @@ pub type Objects = Map<Shared<Identity>, Arc<Object>>;
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Identity {
     kind: ObjectKind,
-    /// Namespace, name and, if that matters, publisher, with a zero byte between them (no name holds one): there
-    /// are very many, and they are compared all the time.
-    text: Box<str>,
+    name: Name,
+    /// Who published it, if that matters. There are very many identities, and few have one.
+    publisher: Option<Box<Text>>,
 }
 
 impl Identity {
     /// That of the object with this header.
     pub fn of(header: &Header) -> Self {
         let publisher = match header.kind {
-            ObjectKind::CiliumIdentity => header.published_by.as_deref(),
-            ObjectKind::CiliumNode => header.published_by.as_ref().map(|_| ""),
+            ObjectKind::CiliumIdentity => header.published_by.clone(),
+            ObjectKind::CiliumNode => header.published_by.as_ref().map(|_| Text::default()),
             ObjectKind::Namespace
             | ObjectKind::Node
             | ObjectKind::Pod
@@ -109,32 +109,22 @@ impl Identity {
             | ObjectKind::CiliumClusterwideNetworkPolicy
             | ObjectKind::CiliumEndpoint => None,
         };
-        let (namespace, name) = (&header.name.namespace, &header.name.name);
-        let text = match publisher {
-            Some(publisher) => format!("{namespace}\0{name}\0{publisher}"),
-            None => format!("{namespace}\0{name}"),
-        };
-        Self { kind: header.kind, text: text.into() }
+        Self { kind: header.kind, name: header.name.clone(), publisher: publisher.map(Box::new) }
     }
 
     /// The one that comes before all others.
     fn first() -> Self {
-        Self { kind: ObjectKind::ALL[0], text: Box::default() }
+        Self { kind: ObjectKind::ALL[0], name: Name::default(), publisher: None }
     }
 
     /// Namespace, name, publisher.
     fn parts(&self) -> (&str, &str, Option<&str>) {
-        let (namespace, rest) = self.text.split_once('\0').unwrap_or(("", &self.text));
-        match rest.split_once('\0') {
-            Some((name, publisher)) => (namespace, name, Some(publisher)),
-            None => (namespace, rest, None),
-        }
+        (&self.name.namespace, &self.name.name, self.publisher.as_deref().map(Text::as_str))
     }
 
     /// As problems name the object.
     fn title(&self) -> String {
-        let (namespace, name, _) = self.parts();
-        format!("{} {}", self.kind, ObjectName::new(namespace, name))
+        format!("{} {}", self.kind, self.name)
     }
 }
 
@@ -311,7 +301,7 @@ impl ManifestFolder {
             }
             // With them those that were left for later.
             Looked::At(mut names) => {
-                names.extend(self.writing.keys().chain(self.settled.emptied()).cloned());
+                names.extend(self.writing.keys().chain(self.settled.emptied().keys()).cloned());
                 names.into_iter().collect()
             }
         };
@@ -326,7 +316,8 @@ impl ManifestFolder {
             let known = self.settled.file(&name);
             // What was read early may be another by now, with the same stamp.
             let as_read = |file: &ReadFile| !file.early || everywhere && !stamp.is_proof_at(now.wall);
-            if known.is_some_and(|file| file.stamp == *stamp && file.emptied.is_none() && as_read(file)) {
+            let emptied = self.settled.emptied().contains_key(&name);
+            if known.is_some_and(|file| file.mark == stamp.mark() && !emptied && as_read(file)) {
                 self.writing.remove(&name);
                 continue;
             }
@@ -335,7 +326,8 @@ impl ManifestFolder {
             if left.is_some_and(|left| self.leave(&name, left, now, again)) {
                 continue;
             }
-            match self.cached.files.remove(&name).filter(|file| file.stamp == stamp && self.is_stored(file)) {
+            let cached = self.cached.files.remove(&name);
+            match cached.filter(|file| file.mark == stamp.mark() && self.is_stored(file)) {
                 Some(file) => as_cached.push((name, file)),
                 None => changed.push((name, stamp)),
             }
@@ -382,7 +374,7 @@ impl ManifestFolder {
         let known = self.settled.file(name).into_iter().flat_map(|file| &file.members);
         let mut lost = known.filter(|had| fresh.members.iter().all(|has| has.identity != had.identity));
         fresh.unsure
-            || !fresh.problems.is_empty()
+            || !fresh.problems().is_empty()
             || fresh.members.iter().any(|member| !member.object.valid)
             || lost.next().is_some()
     }
@@ -398,27 +390,32 @@ impl ManifestFolder {
     }
 
     fn take_in(&mut self, name: &Arc<str>, mut fresh: ReadFile, now: Now, again: &mut Option<Duration>) {
-        for object in fresh.members.iter_mut().filter_map(|member| Arc::get_mut(&mut member.object)) {
-            self.labels.share(object);
+        let mut emptied = None;
+        for member in &mut fresh.members {
+            if let Some(object) = Arc::get_mut(&mut member.object) {
+                self.labels.share(object);
+                // The name may be another in memory now.
+                member.identity = Identity::of(&object.header).into();
+            }
         }
         let known = self.settled.file(name);
         let had =
             known.is_some_and(|file| !file.members.is_empty()) || self.store.of_file(name).next().is_some();
         if fresh.members.is_empty() && !fresh.unsure && had {
-            let since = known.and_then(|file| file.emptied).unwrap_or(now.uptime);
+            let since = self.settled.emptied().get(name).copied().unwrap_or(now.uptime);
             let passed = now.uptime.saturating_sub(since);
             if passed < EMPTIED_FILE_AFTER {
                 soon(again, EMPTIED_FILE_AFTER.saturating_sub(passed));
                 if known.is_some() {
-                    self.settled.set_emptied(name, fresh.stamp, since);
+                    self.settled.set_emptied(name, fresh.mark, since);
                     return;
                 }
                 // After a restart: what it held is in the store.
-                fresh.emptied = Some(since);
+                emptied = Some(since);
                 fresh.unsure = true;
             }
         }
-        self.settled.set(name, fresh, &self.store);
+        self.settled.set(name, fresh, emptied, &self.store);
     }
 }
 

@@ -4,11 +4,13 @@ use super::lastgood::Digest;
 use super::walk::{self, Stamp};
 use super::{Identity, many, problem};
 use cilium_crds::object::{Object, Reading};
+use cilium_engine::map::Mostly;
 use cilium_engine::problem::Problem;
 use cilium_engine::shared::Shared;
+use std::num::NonZeroU64;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 /// An object of a file.
 #[derive(Clone, Debug)]
@@ -17,26 +19,44 @@ pub(super) struct Member {
     pub(super) object: Arc<Object>,
     pub(super) digest: Digest,
     /// Its document, until the last good version was written.
-    pub(super) document: Option<Box<str>>,
+    pub(super) document: Option<Box<Box<str>>>,
 }
 
 /// A file as it was last read.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(super) struct ReadFile {
-    pub(super) stamp: Stamp,
-    /// As long as the stamp is the same, so is what the file holds.
+    /// Mark of the stamp it had.
+    pub(super) mark: NonZeroU64,
+    /// As long as the stamp is the same, this is what the file holds.
     pub(super) proven: bool,
     /// Read so soon after its last change that another may follow with the same stamp.
     pub(super) early: bool,
     /// As it was in the cache, which knew the last good versions of all its objects.
     pub(super) stored: bool,
     /// In order.
-    pub(super) members: Box<[Member]>,
+    pub(super) members: Mostly<Member>,
     /// Some of it could not be read, or not be told apart: any object of the file may be meant.
     pub(super) unsure: bool,
-    pub(super) problems: Box<[Problem]>,
-    /// Since when it has no documents any more.
-    pub(super) emptied: Option<Duration>,
+    /// Mostly none.
+    wrong: Option<Box<Box<[Problem]>>>,
+}
+
+impl ReadFile {
+    /// A file of this mark that nothing is known of yet.
+    pub(super) fn of(mark: NonZeroU64) -> Self {
+        let members = Mostly::default();
+        Self { mark, proven: false, early: false, stored: false, members, unsure: false, wrong: None }
+    }
+
+    /// What is wrong with it as a file.
+    pub(super) fn problems(&self) -> &[Problem] {
+        self.wrong.as_deref().map_or(&[], |problems| problems)
+    }
+
+    /// Sets what is wrong with it.
+    pub(super) fn set_problems(&mut self, problems: Box<[Problem]>) {
+        self.wrong = (!problems.is_empty()).then(|| Box::new(problems));
+    }
 }
 
 /// Reads files of the folder at `root`, for the node of this name, at this time or a little later. With each,
@@ -58,13 +78,13 @@ pub(super) fn read_all(
 }
 
 fn read(root: &Path, node_name: &str, name: &str, stamp: Stamp) -> ReadFile {
-    let mut out = ReadFile { stamp, ..ReadFile::default() };
+    let mut out = ReadFile::of(stamp.mark());
     let bytes = match walk::read(&root.join(name)) {
         Ok(bytes) => bytes,
         Err(error) => {
             out.unsure = true;
             let message = format!("cannot be read: {error}");
-            out.problems = [problem(name, message, "its objects stay as they were")].into();
+            out.set_problems([problem(name, message, "its objects stay as they were")].into());
             return out;
         }
     };
@@ -84,7 +104,7 @@ fn read(root: &Path, node_name: &str, name: &str, stamp: Stamp) -> ReadFile {
                 members.push(Member {
                     identity: Identity::of(&object.header).into(),
                     digest: Digest::of(&text),
-                    document: object.valid.then(|| text.into()),
+                    document: object.valid.then(|| Box::new(text.into())),
                     object: Arc::new(*object),
                 });
             }
@@ -95,6 +115,7 @@ fn read(root: &Path, node_name: &str, name: &str, stamp: Stamp) -> ReadFile {
             Reading::Other(problem) => problems.extend(problem),
         }
     }
-    (out.members, out.problems) = (members.into(), problems.into());
+    out.members = members.into();
+    out.set_problems(problems.into());
     out
 }

@@ -3,7 +3,7 @@
 
 use super::lastgood::LastGood;
 use super::read::{Member, ReadFile};
-use super::walk::{Found, Stamp};
+use super::walk::Found;
 use super::{Identity, Objects};
 use cilium_crds::object::Object;
 use cilium_engine::map::{Map, Set};
@@ -12,6 +12,7 @@ use cilium_engine::shared::Shared;
 use cilium_engine::state::Origin;
 use std::collections::{BTreeMap, BTreeSet};
 use std::mem::take;
+use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -34,8 +35,8 @@ pub(super) struct Settled {
     wrong: BTreeSet<Arc<str>>,
     /// Files of which some cannot be told.
     unsure: BTreeSet<Arc<str>>,
-    /// Files that were emptied just now.
-    emptied: BTreeSet<Arc<str>>,
+    /// Files that were emptied just now: since when they have no documents any more.
+    emptied: BTreeMap<Arc<str>, Duration>,
     members: usize,
     /// A file is other than when last settled.
     changed: bool,
@@ -55,7 +56,7 @@ impl Settled {
         &self.files
     }
 
-    pub(super) fn emptied(&self) -> &BTreeSet<Arc<str>> {
+    pub(super) fn emptied(&self) -> &BTreeMap<Arc<str>, Duration> {
         &self.emptied
     }
 
@@ -76,11 +77,18 @@ impl Settled {
 
     /// The file has gone.
     pub(super) fn remove(&mut self, name: &Arc<str>, store: &LastGood) {
-        self.put(name, None, store);
+        self.put(name, None, None, store);
     }
 
-    /// The file was read anew. What is in it as it was stays the same in memory.
-    pub(super) fn set(&mut self, name: &Arc<str>, mut fresh: ReadFile, store: &LastGood) {
+    /// The file was read anew; `emptied`: it has no documents since then, which is not believed yet. What is in
+    /// it as it was stays the same in memory.
+    pub(super) fn set(
+        &mut self,
+        name: &Arc<str>,
+        mut fresh: ReadFile,
+        emptied: Option<Duration>,
+        store: &LastGood,
+    ) {
         if let Some(before) = self.files.get(name) {
             let known: BTreeMap<&Id, &Member> = before.members.iter().map(|m| (&m.identity, m)).collect();
             for member in &mut fresh.members {
@@ -93,19 +101,20 @@ impl Settled {
                 }
             }
         }
-        self.put(name, Some(fresh), store);
+        fresh.proven &= emptied.is_none();
+        self.put(name, Some(fresh), emptied, store);
     }
 
     /// The file has no documents since then, which is not believed yet.
-    pub(super) fn set_emptied(&mut self, name: &Arc<str>, stamp: Stamp, since: Duration) {
+    pub(super) fn set_emptied(&mut self, name: &Arc<str>, mark: NonZeroU64, since: Duration) {
         if let Some(file) = self.files.get_mut(name) {
-            file.emptied = Some(since);
-            file.stamp = stamp;
-            self.emptied.insert(name.clone());
+            // It is known no more by what is in it.
+            (file.mark, file.proven) = (mark, false);
+            self.emptied.insert(name.clone(), since);
         }
     }
 
-    fn put(&mut self, name: &Arc<str>, fresh: Option<ReadFile>, store: &LastGood) {
+    fn put(&mut self, name: &Arc<str>, fresh: Option<ReadFile>, emptied: Option<Duration>, store: &LastGood) {
         let before = self.files.get(name);
         if before.is_none() && fresh.is_none() {
             return;
@@ -119,8 +128,12 @@ impl Settled {
         self.members -= before.map_or(0, |file| file.members.len());
         // Whether they stay hangs on what can be told of the file.
         self.touched.extend(store.of_file(name));
-        for set in [&mut self.wrong, &mut self.unsure, &mut self.emptied] {
+        for set in [&mut self.wrong, &mut self.unsure] {
             set.remove(name);
+        }
+        match emptied {
+            Some(since) => drop(self.emptied.insert(name.clone(), since)),
+            None => drop(self.emptied.remove(name)),
         }
         let Some(fresh) = fresh else {
             self.files.remove(name);
@@ -129,11 +142,7 @@ impl Settled {
         self.rewritten.extend(writers(name, &fresh).map(|writer| (writer, Some(()))));
         self.touched.extend(fresh.members.iter().map(|member| member.identity.clone()));
         self.members += fresh.members.len();
-        let marks = [
-            (&mut self.wrong, !fresh.problems.is_empty()),
-            (&mut self.unsure, fresh.unsure),
-            (&mut self.emptied, fresh.emptied.is_some()),
-        ];
+        let marks = [(&mut self.wrong, !fresh.problems().is_empty()), (&mut self.unsure, fresh.unsure)];
         for (set, marked) in marks {
             if marked {
                 set.insert(name.clone());
@@ -176,7 +185,7 @@ impl Settled {
 
     /// What is wrong with the files.
     pub(super) fn problems(&self) -> impl Iterator<Item = &Problem> {
-        let of_files = self.wrong.iter().filter_map(|name| self.files.get(name)).flat_map(|f| &f.problems);
+        let of_files = self.wrong.iter().filter_map(|name| self.files.get(name)).flat_map(|f| f.problems());
         of_files.chain(self.twice.values().flatten())
     }
 
@@ -236,7 +245,7 @@ fn writers<'f>(name: &'f Arc<str>, file: &'f ReadFile) -> impl Iterator<Item = W
 /// The object as it is written, if it is valid; else its last good version; else what of it counts.
 fn version(member: &mut Member, before: Option<&Arc<Object>>, store: &mut LastGood) -> Arc<Object> {
     if member.object.valid {
-        store.put(&member.identity, &member.object, member.digest, member.document.take());
+        store.put(&member.identity, &member.object, member.digest, member.document.take().map(|text| *text));
         return Arc::clone(&member.object);
     }
     match store.find(&member.identity) {

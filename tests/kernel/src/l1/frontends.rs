@@ -1,14 +1,17 @@
 //! Frontends of the test node beyond a ClusterIP: one of each kind, for TCP and UDP of both families.
 //! Plain rows, as the rest of [`super::world`]. Never: a decision about a packet.
 
-use super::world::{A, B, BACKEND_PORT, Family, SERVICE_PORT, World, at, ip};
+use super::random::Random;
+use super::world::{A, B, BACKEND_PORT, Family, Mode, SERVICE_PORT, World, at, constants, ip};
 use cilium_abi::{
     Address, Be16,
     lb::{
-        BackendRow, FRONTEND_EXTERNAL, FRONTEND_EXTERNAL_IP, FRONTEND_HOST_PORT, FRONTEND_LOAD_BALANCER,
-        FRONTEND_NODE_PORT, FRONTEND_SOURCE_DENY, FRONTEND_SOURCE_RANGES, FRONTEND_TWO_SCOPES, FrontendKey,
-        FrontendRow, RevNatRow, SCOPE_EXTERNAL, SCOPE_INTERNAL, SlotKey, SourceRangeKey, maglev_flags,
+        BackendRow, FRONTEND_DSR, FRONTEND_EXTERNAL, FRONTEND_EXTERNAL_IP, FRONTEND_HOST_PORT,
+        FRONTEND_LOAD_BALANCER, FRONTEND_NODE_PORT, FRONTEND_SOURCE_DENY, FRONTEND_SOURCE_RANGES,
+        FRONTEND_TWO_SCOPES, FrontendKey, FrontendRow, RevNatRow, SCOPE_EXTERNAL, SCOPE_INTERNAL, SlotKey,
+        SourceRangeKey, maglev_flags,
     },
+    node::NODE_DSR_IPIP,
 };
 
 /// Places of a Maglev table: a prime, and small.
@@ -153,4 +156,26 @@ fn backends(behind: Behind, family: Family) -> Option<Vec<(Address, u16)>> {
             .map(|addr| (addr(family), BACKEND_PORT))
             .to_vec(),
     })
+}
+
+/// Backends beyond the cluster, at ports of frontends, where they are to answer clients themselves.
+pub fn backends_outside(random: &mut Random, world: &mut World, mode: Mode) {
+    if constants(mode).flags & NODE_DSR_IPIP == 0 {
+        return;
+    }
+    let ports: Vec<_> = world.frontends.keys().map(|key| key.port).collect();
+    for backend in world.backends.values_mut() {
+        if random.chance(40) {
+            let family = if backend.addr.is_v4() { Family::V4 } else { Family::V6 };
+            let somewhere: [fn(Family) -> Address; 6] =
+                [at::outside, at::world, at::stranger, at::side, at::gateway, at::blackhole];
+            backend.addr = random.pick(&somewhere)(family);
+            backend.port = random.pick(&ports);
+        }
+    }
+    for row in world.frontends.values_mut() {
+        row.flags |= FRONTEND_DSR;
+        // What ends on its way, or goes within another header, does not say which of several was chosen.
+        row.count = row.count.min(1);
+    }
 }

@@ -1,7 +1,7 @@
 //! Random worlds and packets from a seed. Few addresses and ports, so that packets meet: answers,
 //! retransmissions, collisions and hijacks all happen by chance. Never: an opinion about them.
 
-use super::frontends::{AFFINITY, MAGLEV_ROWS, MAGLEV_SIZE, places as frontends};
+use super::frontends::{AFFINITY, MAGLEV_ROWS, MAGLEV_SIZE, backends_outside, places as frontends};
 use super::lab::{Hook, Input};
 use super::model::{Ends, Parsed};
 use super::packet::{self, Build};
@@ -133,6 +133,7 @@ pub fn world(random: &mut Random, links: &Links, mode: Mode) -> World {
     }
     places(random, &mut world, mode);
     services(random, &mut world);
+    backends_outside(random, &mut world, mode);
     if random.chance(10)
         && let Some(config) = world.configs.get_mut(&links.lxc[random.below(3)])
     {

@@ -4,7 +4,7 @@
 use super::compare::{Trial, coarse_seconds, hex, same_entry};
 use super::lab::{Hook, Input, Lab, Seen};
 use super::model::{Ends, Kind, Parsed, Verdict, key, parse};
-use super::packet::{checksum_field, checksums, join, l4_sum, split};
+use super::packet::{checksum_field, checksums, join, l4_sum, ones, split};
 use super::world::{Links, Mode, Pod, World};
 use cilium_abi::{
     Address, Be16, Mac,
@@ -108,6 +108,8 @@ pub enum Check {
     Translations(usize),
     /// The length of the frame.
     Length(usize),
+    /// The frame is what came in, within an IP header between these ends.
+    Within(Address, Address),
     /// The last byte of the frame at an offset.
     Byte(usize, u8),
 }
@@ -400,6 +402,7 @@ impl Fixture {
                 let mut seen = seen_all.pop().ok_or("no packet")?;
                 if is_cut {
                     let frames: Vec<_> = seen_all.into_iter().chain([seen.clone()]).map(|s| s.data).collect();
+                    let frames: Vec<_> = frames.iter().map(|frame| unwrap(frame)).collect();
                     seen.data = join(&frames).ok_or_else(|| format!("{place}: the fragments do not fit"))?;
                 }
                 let out = parse(&seen.data, seen.data[12..14] == [0x86, 0xdd]);
@@ -420,6 +423,28 @@ impl Fixture {
             }
         })
     }
+}
+
+/// The header of IP in IP around a packet, by RFC 2003 and RFC 2473.
+fn outer(src: &Address, dst: &Address, packet: &[u8]) -> Vec<u8> {
+    let length = packet.len() as u16;
+    if !dst.is_v4() {
+        let fixed = [&[0x60, 0, 0, 0][..], &length.to_be_bytes(), &[41, 64]].concat();
+        return [&fixed[..], &src.bytes(), &dst.bytes()].concat();
+    }
+    let fixed = [&[0x45, 0][..], &(length + 20).to_be_bytes(), &[0, 0, 0x40, 0, 64, 4, 0, 0]].concat();
+    let mut header = [&fixed[..], &src.bytes()[12..], &dst.bytes()[12..]].concat();
+    let sum = !ones(&header);
+    header[10..12].copy_from_slice(&sum.to_be_bytes());
+    header
+}
+
+/// A frame without the outer header of IP in IP, if it has one.
+fn unwrap(frame: &[u8]) -> Vec<u8> {
+    let v6 = frame[12..14] == [0x86, 0xdd];
+    let (number, size) = if v6 { (frame[20], 40) } else { (frame[23], 20) };
+    let is_within = number == if v6 { 41 } else { 4 };
+    if is_within { [&frame[..14], &frame[14 + size..]].concat() } else { frame.to_vec() }
 }
 
 fn look(trial: &Trial<'_>, input: &Input, seen: &Seen, out: &Parsed, check: &Check) -> Result<(), String> {
@@ -457,6 +482,9 @@ fn look(trial: &Trial<'_>, input: &Input, seen: &Seen, out: &Parsed, check: &Che
             if e.kind == event::DROP && e.flags & event::EVENT_VERDICT != 0 && e.reason == *matched),
         Check::Translations(rows) => trial.lab.translations().len() == *rows,
         Check::Length(bytes) => seen.data.len() == *bytes,
+        Check::Within(src, dst) => {
+            seen.data[14..] == [&outer(src, dst, &input.data[14..]), &input.data[14..]].concat()
+        }
         Check::Byte(at, value) => seen.data.get(*at) == Some(value),
     };
     if holds {

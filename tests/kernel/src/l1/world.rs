@@ -281,6 +281,10 @@ pub enum Mode {
     Accelerated,
     /// As [`Self::BalancerTunnel`], likewise.
     AcceleratedTunnel,
+    /// As [`Self::Balancer`], and backends outside answer clients themselves, by IP in IP.
+    BalancerIpip,
+    /// As [`Self::BalancerIpip`], and drivers serve frontends.
+    AcceleratedIpip,
     /// As [`Self::Native`], pods' traffic through the host's stack.
     Stack,
     /// As [`Self::Tunnel`], likewise.
@@ -289,7 +293,7 @@ pub enum Mode {
 
 impl Mode {
     /// All of them.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 11] = [
         Self::Native,
         Self::Tunnel,
         Self::Strict,
@@ -297,6 +301,8 @@ impl Mode {
         Self::BalancerTunnel,
         Self::Accelerated,
         Self::AcceleratedTunnel,
+        Self::BalancerIpip,
+        Self::AcceleratedIpip,
         Self::Stack,
         Self::StackTunnel,
     ];
@@ -306,13 +312,17 @@ impl Mode {
         match self {
             Self::Balancer => Some(Self::Accelerated),
             Self::BalancerTunnel => Some(Self::AcceleratedTunnel),
+            Self::BalancerIpip => Some(Self::AcceleratedIpip),
             _ => None,
         }
     }
 
     /// Whether other nodes' pods are reached without the overlay.
     pub const fn is_native(self) -> bool {
-        matches!(self, Self::Native | Self::Balancer | Self::Accelerated | Self::Stack)
+        !matches!(
+            self,
+            Self::Tunnel | Self::Strict | Self::BalancerTunnel | Self::AcceleratedTunnel | Self::StackTunnel
+        )
     }
 }
 
@@ -332,6 +342,8 @@ pub fn constants(mode: Mode) -> NodeConstants {
         Mode::BalancerTunnel => node::NODE_MASQUERADE_IPV4 | node::NODE_TUNNEL | node::NODE_LB,
         Mode::Accelerated => return with(Mode::Balancer, node::NODE_XDP),
         Mode::AcceleratedTunnel => return with(Mode::BalancerTunnel, node::NODE_XDP),
+        Mode::BalancerIpip => return with(Mode::Balancer, node::NODE_DSR_IPIP),
+        Mode::AcceleratedIpip => return with(Mode::Accelerated, node::NODE_DSR_IPIP),
         Mode::Stack => return with(Mode::Native, node::NODE_HOST_STACK),
         Mode::StackTunnel => return with(Mode::Tunnel, node::NODE_HOST_STACK),
     };

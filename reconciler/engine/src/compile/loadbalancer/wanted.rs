@@ -399,11 +399,10 @@ fn notes(
         notes.push(error(&told, message, "give it another, or widen load_balancer.node_port_range"));
     }
     notes.extend(forwarding::note(service, asking, &told));
-    let asked: BTreeSet<(usize, IpFamily)> = asking
-        .of_service(name, service)
-        .iter()
-        .map(|claim| (claim.port, IpFamily::of(claim.key.addr)))
-        .collect();
+    let claims = asking.of_service(name, service);
+    let asked: BTreeSet<(usize, IpFamily)> =
+        claims.iter().map(|claim| (claim.port, IpFamily::of(claim.key.addr))).collect();
+    let unchanged: BTreeSet<_> = forwarding::unchanged(service, &claims, asking).collect();
     let mut seen = BTreeSet::new();
     for (at, family) in asked {
         let behind = finder.behind(name, service, at, family);
@@ -415,6 +414,12 @@ fn notes(
                 port.port,
             );
             notes.push(warning(&told, message, "name the port in the containers' ports"));
+        }
+        if let Some(port) = service.ports.get(at).filter(|_| unchanged.contains(&(at, family))) {
+            let mut others = behind.backends.iter().filter(|b| b.node.is_none() && b.port != port.port);
+            if let Some(first) = others.next() {
+                notes.push(forwarding::other_port(port.port, 1 + others.count(), first, &told));
+            }
         }
     }
     notes

@@ -1,10 +1,11 @@
 //! Direct server return: which frontends have it, and who is told that he does not.
 
 use super::*;
-use crate::config::LbMode;
+use crate::config::{DsrDispatch, LbMode};
 use crate::state::{FrontendKey, Protocol};
 use crate::world::{
-    ForwardingMode, FrontendKind, LoadBalancerAddresses, Service, ServiceKind, ServicePort, TargetPort,
+    BackendAddress, EndpointSlice, ForwardingMode, FrontendKind, LoadBalancerAddresses, Service, ServiceKind,
+    ServicePort, SlicePort, TargetPort,
 };
 use cilium_abi::lb::{FRONTEND_DSR, SCOPE_EXTERNAL};
 
@@ -108,4 +109,61 @@ fn what_other_nodes_do_not_know_is_left_to_snat() {
     let asked = Service { forwarding: Some(ForwardingMode::Dsr), ..service() };
     let told = compiled(asked, &config);
     assert_eq!((direct(&told), about(&told)), (Vec::new(), vec![Severity::Warning]));
+}
+
+/// Backends outside have a load balancer's address, and no node's.
+#[test]
+fn by_ip_in_ip_addresses_of_nodes_are_left_to_snat() {
+    let mut config = with(LbMode::Dsr);
+    config.load_balancer.dsr_dispatch = DsrDispatch::Ipip;
+    let mut found = direct(&compiled(service(), &config));
+    found.sort();
+    let mut all = Vec::new();
+    for proto in [Protocol::TCP, Protocol::UDP] {
+        all.extend([key("198.51.100.1", 80, proto), key("203.0.113.1", 80, proto)]);
+    }
+    all.sort();
+    assert_eq!(found, all);
+    // Each balancer knows for itself.
+    let only_some = Service { nodes: Some(Selector::default()), ..service() };
+    assert_eq!(direct(&compiled(only_some, &config)).len(), all.len());
+}
+
+/// A slice of a Service, of backends at a port that the cluster does or does not know.
+fn slice(port: u16, node: Option<&str>) -> EndpointSlice {
+    let of = |name: &str, proto| SlicePort { name: name.into(), proto, port };
+    EndpointSlice {
+        service: "web".into(),
+        ports: vec![of("tcp", Protocol::TCP), of("udp", Protocol::UDP)],
+        endpoints: vec![BackendAddress {
+            node: node.map(Into::into),
+            ..BackendAddress::ready(ip("192.0.2.80"))
+        }],
+        ..EndpointSlice::default()
+    }
+}
+
+#[test]
+fn by_ip_in_ip_a_backend_at_another_port_is_told_of() {
+    let told = |port, node, dispatch, forwarding| {
+        let mut config = with(LbMode::Dsr);
+        config.load_balancer.dsr_dispatch = dispatch;
+        let mut world = world();
+        world.services.insert(ObjectName::new("shop", "web"), Service { forwarding, ..service() });
+        world.slices.insert(ObjectName::new("shop", "web-1"), slice(port, node));
+        let compiled = compile(&world, &config, &IdBook::default());
+        let problems = compiled.problems.iter().filter(|problem| problem.message.contains("DSR"));
+        problems.map(|problem| problem.message.clone()).collect::<Vec<_>>()
+    };
+    let other = told(8080, None, DsrDispatch::Ipip, None);
+    assert_eq!(other.len(), 1, "TCP and UDP say the same: {other:?}");
+    assert!(other[0].contains("port 80: 1 backends") && other[0].contains("192.0.2.80:8080"), "{other:?}");
+    for (port, node, dispatch, forwarding) in [
+        (80, None, DsrDispatch::Ipip, None),
+        (8080, Some("n2"), DsrDispatch::Ipip, None),
+        (8080, None, DsrDispatch::Opt, None),
+        (8080, None, DsrDispatch::Ipip, Some(ForwardingMode::Snat)),
+    ] {
+        assert_eq!(told(port, node, dispatch, forwarding), [""; 0], "{port} {node:?} {dispatch:?}");
+    }
 }

@@ -9,7 +9,7 @@ use crate::state::{
     ObservedState, Only, ProgramSetRow, RouteKey, SysctlKey,
 };
 use cilium_abi::Address;
-use cilium_abi::node::{NODE_DSR_GENEVE, NODE_GENEVE};
+use cilium_abi::node::{NODE_DSR_GENEVE, NODE_DSR_IPIP, NODE_GENEVE};
 use std::collections::BTreeSet;
 
 fn route<'c>(compiled: &'c Compiled, dst: &str) -> &'c crate::state::RouteRow {
@@ -152,13 +152,13 @@ fn geneve_is_an_overlay_like_vxlan_under_its_own_name_and_port() {
 }
 
 #[test]
-fn programs_are_told_that_the_overlay_is_geneve_and_what_it_carries() {
+fn programs_are_told_how_backends_elsewhere_are_reached() {
     let mut config = config();
     let flags = |config: &Config| {
         let compiled = whole(&world(), config);
         let (_, entry) = compiled.desired.state.program_sets.iter().next().expect("one set");
         let ProgramSetRow::Constants(node) = &entry.row else { panic!("wanted with constants") };
-        node.flags & (NODE_GENEVE | NODE_DSR_GENEVE)
+        node.flags & (NODE_GENEVE | NODE_DSR_GENEVE | NODE_DSR_IPIP)
     };
     assert_eq!(flags(&config), 0);
     config.routing.tunnel_protocol = TunnelProtocol::Geneve;
@@ -168,6 +168,8 @@ fn programs_are_told_that_the_overlay_is_geneve_and_what_it_carries() {
     config.load_balancer.dsr_dispatch = DsrDispatch::Opt;
     config.routing.mode = RoutingMode::Native;
     assert_eq!(flags(&config), 0);
+    config.load_balancer.dsr_dispatch = DsrDispatch::Ipip;
+    assert_eq!(flags(&config), NODE_DSR_IPIP);
 }
 
 #[test]

@@ -123,7 +123,7 @@ pub(super) fn add_remote(world: &mut World, name: &str, identity: u32, addr: &st
     let identity = crate::state::IdentityId(identity);
     world.claims.add(claim(identity.0, &labels, Some("n2")));
     let endpoint = RemoteEndpoint {
-        ips: vec![ip(addr)],
+        ips: vec![ip(addr)].into(),
         identity,
         labels,
         node_ip: Some(ip("192.168.0.2")),

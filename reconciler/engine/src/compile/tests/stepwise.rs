@@ -258,7 +258,7 @@ fn apply(change: &Change, world: &mut World, config: &mut Config) {
         }
         Change::Remote(n, spec) => {
             let endpoint = spec.map(|(identity, labels, addr, node)| RemoteEndpoint {
-                ips: vec![address(addr), address(addr + 3)],
+                ips: vec![address(addr), address(addr + 3)].into(),
                 identity: number(identity),
                 labels: labels_of(labels).into(),
                 node_ip: (node != 3).then(|| ip(&format!("192.168.0.{}", node + 1))),

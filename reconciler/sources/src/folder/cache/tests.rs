@@ -1,5 +1,6 @@
 //! The cache by itself: what it takes over, and what it leaves.
 
+use super::super::walk::Stamp;
 use super::super::{ManifestFolder, Now, Snapshot};
 use super::*;
 use std::fs;

@@ -58,9 +58,9 @@ impl Way<'_> {
         is_host && plain && self.data[0] & 1 == 0 && self.parsed.flags & RST == 0
     }
 
-    fn become_answer(&mut self, mtu: Option<u32>) {
-        let (v6, ends, l4) = (self.parsed.v6, self.parsed.ends, self.parsed.l4);
-        let said = if v6 {
+    /// Bytes of the IP packet, as far as the frame has them.
+    pub(super) fn said(&self) -> usize {
+        let said = if self.parsed.v6 {
             match usize::from(u16::from_be_bytes([self.data[18], self.data[19]])) {
                 0 => 0,
                 payload => payload + 40,
@@ -68,7 +68,13 @@ impl Way<'_> {
         } else {
             usize::from(u16::from_be_bytes([self.data[16], self.data[17]]))
         };
-        let end = if said == 0 { self.data.len() } else { self.data.len().min(LINK + said) };
+        let frame = self.data.len() - LINK;
+        if said == 0 { frame } else { frame.min(said) }
+    }
+
+    fn become_answer(&mut self, mtu: Option<u32>) {
+        let (v6, ends, l4) = (self.parsed.v6, self.parsed.ends, self.parsed.l4);
+        let end = LINK + self.said();
         let (number, mut body) = if ends.proto == proto::TCP && mtu.is_none() {
             let tcp = &self.data[l4..];
             let word = |at: usize| u32::from_be_bytes([tcp[at], tcp[at + 1], tcp[at + 2], tcp[at + 3]]);

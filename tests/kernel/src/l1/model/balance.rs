@@ -126,8 +126,8 @@ impl Model {
         if frontend.affinity > 0 {
             self.affinities.insert(client, AffinityRow { backend: number, used: way.now });
         }
-        let backend = self.world.backends.get(&number).map_or(Address::NONE, |row| row.addr);
-        way.one_way = self.is_direct(way, frontend, &backend);
+        let backend = self.world.backends.get(&number).copied();
+        way.one_way = backend.is_some_and(|backend| self.is_direct(way, frontend, &backend));
         let row = CtRow {
             expires: way.now + self.lifetime(way),
             flags: if way.one_way { CT_ONE_WAY } else { 0 },

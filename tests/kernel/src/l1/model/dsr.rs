@@ -3,14 +3,17 @@
 use super::flows::{State, be, is_syn, is_tcp, reversed};
 use super::nat::snat_key;
 use super::{Kind, Model, Parsed, Step, Verdict, Way, key};
-use crate::l1::world::{Route, route};
+use crate::l1::world::{ETH0_MAC, Route, SIDE_MAC, is_side, route};
 use cilium_abi::{
     Address,
     ct::{CT_DSR, CT_ONE_WAY, KIND_CONNECTION},
     drop, identity,
     ipcache::FLAG_IN_CLUSTER,
-    lb::{FRONTEND_DSR, FRONTEND_EXTERNAL, FRONTEND_NODE_PORT, FrontendKey, FrontendRow, SCOPE_EXTERNAL},
-    node::mark,
+    lb::{
+        BackendRow, FRONTEND_DSR, FRONTEND_EXTERNAL, FRONTEND_NODE_PORT, FrontendKey, FrontendRow,
+        SCOPE_EXTERNAL,
+    },
+    node::{DeviceRow, NODE_DSR_IPIP, mark},
     snat::{FRONTEND, SnatRow},
 };
 
@@ -45,11 +48,84 @@ fn resize(way: &mut Way<'_>, take: usize, put: &[u8]) {
 
 impl Model {
     /// Whether a client of this frontend is to be answered by the backend itself: one that the cluster knows is not, and
-    /// by none outside.
-    pub(super) fn is_direct(&self, way: &Way<'_>, frontend: &FrontendRow, backend: &Address) -> bool {
-        frontend.flags & FRONTEND_DSR != 0
-            && !self.is_of_cluster(&way.parsed.ends.src)
-            && self.far(backend).is_some_and(|row| row.flags & FLAG_IN_CLUSTER != 0)
+    /// by none outside; by IP in IP by those outside alone, whose port is the frontend's.
+    pub(super) fn is_direct(&self, way: &Way<'_>, frontend: &FrontendRow, backend: &BackendRow) -> bool {
+        let fits = if self.wraps() {
+            !self.is_within(&backend.addr) && backend.port.host() == way.parsed.ends.dport
+        } else {
+            self.is_within(&backend.addr)
+        };
+        frontend.flags & FRONTEND_DSR != 0 && !self.is_of_cluster(&way.parsed.ends.src) && fits
+    }
+
+    /// Whether backends outside are sent packets as they are, within another header.
+    pub(super) fn wraps(&self) -> bool {
+        self.node.flags & NODE_DSR_IPIP != 0
+    }
+
+    /// Whether an address is the cluster's.
+    pub(super) fn is_within(&self, addr: &Address) -> bool {
+        self.far(addr).is_some_and(|row| row.flags & FLAG_IN_CLUSTER != 0)
+    }
+
+    /// On to a backend outside, as it came.
+    pub(super) fn goes_wrapped(&mut self, way: &mut Way<'_>, before: (Parsed, Vec<u8>)) -> Step<Verdict> {
+        const MTU: u32 = 1500;
+        let to = way.parsed.ends.dst;
+        let more = if way.parsed.v6 { 40 } else { 20 };
+        let translated = std::mem::replace(&mut way.parsed, before.0);
+        way.data = before.1;
+        let leads = !matches!(route(&to), Route::Blocked | Route::Stack);
+        if leads && way.said() as u32 + more > MTU {
+            return self.is_too_long(way, MTU - more);
+        }
+        let verdict = self.wrapped(way, &to)?;
+        way.marks = CT_ONE_WAY;
+        way.parsed = translated;
+        let (state, ..) = self.stand(way);
+        self.record(way, state);
+        Ok(verdict)
+    }
+
+    /// Puts a packet into a header from the node's address on the way to somebody.
+    pub(super) fn wrapped(&self, way: &mut Way<'_>, to: &Address) -> Step<Verdict> {
+        let found = route(to);
+        if matches!(found, Route::Blocked | Route::Stack) {
+            return Err(drop::FIB_LOOKUP_FAILED);
+        }
+        if found == Route::Host {
+            return Err(drop::STALE_OR_UNROUTABLE_IP);
+        }
+        let of = |device: &DeviceRow| if way.parsed.v6 { device.ipv6 } else { device.ipv4 };
+        let mac = if is_side(to) { SIDE_MAC } else { ETH0_MAC };
+        let leaving = self.world.devices.values().find(|device| device.mac == mac).map(of);
+        let arrival = self.world.devices.get(&way.input.ifindex).map(of);
+        let known = |addr: &Address| !addr.is_none();
+        let own = leaving.filter(known).or(arrival.filter(known)).ok_or(drop::NO_DEVICE)?;
+        let length = way.said() as u16;
+        let mut header;
+        if way.parsed.v6 {
+            header = vec![0x60, 0, 0, 0];
+            header.extend(length.to_be_bytes());
+            header.extend([41, 64]);
+            header.extend(own.bytes());
+            header.extend(to.bytes());
+            way.answer = Some((54, 41));
+        } else {
+            header = vec![0x45, 0];
+            header.extend((length + 20).to_be_bytes());
+            header.extend([0, 0, 0x40, 0, 64, 4, 0, 0]);
+            header.extend(&own.bytes()[12..]);
+            header.extend(&to.bytes()[12..]);
+            way.answer = Some((34, 4));
+        }
+        way.data.splice(14..14, header);
+        if let Route::Neighbour(next) = found {
+            way.dst_mac(&next.0);
+            way.src_mac(&mac.0);
+        }
+        way.mark = mark::SNAT_DONE;
+        Ok(Verdict::Redirect)
     }
 
     /// Whether an address is a pod's or a node's.

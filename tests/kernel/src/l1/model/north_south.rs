@@ -39,6 +39,13 @@ impl Model {
                 self.record(way, state);
                 Ok(Verdict::Pass)
             }
+            None if way.one_way && self.wraps() => {
+                if self.is_within(&way.parsed.ends.dst) {
+                    self.goes_on(way)
+                } else {
+                    self.goes_wrapped(way, before)
+                }
+            }
             None if way.one_way => self.goes_direct(way, before),
             None => self.goes_on(way),
         }
@@ -126,6 +133,9 @@ impl Model {
         let lent = self.translation(&ends, OUT).filter(|_| !one_way);
         if lent.is_none() && !one_way {
             return Ok(Verdict::Pass);
+        }
+        if one_way && self.wraps() && !self.is_within(&addr) {
+            return self.wrapped(way, &addr);
         }
         way.set_inner(true, addr, port);
         way.set_dst(addr, outer.1);
