@@ -26,6 +26,8 @@ impl Netns {
         succeed(Command::new("ip").args(["netns", "add", &name]));
         let netns = Self { name };
         netns.ip("link set lo up");
+        // A port that a test binds by its number must not be one the kernel gave to an earlier connection, still in TIME_WAIT.
+        succeed(netns.command("sysctl").args(["-q", "-w", "net.ipv4.ip_local_reserved_ports=40000-47999"]));
         netns
     }
 

@@ -101,12 +101,7 @@ impl<K: Ord, V> Few<K, V> {
 impl<K: Ord, V> FromIterator<(K, V)> for Few<K, V> {
     /// Where a key comes twice, the last one counts.
     fn from_iter<I: IntoIterator<Item = (K, V)>>(entries: I) -> Self {
-        let mut entries: Vec<(K, V)> = entries.into_iter().collect();
-        if !entries.is_sorted_by(|(a, _), (b, _)| a < b) {
-            entries.reverse();
-            entries.sort_by(|(a, _), (b, _)| a.cmp(b));
-            entries.dedup_by(|(a, _), (b, _)| a == b);
-        }
+        let mut entries = super::in_order(entries);
         entries.shrink_to_fit();
         Self(entries)
     }

@@ -456,16 +456,21 @@ fn merge<T: Clone>(nodes: &mut Vec<Arc<Vec<T>>>, at: usize, most: usize) {
     }
 }
 
+/// Entries in the order of their keys, of those with the same key the last.
+fn in_order<K: Ord, V>(entries: impl IntoIterator<Item = (K, V)>) -> Vec<(K, V)> {
+    let mut entries: Vec<(K, V)> = entries.into_iter().collect();
+    if !entries.is_sorted_by(|(a, _), (b, _)| a < b) {
+        entries.reverse();
+        entries.sort_by(|(a, _), (b, _)| a.cmp(b));
+        entries.dedup_by(|(a, _), (b, _)| a == b);
+    }
+    entries
+}
+
 impl<K: Ord + Clone, V: Clone> FromIterator<(K, V)> for Map<K, V> {
     /// Where a key comes twice, the last one counts.
     fn from_iter<I: IntoIterator<Item = (K, V)>>(entries: I) -> Self {
-        let mut entries: Vec<(K, V)> = entries.into_iter().collect();
-        if !entries.is_sorted_by(|(a, _), (b, _)| a < b) {
-            entries.reverse();
-            entries.sort_by(|(a, _), (b, _)| a.cmp(b));
-            entries.dedup_by(|(a, _), (b, _)| a == b);
-        }
-        Self::of_sorted(entries.into_iter())
+        Self::of_sorted(in_order(entries).into_iter())
     }
 }
 

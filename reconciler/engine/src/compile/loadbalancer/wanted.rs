@@ -347,41 +347,45 @@ fn of_pod(claim: &Claim, name: &Name, asking: Asking<'_>, finder: &Finder<'_>) -
     let target = guest.ports.get(claim.port)?.target;
     let family = Family::of(claim.key.addr);
     let here = finder.directory.addresses_here(name).filter(|addr| Family::of(*addr) == family);
-    let chosen: Vec<_> = here.map(|addr| Chosen { addr, port: target, weight: DEFAULT_WEIGHT }).collect();
-    let backends = chosen.iter().map(|at| (at.addr, at.port, Fitness::Ready)).collect();
-    Some(Wanted {
-        name: name.clone(),
-        origin: guest.origin.clone().into(),
-        port_name: String::new(),
-        flags: claim.sort.flags(asking.config) | refusal(asking.config, chosen.is_empty()),
-        affinity: 0,
-        backends: Rc::new(backends),
-        chosen,
-        maglev: false,
-        ranges: Vec::new(),
-        problems: Vec::new(),
-    })
+    Some(Wanted::here(claim, name, guest.origin.clone().into(), "", here, target, asking.config))
 }
 
 /// The node itself, where its agent answers.
 fn of_health_check(claim: &Claim, name: &Name, asking: Asking<'_>, finder: &Finder<'_>) -> Option<Wanted> {
+    const FIELD: &str = "healthCheckNodePort";
     let service = finder.world.services.get::<ObjectName>(name)?;
+    let origin = Origin { rule: FIELD.to_owned(), ..origin(name, service) };
     let here = asking.own_address(Family::of(claim.key.addr)).into_iter();
-    let chosen: Vec<_> =
-        here.map(|addr| Chosen { addr, port: claim.key.port, weight: DEFAULT_WEIGHT }).collect();
-    let backends = chosen.iter().map(|at| (at.addr, at.port, Fitness::Ready)).collect();
-    Some(Wanted {
-        name: name.clone(),
-        origin: Origin { rule: "healthCheckNodePort".to_owned(), ..origin(name, service) }.into(),
-        port_name: "healthCheckNodePort".to_owned(),
-        flags: claim.sort.flags(asking.config) | refusal(asking.config, chosen.is_empty()),
-        affinity: 0,
-        backends: Rc::new(backends),
-        chosen,
-        maglev: false,
-        ranges: Vec::new(),
-        problems: Vec::new(),
-    })
+    Some(Wanted::here(claim, name, origin.into(), FIELD, here, claim.key.port, asking.config))
+}
+
+impl Wanted {
+    /// A frontend that leads to a port at addresses of this node alone, for whoever may ask.
+    fn here(
+        claim: &Claim,
+        name: &Name,
+        origin: Shared<Origin>,
+        port_name: &str,
+        addresses: impl Iterator<Item = IpAddr>,
+        port: u16,
+        config: &Config,
+    ) -> Self {
+        let chosen: Vec<_> =
+            addresses.map(|addr| Chosen { addr, port, weight: DEFAULT_WEIGHT }).collect();
+        let backends = chosen.iter().map(|at| (at.addr, at.port, Fitness::Ready)).collect();
+        Self {
+            name: name.clone(),
+            origin,
+            port_name: port_name.to_owned(),
+            flags: claim.sort.flags(config) | refusal(config, chosen.is_empty()),
+            affinity: 0,
+            backends: Rc::new(backends),
+            chosen,
+            maglev: false,
+            ranges: Vec::new(),
+            problems: Vec::new(),
+        }
+    }
 }
 
 /// What is wrong with a Service, whoever has its frontends.
