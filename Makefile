@@ -46,6 +46,7 @@ run-lb: build ## two load balancers without pods or Kubernetes, in front of thre
 
 .PHONY: test
 test: ebpf ## all tests of a plain run, as root (L0 to L3, short forms)
+	cargo test --quiet $(PROGRAMS) --lib
 	cargo build --package cilium --package cilium-cni
 	@tests/run
 

@@ -120,13 +120,15 @@ pub struct CtRow {
     pub backend: u32,
     /// Identity of the far end, remembered at [`Self::revision`].
     pub identity: u32,
-    /// Revision ([`crate::node::REVISION`]) at which [`Self::identity`] was looked up.
+    /// Revision ([`crate::node::REVISION`]) at which [`Self::identity`] was looked up; without one: at which a driver
+    /// last asked what [`Self::looked`] tells of, or whether the responder's packets go to somebody outside.
     pub revision: u32,
     /// Revision at which the egress policy of an endpoint here allowed the initiator's packets; 0: none.
     pub allowed_egress: u32,
     /// As [`Self::allowed_egress`], for ingress.
     pub allowed_ingress: u32,
-    /// Coarse seconds since boot of the last trace event, packets of the initiator.
+    /// Coarse seconds since boot of the last trace event, packets of the initiator. Of a [`KIND_SERVICE`] entry: when a
+    /// driver last asked all about a frame of the connection.
     pub reported_forward: u32,
     /// Coarse seconds since boot of the last trace event, packets of the responder.
     pub reported_reply: u32,
@@ -134,8 +136,9 @@ pub struct CtRow {
     pub seen_forward: u8,
     /// TCP flags seen from the responder.
     pub seen_reply: u8,
-    /// Zero.
-    pub reserved: u16,
+    /// TCP flags of the frames that a driver, in the second of [`Self::reported_forward`] and at [`Self::revision`], saw
+    /// sent on to a backend elsewhere ([`KIND_SERVICE`] only).
+    pub looked: u16,
 }
 
 /// The higher end opened the connection.

@@ -10,7 +10,7 @@ use crate::{
     flow::{FIN, Flow, RST, Step, kind},
     geneve,
     ipcache::{self, Memory},
-    ipip,
+    ipip, known,
     maps::{DEVICE, WAY},
     metrics::count,
     netdev, node,
@@ -66,14 +66,13 @@ fn one<F: Family>(frame: Xdp, flow: &mut Flow) -> u32 {
     if !is_plain || flow.tuple.proto == proto::SCTP || netdev::is_overlay(flow) {
         return XDP_PASS;
     }
-    let found = ipcache::local(&flow.tuple.dst);
-    if found.is_some_and(|row| row.flags & ENDPOINT_HOST == 0) {
-        return XDP_PASS;
-    }
     if let Some(frontend) = service::outside(flow) {
         return serve::<F>(frame, flow, frontend);
     }
-    if found.is_some() { answer::<F>(frame, flow) } else { XDP_PASS }
+    match ipcache::local(&flow.tuple.dst) {
+        Some(row) if row.flags & ENDPOINT_HOST != 0 => answer::<F>(frame, flow),
+        _ => XDP_PASS,
+    }
 }
 
 /// What becomes of a frame.
@@ -104,10 +103,16 @@ fn device(frame: Xdp, flow: &Flow) -> Option<&'static DeviceRow> {
 /// To a frontend.
 #[inline(always)]
 fn serve<F: Family>(frame: Xdp, flow: &mut Flow, frontend: &FrontendRow) -> u32 {
-    if frontend.flags & FRONTEND_EXTERNAL == 0
-        || netdev::is_near(flow)
-        || service::permits(flow, frontend).is_err()
-    {
+    if frontend.flags & FRONTEND_EXTERNAL == 0 || service::permits(flow, frontend).is_err() {
+        return XDP_PASS;
+    }
+    flow.tick();
+    if let Some(verdict) = known::serve::<F>(frame, flow, frontend) {
+        return verdict;
+    }
+    // What is a pod's is the pod's, whatever frontend it is as well.
+    let is_pod = ipcache::local(&flow.tuple.dst).is_some_and(|row| row.flags & ENDPOINT_HOST == 0);
+    if is_pod || netdev::is_near(flow) {
         return XDP_PASS;
     }
     // The end of a connection is noted once, with what else it means, where backends here are served too.
@@ -115,7 +120,6 @@ fn serve<F: Family>(frame: Xdp, flow: &mut Flow, frontend: &FrontendRow) -> u32 
         return XDP_PASS;
     }
     let Some(device) = device(frame, flow) else { return XDP_PASS };
-    flow.tick();
     let Some(backend) = service::choose(flow, frontend) else { return XDP_PASS };
     if ipcache::local(&backend.addr).is_some() {
         return XDP_PASS;
@@ -198,6 +202,7 @@ fn forward<F: Family>(
     own: &Address,
 ) -> u32 {
     let Some(way) = way::<F>(frame, flow.ifindex, own, &backend.addr, 0) else { return XDP_PASS };
+    known::note(flow);
     if lead::<F>(frame, flow, frontend, backend) { lend::<F>(frame, flow, own, way) } else { XDP_DROP }
 }
 
@@ -225,11 +230,15 @@ fn lend<F: Family>(frame: Xdp, flow: &mut Flow, own: &Address, way: &FibParams) 
 /// Perhaps the answer of a backend elsewhere.
 #[inline(always)]
 fn answer<F: Family>(frame: Xdp, flow: &mut Flow) -> u32 {
-    let Some(client) = snat::owner(flow) else { return XDP_PASS };
-    if ipcache::local(&client).is_some() || device(frame, flow).is_none() {
+    let Some(client) = snat::client(&known::ends::<F>(flow)) else { return XDP_PASS };
+    flow.tick();
+    if let Some(verdict) = known::answer::<F>(frame, flow, client) {
+        return verdict;
+    }
+    if ipcache::local(&client.addr).is_some() || device(frame, flow).is_none() {
         return XDP_PASS;
     }
-    back::<F>(frame, flow, &client)
+    back::<F>(frame, flow, &client.addr)
 }
 
 /// Back to a client. A function of its own, as [`lead`].
@@ -240,10 +249,13 @@ fn back<F: Family>(frame: Xdp, flow: &mut Flow, client: &Address) -> u32 {
         if !snat::incoming::<F, _>(frame, flow)? {
             return Ok(XDP_PASS);
         }
-        let row = conntrack::find(flow);
+        let mut row = conntrack::find(flow);
         if flow.state != reason::REPLY {
             // Half translated, as in the other hook.
             return Err(cause!(UNKNOWN_CT));
+        }
+        if let Some(row) = row.as_deref_mut() {
+            known::note_answer(flow, row);
         }
         let rev_nat = row.as_deref().map_or(0, |row| row.rev_nat);
         conntrack::commit(flow, row, Memory::NONE)?;
@@ -258,7 +270,7 @@ fn back<F: Family>(frame: Xdp, flow: &mut Flow, client: &Address) -> u32 {
 /// The kernel's route, if it leads out of the device that the frame came in by, over a neighbour that is
 /// known. Other devices may not take frames from a driver, and would not say so. The frame will be `more` bytes longer.
 #[inline(always)]
-fn way<F: Family>(
+pub fn way<F: Family>(
     frame: Xdp,
     ifindex: u32,
     src: &Address,

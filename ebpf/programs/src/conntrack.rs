@@ -160,7 +160,7 @@ fn create(flow: &mut Flow, identity: u32, revision: u32) -> u32 {
         reported_reply: 0,
         seen_forward: flow.tcp_flags,
         seen_reply: 0,
-        reserved: 0,
+        looked: 0,
     };
     flow.report = 1;
     !write(&key, &row) as u32

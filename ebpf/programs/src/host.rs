@@ -11,8 +11,10 @@ use crate::{
     flow::{Flow, Step},
     host_stack,
     ipcache::{self, Memory},
+    node, north_south,
     packet::Skb,
     parse::{Family, L2, parse},
+    snat,
 };
 use cilium_abi::{Address, endpoint::ENDPOINT_HOST, event::point, identity, metrics::DIRECTION_INGRESS};
 
@@ -55,8 +57,12 @@ pub fn from<F: Family>(skb: Skb, flow: &mut Flow) -> Step<i32> {
     flow.dst_identity = far.identity;
     match far.row {
         Some(found) if !found.tunnel.is_none() => {
-            if host_stack::enabled() && parsed.is_ok() {
-                host_stack::into_overlay::<F>(skb, flow)?;
+            if parsed.is_ok() {
+                if host_stack::enabled() {
+                    host_stack::into_overlay::<F>(skb, flow)?;
+                } else if north_south::enabled() {
+                    hold::<F>(skb, flow)?;
+                }
             }
             event::forwarded(skb, flow);
             deliver::overlay(skb, flow, &found.tunnel, identity::on_wire(sender, ipcache::world::<F>()))
@@ -65,6 +71,18 @@ pub fn from<F: Family>(skb: Skb, flow: &mut Flow) -> Step<i32> {
         _ if is_unicast::<F>(&flow.tuple.dst) => Err(cause!(STALE_OR_UNROUTABLE_IP)),
         _ => Ok(PASS),
     }
+}
+
+/// The node's own packet to a pod elsewhere: clients of frontends are lent ports of the same address, the router's, towards
+/// the same pods.
+#[inline(always)]
+fn hold<F: Family>(skb: Skb, flow: &mut Flow) -> Step<()> {
+    let router = if F::IS_V6 { node!(router_ipv6) } else { node!(router_ipv4) };
+    if router.is_none() {
+        return Ok(());
+    }
+    flow.tick();
+    snat::hold::<F>(skb, flow, &router)
 }
 
 /// Whether a packet to this address may be routed: not multicast, broadcast or of one link.

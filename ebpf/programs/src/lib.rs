@@ -21,6 +21,7 @@ pub mod host;
 pub mod host_stack;
 pub mod ipcache;
 pub mod ipip;
+pub mod known;
 pub mod maps;
 pub mod metrics;
 pub mod nd;

@@ -73,7 +73,7 @@ pub fn from<F: Family>(skb: Skb, flow: &mut Flow) -> Step<i32> {
         if (north_south::enabled() || host_stack::lends::<F>())
             && parsed.is_ok()
             && snat::incoming::<F, _>(skb, flow)?
-            && !(host_stack::lends::<F>() && ipcache::local(&flow.tuple.dst).is_some())
+            && ipcache::local(&flow.tuple.dst).is_none()
         {
             return north_south::back::<F>(skb, flow);
         }

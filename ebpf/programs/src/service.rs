@@ -118,13 +118,14 @@ unsafe extern "C" fn service_choose(flow: *mut Flow, frontend: *const FrontendRo
     let (Some(flow), Some(frontend)) = (unsafe { (flow.as_mut(), frontend.as_ref()) }) else { return 0 };
     let is_tcp = flow.tuple.proto == proto::TCP;
     let is_syn = flow.is_syn();
-    let (key, _) = flow.tuple.key(KIND_SERVICE);
     let lifetime = match (is_tcp, is_syn) {
         (true, true) => node!(ct_syn),
         (true, false) => node!(ct_tcp),
         (false, _) => node!(ct_any),
     };
-    let row = conntrack::lookup(&key, flow.now);
+    // The key is made once more to write: it need not stand on the stack below what is called in between, of which
+    // Linux 6.1 counts each frame.
+    let row = conntrack::lookup(&flow.tuple.key(KIND_SERVICE).0, flow.now);
     if let Some(row) = row
         && let Some(known) = backend(row.backend)
         && !(is_syn && (row.flags & CLOSING != 0 || known.flags & BACKEND_TERMINATING != 0))
@@ -143,10 +144,9 @@ unsafe extern "C" fn service_choose(flow: *mut Flow, frontend: *const FrontendRo
     if frontend.count == 0 {
         return 0;
     }
-    let client = AffinityKey { client: flow.tuple.src, rev_nat: frontend.rev_nat, is_cookie: 0 };
     let mut number = 0;
     if frontend.affinity != 0 {
-        number = kept(&client, frontend, flow.now);
+        number = kept(&client(flow, frontend), frontend, flow.now);
     }
     if number == 0 && frontend.flags & FRONTEND_MAGLEV != 0 {
         number = by_table(&flow.tuple, frontend);
@@ -163,7 +163,7 @@ unsafe extern "C" fn service_choose(flow: *mut Flow, frontend: *const FrontendRo
     if frontend.affinity != 0 {
         let row = AffinityRow { backend: number, used: flow.now };
         // A full map forgets the client that was away longest.
-        let _kept = AFFINITY.insert(client, row, 0);
+        let _kept = AFFINITY.insert(client(flow, frontend), row, 0);
     }
     // A client's address of the cluster may be the backend's node's own, or one that only the overlay leads to.
     let is_one_way = frontend.flags & FRONTEND_DSR != 0
@@ -184,9 +184,15 @@ unsafe extern "C" fn service_choose(flow: *mut Flow, frontend: *const FrontendRo
         reported_reply: zero,
         seen_forward: flow.tcp_flags,
         seen_reply: 0,
-        reserved: 0,
+        looked: 0,
     };
-    if conntrack::write(&key, &row) { number } else { 0 }
+    if conntrack::write(&flow.tuple.key(KIND_SERVICE).0, &row) { number } else { 0 }
+}
+
+/// Who keeps a backend, of those who send packets.
+#[inline(always)]
+fn client(flow: &Flow, frontend: &FrontendRow) -> AffinityKey {
+    AffinityKey { client: flow.tuple.src, rev_nat: frontend.rev_nat, is_cookie: 0 }
 }
 
 /// Whether a backend elsewhere can answer a client itself: nodes of the cluster are told of the frontend, and know

@@ -209,6 +209,18 @@ pub fn lent(tuple: &Tuple) -> Option<&'static SnatRow> {
     row(&key(tuple, OUT)).map(|row| &*row)
 }
 
+/// What a client's packets to a frontend have as their source on the way to a backend elsewhere.
+#[inline(always)]
+pub fn given(tuple: &Tuple, addr: &Address, port: Be16) -> Option<&'static SnatRow> {
+    row(&SnatKey { dst: *addr, dst_port: port, ..key(tuple, OUT) }).map(|row| &*row)
+}
+
+/// Whom a packet with ports that came in for the node's address is for, if it belongs to a flow of somebody else.
+#[inline(always)]
+pub fn client(tuple: &Tuple) -> Option<&'static SnatRow> {
+    row(&key(tuple, IN)).filter(|row| row.flags & SNAT_HOST == 0).map(|row| &*row)
+}
+
 /// Gives the flow a port of `addr`.
 #[inline(always)]
 fn borrow<F: Family, P: Writable>(packet: P, flow: &mut Flow, addr: &Address) -> Step<()> {
@@ -306,14 +318,6 @@ fn outgoing_error<F: Family>(skb: Skb, flow: &mut Flow) -> Step<()> {
     let Some(row) = row(&key(&flow.inner.reversed(), OUT)) else { return Ok(()) };
     rewrite::embedded::<F, Destination, _>(skb, flow, &row.addr, row.port)?;
     rewrite::end::<F, Source, _>(skb, flow, &row.addr, flow.tuple.src_port)
-}
-
-/// Whom a packet that came in for the node's address is for, if it belongs to a flow of somebody else.
-#[inline(always)]
-pub fn owner(flow: &Flow) -> Option<Address> {
-    let key =
-        if flow.kind == kind::ICMP_ERROR { key(&flow.inner.reversed(), IN) } else { key(&flow.tuple, IN) };
-    row(&key).filter(|row| row.flags & SNAT_HOST == 0).map(|row| row.addr)
 }
 
 /// Translates a packet that came in for the node's address back to whom it is for; whether it was.

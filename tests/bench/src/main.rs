@@ -89,8 +89,7 @@ fn measure(wanted: &Wanted) -> Result<Vec<Figure>> {
         begun("packets through the programs");
         figures.extend(packets::run()?);
     }
-    // Its goal is missed (docs/benchmarks.md): it would hide others that are.
-    if wanted.any(&["D12"]) && wanted.traffic != Traffic::Quick {
+    if wanted.any(&["D12"]) {
         begun("frames through the driver's program");
         figures.extend(packets::drivers()?);
     }

@@ -1,5 +1,5 @@
 //! D10, D12: nanoseconds of the production programs for one packet, against the floors of the maps it touches; of the
-//! driver's program against the least that balances in a driver.
+//! driver's program against the least that does the same in a driver.
 //!
 //! The packets and what they are compared with are those of the tests' budgets (`cilium_tests_kernel::l1::cost`);
 //! here they are measured several times over, and each goal is about the dearest packet of its kind.
@@ -7,7 +7,7 @@
 use crate::figure::{Figure, Goal, short};
 use crate::stats::{bootstrap, median};
 use anyhow::{Context, Result};
-use cilium_tests_kernel::l1::cost::driver::{self, Driver};
+use cilium_tests_kernel::l1::cost::driver::{self, Driver, Frame, Ours};
 use cilium_tests_kernel::l1::cost::{self, Cost, Sort};
 use std::collections::BTreeMap;
 
@@ -59,33 +59,35 @@ fn figure(sort: Sort, name: &str, costs: &[Cost], slow: f64) -> Figure {
     )
 }
 
-/// D12: the goal is about a packet of a known connection, IPv4, beside the least that balances at all. The others are
-/// shown beside it, and the packet beside the least that does the same with it.
+/// D12: the goal is about a packet of a known connection on its way to a backend elsewhere, beside the least that does the
+/// same with one of its family. The others are shown beside that, and IPv4 beside the least that balances at all.
 pub(crate) fn drivers() -> Result<Vec<Figure>> {
     let measured = std::thread::spawn(|| driver::measure(ROUNDS)).join();
     let rounds: Vec<Driver> = measured.ok().context("measuring drivers panicked")?;
     let names = rounds.first().map_or(0, |round| round.ours.len());
     let mut out = Vec::new();
     for place in 0..names {
-        let name = &rounds[0].ours[place].0;
-        let line = |name: &str, least: &str, of: fn(&Driver) -> f64| {
+        let line = |name: &str, least: &str, of: fn(&Driver, usize) -> f64| {
             let both = |pick: &dyn Fn(&Driver) -> f64| rounds.iter().map(pick).collect::<Vec<_>>();
-            let net = median(&both(&|round| round.ours[place].1));
+            let net = median(&both(&|round| round.ours[place].net));
             Figure::ratio(
                 ("D12", name),
                 format!("{} ns", short(net)),
-                format!("{least} {} ns", short(median(&both(&of)))),
-                bootstrap(&both(&|round| round.ours[place].1 / of(round))),
+                format!("{least} {} ns", short(median(&both(&|round| of(round, place))))),
+                bootstrap(&both(&|round| round.ours[place].net / of(round, place))),
                 Goal::at_most(2.0, 1.3),
             )
         };
-        let beside = |name: &str| line(name, "least of all", |round| round.stateless);
-        if place == 0 {
-            out.push(beside(&format!("XDP, {name}")));
-            let same = line("  beside the least that does the same", "it", |round| round.lending);
-            out.push(same.without_goal());
+        let same = |name: &str| line(name, "least that does it", |round, place| round.ours[place].lending);
+        let Ours { name, frame, .. } = &rounds[0].ours[place];
+        if *frame == Frame::There {
+            out.push(same(&format!("XDP, {name}")));
         } else {
-            out.push(beside(&format!("  {name}")).without_goal());
+            out.push(same(&format!("  {name}")).without_goal());
+        }
+        if place == 0 {
+            let least = line("  beside the least without state", "it", |round, _| round.stateless);
+            out.push(least.without_goal());
         }
     }
     Ok(out)

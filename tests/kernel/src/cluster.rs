@@ -78,6 +78,13 @@ pub struct Pod {
     pub ipv6: IpAddr,
 }
 
+impl Pod {
+    /// Its addresses, by family.
+    pub fn addresses(&self) -> [IpAddr; 2] {
+        [self.ipv4, self.ipv6]
+    }
+}
+
 /// A cluster on one wire. Dropping it ends the agents and removes everything.
 #[derive(Debug)]
 pub struct Cluster {
@@ -311,6 +318,11 @@ fn plug(wire: &Netns, host: &Netns, ipv4: &str, ipv6: &str) {
 }
 
 impl Node {
+    /// Its addresses on the wire, by family.
+    pub fn addresses(&self) -> [IpAddr; 2] {
+        [self.ipv4, self.ipv6]
+    }
+
     /// Path of its configuration.
     pub fn config(&self) -> PathBuf {
         self.dir.join("cilium.toml")

@@ -16,6 +16,8 @@ pub mod netns;
 pub mod policy_cases;
 pub mod probe;
 pub mod services;
+pub mod staging;
+pub mod standalone;
 
 pub use cgroup::Cgroup;
 pub use cluster::{Cluster, Mode, Node, Options, Pod};

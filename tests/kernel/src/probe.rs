@@ -87,6 +87,12 @@ fn parse(text: &str) -> Option<Answer> {
     Some(Answer { server: server.to_owned(), client: client.parse().ok()? })
 }
 
+/// Asks a server at an address and port.
+pub type Ask = fn(&Netns, IpAddr, u16) -> Option<Answer>;
+
+/// Each protocol, and how it asks.
+pub const BOTH: [(&str, Ask); 2] = [("TCP", tcp), ("UDP", udp)];
+
 /// One TCP request; `None` if nothing came back in time.
 pub fn tcp(from: &Netns, to: IpAddr, port: u16) -> Option<Answer> {
     from.enter(|| ask_tcp(SocketAddr::new(to, port), PATIENCE))

@@ -8,7 +8,7 @@ use cilium_abi::{
     },
 };
 use cilium_tests_kernel::l1::{
-    cost::{self, Cost},
+    cost::{self, Cost, Least, driver::Frame},
     lab::{self, Hook},
     world::{Mode, constants},
 };
@@ -23,10 +23,13 @@ const SOCKET_PROGRAMS: usize = 10;
 /// Map memory with test sizes, and with the default ones.
 const TEST_MEMORY: u64 = 16 << 20;
 const DEFAULT_MEMORY: u64 = 256 << 20;
+/// Rounds of measuring at the most. One beside other tests may be slow as a whole: while a packet is over its limit
+/// there is another, and the least of all counts.
+const ROUNDS: usize = 8;
 /// How many times the floors of the maps it touches a packet may take.
 const RATIO: f64 = 1.5;
 /// How many times the least that does the same a packet of a known connection may take in a driver.
-const SAME_WORK: f64 = 5.0;
+const SAME_WORK: f64 = 2.3;
 
 #[test]
 fn l1_programs_stay_within_the_verifiers_budget() {
@@ -93,7 +96,22 @@ fn l1_maps_stay_within_memory() {
 
 #[test]
 fn l1_packets_stay_within_time() {
-    let (floors, costs) = cost::measure();
+    let mut least = Least::of_a_round();
+    let mut over = too_slow(&least);
+    for _ in 1..ROUNDS {
+        if over.is_empty() {
+            break;
+        }
+        println!("once more: {over:?}");
+        least = least.or_less(&Least::of_a_round());
+        over = too_slow(&least);
+    }
+    assert!(over.is_empty(), "slower than their floors allow: {over:?}");
+}
+
+/// Packets that take longer than their floors allow.
+fn too_slow(least: &Least) -> Vec<String> {
+    let floors = &least.floors;
     println!(
         "floors: empty {:.0} ns ({:.0} run once), hash lookup {:.0} ns, LRU lookup {:.0} ns, array {:.1} ns, \
          route {:.0} and {:.0} ns, an end rewritten {:.0} and {:.0} ns",
@@ -108,7 +126,7 @@ fn l1_packets_stay_within_time() {
         floors.rewrite[1]
     );
     let mut over = Vec::new();
-    for Cost { name, sort, net, floors } in costs {
+    for Cost { name, sort, net, floors } in least.costs() {
         let (ratio, goal) = (net / floors, sort.limit());
         println!("{name:34} {net:5.0} ns net (goal {goal:.0}), floors {floors:4.0}, ratio {ratio:.2}");
         // The goal in nanoseconds holds for one machine, `make bench` judges by it; the floors, measured in
@@ -118,18 +136,24 @@ fn l1_packets_stay_within_time() {
             over.push(format!("{name}: {net:.0} ns, may take {:.0}", floors * RATIO));
         }
     }
-    assert!(over.is_empty(), "slower than their floors allow: {over:?}");
+    over
 }
 
 #[test]
 fn l1_drivers_balance_within_time() {
     let costs = cost::driver::measure(1).remove(0);
-    let (stateless, lending) = (costs.stateless, costs.lending);
-    println!("least load balancer without state {stateless:.0} ns net, with a known connection {lending:.0}");
-    for (name, net) in &costs.ours {
-        println!("{name:34} {net:5.0} ns net, {:.2} and {:.2} times that", net / stateless, net / lending);
+    let [v4, v6] = costs.lending;
+    println!(
+        "least load balancer without state {:.0} ns net, with a known connection {v4:.0} and {v6:.0}",
+        costs.stateless
+    );
+    let mut over = Vec::new();
+    for ours in &costs.ours {
+        let times = ours.net / ours.lending;
+        println!("{:34} {:5.0} ns net, {times:.2} times the least that does the same", ours.name, ours.net);
+        if !emulated() && ours.frame != Frame::New && times > SAME_WORK {
+            over.push(format!("{}: {:.0} ns, {:.0} by the least", ours.name, ours.net, ours.lending));
+        }
     }
-    // `make bench` judges by the first; the second does the same work, and holds everywhere.
-    let (name, known) = &costs.ours[0];
-    assert!(emulated() || *known <= lending * SAME_WORK, "{name}: {known:.0} ns, {lending:.0} by the least");
+    assert!(over.is_empty(), "more than {SAME_WORK} times the least that does the same: {over:?}");
 }

@@ -31,6 +31,8 @@ mod malformed;
 mod masquerade;
 #[path = "l1/north_south.rs"]
 mod north_south;
+#[path = "l1/own.rs"]
+mod own;
 #[path = "l1/policy.rs"]
 mod policy;
 #[path = "l1/refusals.rs"]

@@ -1,18 +1,14 @@
 //! Services without backend: their clients, in pods and outside, are told at once, or never.
 
 use cilium_tests_kernel::probe::{eventually, scaled};
+use cilium_tests_kernel::services::{PORT, cluster_ip, ip};
 use cilium_tests_kernel::{Cluster, Netns, Options};
 use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
 
-const PORT: u16 = 80;
 const NODE_PORT: u16 = 30_041;
 const PATIENCE: Duration = Duration::from_secs(10);
-
-fn ip(text: &str) -> IpAddr {
-    text.parse().unwrap_or_else(|e| panic!("{text}: {e}"))
-}
 
 fn service() -> String {
     let ports = ["TCP", "UDP"].map(|proto| {
@@ -61,9 +57,9 @@ fn clients_without_backend_are_refused_or_left_waiting() {
         };
         assert!(eventually(PATIENCE, known), "{}", node.log_tail());
         cluster.settle();
-        let inside = [ip("10.96.0.41"), ip("fd96::41")].map(|to| (&client.netns, SocketAddr::new(to, PORT)));
-        let outside = [node.ipv4, node.ipv6].map(|to| (&cluster.outside, SocketAddr::new(to, NODE_PORT)));
-        let near = [node.ipv4, node.ipv6].map(|to| (&client.netns, SocketAddr::new(to, NODE_PORT)));
+        let inside = cluster_ip(41).map(|to| (&client.netns, SocketAddr::new(to, PORT)));
+        let outside = node.addresses().map(|to| (&cluster.outside, SocketAddr::new(to, NODE_PORT)));
+        let near = node.addresses().map(|to| (&client.netns, SocketAddr::new(to, NODE_PORT)));
         for (from, to) in [inside, outside, near].concat() {
             let want = |told: Result<(), ErrorKind>, waited: Duration, what: &str| match told {
                 Err(ErrorKind::ConnectionRefused) if refused => {

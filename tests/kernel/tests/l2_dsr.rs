@@ -3,9 +3,11 @@
 
 use cilium_tests_kernel::capture::{Capture, ends, has_ports, tells_frontend};
 use cilium_tests_kernel::cluster::{OUTSIDE_V4, OUTSIDE_V6};
-use cilium_tests_kernel::probe::{Answer, ask_tcp, connect_from, eventually, scaled, serve, tcp, udp};
-use cilium_tests_kernel::services::{PORT, Service, TARGET};
-use cilium_tests_kernel::{Cluster, Mode, Netns, Options, Pod};
+use cilium_tests_kernel::probe::{BOTH, ask_tcp, connect_from, eventually, scaled, serve, tcp};
+use cilium_tests_kernel::services::{
+    BALANCERS, Backend, EXTERNALS, PORT, TARGET, balancer, external, ip, node_port,
+};
+use cilium_tests_kernel::{Cluster, Mode, Options, Pod, Service};
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
@@ -16,69 +18,20 @@ use std::time::Duration;
 const PATIENCE: Duration = Duration::from_secs(10);
 const HOST_PORT: u16 = 7100;
 
-/// Asks a server at an address and port.
-type Ask = fn(&Netns, IpAddr, u16) -> Option<Answer>;
-
-const BOTH: [(&str, Ask); 2] = [("TCP", tcp), ("UDP", udp)];
-
-fn ip(text: &str) -> IpAddr {
-    text.parse().unwrap_or_else(|e| panic!("{text}: {e}"))
-}
-
-fn cluster_ip(n: u8) -> [IpAddr; 2] {
-    [ip(&format!("10.96.0.{n}")), ip(&format!("fd96::{n}"))]
-}
-
-fn balancer(n: u8) -> [IpAddr; 2] {
-    [ip(&format!("203.0.113.{n}")), ip(&format!("2001:db8:99::{n}"))]
-}
-
-fn external(n: u8) -> [IpAddr; 2] {
-    [ip(&format!("198.51.100.{n}")), ip(&format!("2001:db8:51::{n}"))]
-}
-
-fn node_port(n: u8) -> u16 {
-    30_000 + u16::from(n)
-}
-
 fn service(name: &str, n: u8, backends: &[&Pod], spec: &str) -> String {
-    let made = Service::new(name, cluster_ip(n), backends);
-    Service {
-        node_port: Some(node_port(n)),
-        balancer: Some(balancer(n)),
-        external: Some(external(n)),
-        spec,
-        ..made
-    }
-    .manifest()
+    Service { spec, ..Service::numbered(name, n, backends) }.manifest()
 }
 
 /// The same with an annotation.
 fn annotated(name: &str, n: u8, backends: &[&Pod], mode: &str) -> String {
-    let plain = format!("metadata: {{name: {name}, namespace: default}}");
-    let with = format!(
-        "metadata: {{name: {name}, namespace: default, annotations: {{service.cilium.io/forwarding-mode: {mode}}}}}"
-    );
-    service(name, n, backends, "").replacen(&plain, &with, 1)
+    let metadata = &format!("annotations: {{service.cilium.io/forwarding-mode: {mode}}}");
+    Service { metadata, ..Service::numbered(name, n, backends) }.manifest()
 }
 
 /// A Service whose backend is a process of the second node.
 fn of_host(cluster: &Cluster, name: &str, n: u8) -> String {
-    let whole = service(name, n, &[], "");
-    let ports = ["tcp", "udp"]
-        .map(|proto| format!("{{name: {proto}, port: {HOST_PORT}, protocol: {}}}", proto.to_uppercase()));
-    let node = &cluster.nodes[1];
-    let slice = |family: &str, addr: IpAddr| {
-        format!(
-            "---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {{name: {name}-{}, namespace: \
-             default, labels: {{kubernetes.io/service-name: {name}}}}}\naddressType: {family}\nports: \
-             [{}]\nendpoints: [{{addresses: [\"{addr}\"], nodeName: n2}}]\n",
-            family.to_lowercase(),
-            ports.join(", "),
-        )
-    };
-    let own = whole.split("---\napiVersion: discovery").next().unwrap_or_default().to_owned();
-    own + &slice("IPv4", node.ipv4) + &slice("IPv6", node.ipv6)
+    let backends = vec![Backend::from(&cluster.nodes[1])];
+    Service { backends, target: HOST_PORT, ..Service::numbered(name, n, &[]) }.manifest()
 }
 
 /// What of the way is asked of a node.
@@ -127,20 +80,9 @@ impl Stage {
             service("ranged", 28, &[&far], "  loadBalancerSourceRanges: [\"10.9.0.0/16\"]\n"),
         ];
         cluster.write("services.yaml", &all.concat());
-        for net in ["203.0.113.0/24", "198.51.100.0/24"] {
-            cluster.outside.ip(&format!("route add {net} via {}", cluster.nodes[0].ipv4));
-        }
-        for net in ["2001:db8:99::/64", "2001:db8:51::/64"] {
-            cluster.outside.ip(&format!("-6 route add {net} via {}", cluster.nodes[0].ipv6));
-        }
-        let known = |node: usize| {
-            let output = cluster.nodes[node].cilium(&["service", "list", "-o", "json"]);
-            let list: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
-            list.as_array().map_or(0, Vec::len) >= 7 * 2 * 2 * 3
-        };
-        for node in 0..2 {
-            assert!(eventually(PATIENCE, || known(node)), "{}", cluster.nodes[node].log_tail());
-        }
+        cluster.outside_asks_first_node(&[BALANCERS, EXTERNALS]);
+        // Each has 2 ports at a ClusterIP, a balancer's and an external address of two families.
+        cluster.nodes.iter().for_each(|node| node.wait_for_frontends(all.len() * 2 * 2 * 3));
         cluster.settle();
         let (netns, port) = cluster.port(0);
         let wire = Capture::start(netns, &port);
@@ -161,7 +103,7 @@ impl Stage {
     }
 
     fn node(&self, n: usize) -> [IpAddr; 2] {
-        [self.cluster.nodes[n].ipv4, self.cluster.nodes[n].ipv6]
+        self.cluster.nodes[n].addresses()
     }
 
     fn fail(&self, what: String) {
@@ -322,7 +264,7 @@ impl Stage {
     fn reused_port(&self) {
         for (family, client) in [OUTSIDE_V4, OUTSIDE_V6].map(ip).into_iter().enumerate() {
             *self.cells.lock().unwrap() += 1;
-            let pod = if family == 0 { self.far.ipv4 } else { self.far.ipv6 };
+            let pod = self.far.addresses()[family];
             let mut places = vec![
                 (balancer(22)[family], PORT),
                 (self.node(0)[family], node_port(22)),

@@ -5,7 +5,8 @@ use cilium_abi::{Address, Mac, drop};
 use cilium_tests_kernel::cluster::{OUTSIDE_V4, OUTSIDE_V6};
 use cilium_tests_kernel::l1::packet::{self, split};
 use cilium_tests_kernel::probe::{eventually, scaled};
-use cilium_tests_kernel::{Cluster, Mode, Netns, Node, Options, Pod};
+use cilium_tests_kernel::services::{BALANCERS, balancer, cluster_ip, ip, node_port};
+use cilium_tests_kernel::{Cluster, Mode, Netns, Node, Options, Pod, Service};
 use std::collections::BTreeSet;
 use std::io;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
@@ -16,17 +17,14 @@ use std::time::Duration;
 const PORT: u16 = 7000;
 /// Nobody may ask it.
 const DENIED: u16 = 7001;
-const NEAR: u16 = 30_060;
-const FAR: u16 = 30_061;
+/// Numbers of the Services.
+const NEAR: u8 = 60;
+const FAR: u8 = 61;
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Bytes of datagrams: a few fragments, and more than twenty.
 const SIZES: [usize; 2] = [4000, 30_000];
 
 type Seen = Arc<Mutex<BTreeSet<IpAddr>>>;
-
-fn ip(text: &str) -> IpAddr {
-    text.parse().unwrap_or_else(|e| panic!("{text}: {e}"))
-}
 
 /// Sends every datagram back to where it came from; who that was.
 fn echo(netns: &Netns, addresses: [IpAddr; 2], port: u16) -> Seen {
@@ -64,26 +62,6 @@ fn exchange(from: &Netns, to: SocketAddr, size: usize) -> Result<(), String> {
 fn ping(from: &Netns, to: IpAddr) -> bool {
     let wait = scaled(Duration::from_secs(2)).as_secs();
     from.shell(&format!("ping -n -q -c 1 -W {wait} -s 4000 {to}")).status.success()
-}
-
-fn service(name: &str, n: u16, backend: &Pod) -> String {
-    let mut text = format!(
-        "---\napiVersion: v1\nkind: Service\nmetadata: {{name: {name}, namespace: default}}\nspec:\n  type: \
-         LoadBalancer\n  clusterIP: 10.96.1.{0}\n  clusterIPs: [10.96.1.{0}, \"fd96:1::{0}\"]\n  ipFamilyPolicy: \
-         RequireDualStack\n  ports: [{{name: udp, port: 80, protocol: UDP, targetPort: {PORT}, nodePort: \
-         {n}}}]\nstatus: {{loadBalancer: {{ingress: [{{ip: 203.0.113.{0}}}, {{ip: \"2001:db8:99::{0}\"}}]}}}}\n",
-        n - 30_000
-    );
-    for (family, addr) in [("IPv4", backend.ipv4), ("IPv6", backend.ipv6)] {
-        text.push_str(&format!(
-            "---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {{name: {name}-{}, namespace: \
-             default, labels: {{kubernetes.io/service-name: {name}}}}}\naddressType: {family}\nports: [{{name: udp, \
-             port: {PORT}, protocol: UDP}}]\nendpoints: [{{addresses: [\"{addr}\"], nodeName: n{}}}]\n",
-            family.to_lowercase(),
-            backend.node + 1
-        ));
-    }
-    text
 }
 
 const POLICY: &str = "apiVersion: cilium.io/v2
@@ -185,37 +163,23 @@ impl Stage {
         let pod = |node: usize, name: &str| cluster.pod(node, name, &format!("app: {name}"));
         let pods = [pod(0, "a"), pod(0, "b"), pod(1, "c")];
         let seen = [0, 1, 2].map(|n: usize| echo(&pods[n].netns, of(&pods[n]), PORT));
-        cluster.write(
-            "services.yaml",
-            &[service("near", NEAR, &pods[1]), service("far", FAR, &pods[2])].concat(),
-        );
-        cluster.outside.ip(&format!("route add 203.0.113.0/24 via {}", cluster.nodes[0].ipv4));
-        cluster.outside.ip(&format!("-6 route add 2001:db8:99::/64 via {}", cluster.nodes[0].ipv6));
-        let known = || {
-            let list = cluster.nodes[0].cilium(&["service", "list"]).stdout;
-            let list = String::from_utf8_lossy(&list).into_owned();
-            list.contains("30060") && list.contains("30061")
-        };
-        assert!(eventually(PATIENCE, known), "{}", cluster.nodes[0].log_tail());
+        let [_, b, c] = &pods;
+        let services = [Service::numbered("near", NEAR, &[b]), Service::numbered("far", FAR, &[c])];
+        cluster.write("services.yaml", &services.map(|service| service.manifest()).concat());
+        cluster.outside_asks_first_node(&[BALANCERS]);
+        // Each has 2 ports at a ClusterIP, a balancer's and an external address of two families.
+        cluster.nodes[0].wait_for_frontends(2 * 2 * 2 * 3);
         cluster.settle();
         Self { cluster, pods, seen, mode }
-    }
-
-    /// Who a backend elsewhere takes a client outside for.
-    fn lent(&self) -> [IpAddr; 2] {
-        match self.mode {
-            Mode::Tunnel => [ip("10.77.1.1"), ip("fd78:1::1")],
-            Mode::Native => node(&self.cluster, 0),
-        }
     }
 }
 
 fn of(pod: &Pod) -> [IpAddr; 2] {
-    [pod.ipv4, pod.ipv6]
+    pod.addresses()
 }
 
 fn node(cluster: &Cluster, n: usize) -> [IpAddr; 2] {
-    [cluster.nodes[n].ipv4, cluster.nodes[n].ipv6]
+    cluster.nodes[n].addresses()
 }
 
 /// A way: from, to, whether it is to answer pings, who must be seen as the sender and by whom.
@@ -247,19 +211,22 @@ fn ways<'a>(stage: &'a Stage, hosts: &'a [Seen; 3], outside: [IpAddr; 2]) -> Vec
         way("pod to outside", &a.netns, at(outside, PORT), true, Some((&hosts[2], node(cluster, 0)))),
     ];
     for (name, n, seen) in [("near", NEAR, near), ("far", FAR, far)] {
-        let last = n - 30_000;
-        let service = [ip(&format!("10.96.1.{last}")), ip(&format!("fd96:1::{last}"))];
-        let balancer = [ip(&format!("203.0.113.{last}")), ip(&format!("2001:db8:99::{last}"))];
         let client = match seen {
             Some((by, _)) if name == "near" => Some((by, outside)),
-            Some((by, _)) => Some((by, stage.lent())),
+            Some((by, _)) => Some((by, cluster.lent(stage.mode))),
             None => None,
         };
         let out = &cluster.outside;
         all.extend([
-            way(&format!("pod to ClusterIP, {name}"), &a.netns, at(service, 80), false, seen),
-            way(&format!("outside to NodePort, {name}"), out, at(node(cluster, 0), n), false, client),
-            way(&format!("outside to LoadBalancer, {name}"), out, at(balancer, 80), false, client),
+            way(&format!("pod to ClusterIP, {name}"), &a.netns, at(cluster_ip(n), 80), false, seen),
+            way(
+                &format!("outside to NodePort, {name}"),
+                out,
+                at(node(cluster, 0), node_port(n)),
+                false,
+                client,
+            ),
+            way(&format!("outside to LoadBalancer, {name}"), out, at(balancer(n), 80), false, client),
         ]);
     }
     all

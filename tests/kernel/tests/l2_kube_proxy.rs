@@ -10,9 +10,10 @@ mod services;
 use cilium_tests_kernel::cluster::{OUTSIDE_V4, OUTSIDE_V6};
 use cilium_tests_kernel::netns::succeed;
 use cilium_tests_kernel::probe::{Answer, PATIENCE, ask_tcp, ask_udp, eventually, ping, serve, tcp};
+use cilium_tests_kernel::services::{BALANCERS, Backend, PORT, TARGET, balancer, cluster_ip, ip, node_port};
 use cilium_tests_kernel::{Cluster, Mode, Netns, Options, Pod};
 use rules::{Proxy, Rules};
-use services::{Backend, PORT, Service, TARGET, cluster_ip, external, node_port};
+use services::Service;
 use std::cell::{Cell, RefCell};
 use std::io::Write as _;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
@@ -98,9 +99,7 @@ impl Stage {
             pods.push(pod);
         }
         serve(&cluster.outside, "outside", TARGET);
-        for node in &cluster.nodes {
-            serve(&node.netns, &node.name, TARGET);
-        }
+        cluster.nodes_serve(TARGET);
         cluster.write("policies.yaml", POLICIES);
         let stage =
             Self { cluster, mode, told, proxy, pods, cells: Cell::new(0), failed: RefCell::new(Vec::new()) };
@@ -124,7 +123,7 @@ impl Stage {
             service("far-guarded", FAR_GUARDED, false, of("far-guarded")),
             service("fenced", FENCED, false, of("fenced")),
             service("shut", SHUT, false, of("shut")),
-            service("away", AWAY, false, Backend { addresses: self.outside(), node: None }),
+            service("away", AWAY, false, Backend::from(self.outside())),
             service("ours", OURS, false, of("far")),
         ]
     }
@@ -133,7 +132,7 @@ impl Stage {
     fn kube_proxy(&self, services: &[Service]) {
         for (at, node) in self.cluster.nodes.iter().enumerate() {
             let cluster = self.told.then_some(CLUSTER);
-            let rules = Rules { services, node: at, cluster, addresses: [node.ipv4, node.ipv6] };
+            let rules = Rules { services, node: at, cluster, addresses: node.addresses() };
             match self.proxy {
                 Proxy::Iptables => {
                     feed(&node.netns, "iptables-restore", &["-w"], &rules.iptables(0));
@@ -142,9 +141,7 @@ impl Stage {
                 Proxy::Nftables => feed(&node.netns, "nft", &["-f", "-"], &rules.nftables()),
             }
         }
-        let first = &self.cluster.nodes[0];
-        self.cluster.outside.ip(&format!("route add 203.0.113.0/24 via {}", first.ipv4));
-        self.cluster.outside.ip(&format!("-6 route add 2001:db8:99::/64 via {}", first.ipv6));
+        self.cluster.outside_asks_first_node(&[BALANCERS]);
     }
 
     /// Waits until everything is known, neighbours among it.
@@ -153,7 +150,7 @@ impl Stage {
         let first = &self.cluster.nodes[0];
         for family in 0..2 {
             for pod in &self.pods {
-                let to = [pod.ipv4, pod.ipv6][family];
+                let to = pod.addresses()[family];
                 let host = &self.cluster.nodes[pod.node].netns;
                 eventually(Duration::from_secs(5), || ping(host, to, None));
                 eventually(Duration::from_secs(5), || ping(&pod.netns, self.outside()[family], None));
@@ -170,26 +167,24 @@ impl Stage {
     }
 
     fn of(&self, name: &str) -> [IpAddr; 2] {
-        let pod = self.pod(name);
-        [pod.ipv4, pod.ipv6]
+        self.pod(name).addresses()
     }
 
     fn node(&self, n: usize) -> [IpAddr; 2] {
-        [self.cluster.nodes[n].ipv4, self.cluster.nodes[n].ipv6]
+        self.cluster.nodes[n].addresses()
     }
 
     fn outside(&self) -> [IpAddr; 2] {
-        [OUTSIDE_V4, OUTSIDE_V6].map(|ip| ip.parse().expect("a literal address"))
+        [OUTSIDE_V4, OUTSIDE_V6].map(ip)
     }
 
-    /// The address of a node that its `cilium_host` has.
     fn router(&self, n: usize) -> [IpAddr; 2] {
-        [format!("10.77.{}.1", n + 1), format!("fd78:{}::1", n + 1)].map(|ip| ip.parse().expect("an address"))
+        self.cluster.router(n)
     }
 
     /// What a backend of the other node sees when kube-proxy of the first one masquerades.
     fn lent(&self) -> [IpAddr; 2] {
-        if self.mode == Mode::Tunnel { self.router(0) } else { self.node(0) }
+        self.cluster.lent(self.mode)
     }
 
     /// Every family and protocol from a client to a place; `server` none: nobody answers.
@@ -239,14 +234,14 @@ impl Stage {
         self.cell(
             "outside to LoadBalancer, backend here",
             outside,
-            (external(NEAR), PORT),
+            (balancer(NEAR), PORT),
             Some("near"),
             router,
         );
-        self.cell("outside to LoadBalancer, elsewhere", outside, (external(FAR), PORT), Some("far"), lent);
+        self.cell("outside to LoadBalancer, elsewhere", outside, (balancer(FAR), PORT), Some("far"), lent);
         self.cell("outside to NodePort, Local", outside, ports(0, HERE), Some("near"), own);
         self.cell("outside to NodePort, Local, node 2", outside, ports(1, THERE), Some("far"), own);
-        self.cell("outside to LoadBalancer, Local", outside, (external(HERE), PORT), Some("near"), own);
+        self.cell("outside to LoadBalancer, Local", outside, (balancer(HERE), PORT), Some("near"), own);
         self.cell("outside to what kube-proxy does not serve", outside, ports(0, OURS), None, None);
         self.cell("outside to NodePort, Local, none here", outside, ports(0, THERE), None, None);
     }
@@ -272,8 +267,8 @@ impl Stage {
         );
         // Node 2 has none, or sends it back with the pod's own address, which nobody outside has.
         self.cell("pod to node 2's NodePort, Local, here", client, ports(1, HERE), None, None);
-        self.cell("pod to LoadBalancer, backend here", client, (external(NEAR), PORT), Some("near"), router);
-        self.cell("pod to LoadBalancer, elsewhere", client, (external(FAR), PORT), Some("far"), lent);
+        self.cell("pod to LoadBalancer, backend here", client, (balancer(NEAR), PORT), Some("near"), router);
+        self.cell("pod to LoadBalancer, elsewhere", client, (balancer(FAR), PORT), Some("far"), lent);
         self.cell("pod to NodePort, Local, here", client, ports(0, HERE), Some("near"), own);
         // Told where pods are, kube-proxy takes their packets for the cluster's own: to any backend, as they are.
         let there = self.told.then_some("far");
@@ -298,7 +293,7 @@ impl Stage {
         self.cell("host to our ClusterIP", host, (cluster_ip(OURS), PORT), None, None);
         self.cell("host to NodePort, backend here", host, ports(NEAR), Some("near"), None);
         self.cell("host to NodePort, backend elsewhere", host, ports(FAR), Some("far"), None);
-        self.cell("host to LoadBalancer, elsewhere", host, (external(FAR), PORT), Some("far"), None);
+        self.cell("host to LoadBalancer, elsewhere", host, (balancer(FAR), PORT), Some("far"), None);
         self.cell("host to NodePort, Local, elsewhere", host, ports(THERE), Some("far"), None);
     }
 
@@ -316,7 +311,7 @@ impl Stage {
         self.cell("host to pod elsewhere", host, (self.of("far"), TARGET), Some("far"), None);
         self.cell("host to outside", host, (self.outside(), TARGET), Some("outside"), Some(self.node(0)));
         let seen = Some(self.node(0));
-        self.cell("pod to LoadBalancer, outside", client, (external(AWAY), PORT), Some("outside"), seen);
+        self.cell("pod to LoadBalancer, outside", client, (balancer(AWAY), PORT), Some("outside"), seen);
         self.cell("pod to ClusterIP, outside", client, (cluster_ip(AWAY), PORT), Some("outside"), seen);
     }
 
@@ -324,7 +319,7 @@ impl Stage {
     fn one_port(&self) {
         let netns = |name: &str| &self.pod(name).netns;
         let direct = self.outside().map(|ip| SocketAddr::new(ip, TARGET));
-        let balanced = external(AWAY).map(|ip| SocketAddr::new(ip, PORT));
+        let balanced = balancer(AWAY).map(|ip| SocketAddr::new(ip, PORT));
         let who = [
             (netns("client"), direct),
             (&self.cluster.nodes[0].netns, direct),
@@ -365,8 +360,8 @@ impl Stage {
         let ports = |n: u8| (self.node(0), node_port(n));
         let outside = &self.cluster.outside;
         let guarded = Some("guarded");
-        self.cell("friend to LoadBalancer", netns("client"), (external(GUARDED), PORT), guarded, None);
-        self.cell("stranger to LoadBalancer", netns("stranger"), (external(GUARDED), PORT), None, None);
+        self.cell("friend to LoadBalancer", netns("client"), (balancer(GUARDED), PORT), guarded, None);
+        self.cell("stranger to LoadBalancer", netns("stranger"), (balancer(GUARDED), PORT), None, None);
         self.cell("friend to NodePort", netns("client"), ports(GUARDED), guarded, None);
         self.cell("stranger to NodePort", netns("stranger"), ports(GUARDED), None, None);
         self.cell("friend to ClusterIP", netns("client"), (cluster_ip(GUARDED), PORT), guarded, None);
@@ -378,11 +373,11 @@ impl Stage {
         self.cell(
             "friend to LoadBalancer, elsewhere",
             netns("client"),
-            (external(FAR_GUARDED), PORT),
+            (balancer(FAR_GUARDED), PORT),
             far,
             None,
         );
-        self.cell("stranger to it", netns("stranger"), (external(FAR_GUARDED), PORT), None, None);
+        self.cell("stranger to it", netns("stranger"), (balancer(FAR_GUARDED), PORT), None, None);
         self.cell("outside to the fenced's NodePort", outside, ports(FENCED), Some("fenced"), None);
         self.cell("pod to the fenced's NodePort", netns("client"), ports(FENCED), None, None);
         self.cell("outside to the shut's NodePort", outside, ports(SHUT), None, None);
@@ -394,7 +389,7 @@ impl Stage {
             None,
         );
         self.cell("bound to ClusterIP", netns("bound"), (cluster_ip(NEAR), PORT), Some("near"), None);
-        self.cell("bound to LoadBalancer", netns("bound"), (external(NEAR), PORT), None, None);
+        self.cell("bound to LoadBalancer", netns("bound"), (balancer(NEAR), PORT), None, None);
     }
 
     /// Packets that netfilter saw without what came before them, which kube-proxy drops.

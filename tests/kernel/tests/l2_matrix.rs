@@ -19,19 +19,12 @@ struct Row<'a> {
 
 fn matrix(mode: Mode) {
     let cluster = Cluster::start(&Options { mode, ..Options::default() });
-    let a = cluster.pod(0, "a", "app: a");
-    let b = cluster.pod(0, "b", "app: b");
-    let c = cluster.pod(1, "c", "app: c");
-    for pod in [&a, &b, &c] {
-        serve(&pod.netns, &pod.name, PORT);
-    }
-    for node in &cluster.nodes {
-        serve(&node.netns, &node.name, PORT);
-    }
+    let [a, b, c] = cluster.three_pods(PORT);
+    cluster.nodes_serve(PORT);
     serve(&cluster.outside, "outside", PORT);
     cluster.settle();
-    let of = |pod: &Pod| [pod.ipv4, pod.ipv6];
-    let node = |n: usize| [cluster.nodes[n].ipv4, cluster.nodes[n].ipv6];
+    let of = Pod::addresses;
+    let node = |n: usize| cluster.nodes[n].addresses();
     let outside = [OUTSIDE_V4.parse().unwrap(), OUTSIDE_V6.parse().unwrap()];
     let rows = [
         Row { what: "pod to pod, same node", from: &a.netns, to: of(&b), server: "b", seen: Some(of(&a)) },

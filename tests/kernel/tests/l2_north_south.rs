@@ -1,9 +1,12 @@
-//! Clients outside the cluster, at every kind of frontend, with a backend on the node they ask and with one on
-//! the other; and who may not be served.
+//! Clients outside the cluster beyond the matrix of `l2_services`: whose packets drivers send on, conversations, many
+//! connections, traffic policies with backends on both nodes, and who may not be served.
 
 use cilium_tests_kernel::cluster::{OUTSIDE_V4, OUTSIDE_V6, binary};
-use cilium_tests_kernel::probe::{Answer, ask_tcp, eventually, scaled, serve, tcp, udp};
-use cilium_tests_kernel::services::{PORT, TARGET};
+use cilium_tests_kernel::probe::{BOTH, ask_tcp, eventually, scaled, serve, tcp, udp};
+use cilium_tests_kernel::services::{
+    BALANCERS, CLUSTER_IPS, EXTERNALS, PORT, TARGET, balancer, cluster_ip, external, ip, node_port,
+    with_host_port,
+};
 use cilium_tests_kernel::{Cluster, Mode, Netns, Options, Pod, Service};
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -20,34 +23,9 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const IS_CLUSTER_IP: u64 = 174;
 const NOT_IN_SOURCE_RANGE: u64 = 177;
 
-/// Asks a server at an address and port.
-type Ask = fn(&Netns, IpAddr, u16) -> Option<Answer>;
-
-fn ip(text: &str) -> IpAddr {
-    text.parse().unwrap_or_else(|e| panic!("{text}: {e}"))
-}
-
-fn cluster_ip(n: u8) -> [IpAddr; 2] {
-    [ip(&format!("10.96.0.{n}")), ip(&format!("fd96::{n}"))]
-}
-
-fn balancer(n: u8) -> [IpAddr; 2] {
-    [ip(&format!("203.0.113.{n}")), ip(&format!("2001:db8:99::{n}"))]
-}
-
-fn external(n: u8) -> [IpAddr; 2] {
-    [ip(&format!("198.51.100.{n}")), ip(&format!("2001:db8:51::{n}"))]
-}
-
-fn node_port(n: u8) -> u16 {
-    30_000 + u16::from(n)
-}
-
 /// A Service of type LoadBalancer with addresses made of `n`, its backends, and more lines of its spec.
 fn service(name: &str, n: u8, backends: &[&Pod], spec: &str) -> String {
-    let (node_port, balancer, external) = (Some(node_port(n)), Some(balancer(n)), Some(external(n)));
-    let service = Service::new(name, cluster_ip(n), backends);
-    Service { node_port, balancer, external, spec, ..service }.manifest()
+    Service { spec, ..Service::numbered(name, n, backends) }.manifest()
 }
 
 /// A running `cilium monitor`, and the reasons of the drops it told.
@@ -112,16 +90,7 @@ impl Stage {
         let extra = if accelerated { "[load_balancer]\nacceleration = \"native\"\n" } else { "" }.to_owned();
         let cluster = Cluster::start(&Options { mode, extra, ..Options::default() });
         let cards = cluster.like_cards();
-        let ports = ["TCP", "UDP"]
-            .map(|proto| format!("{{containerPort: {TARGET}, hostPort: {HOST_PORT}, protocol: {proto}}}"));
-        cluster.write(
-            "pod-default-near.yaml",
-            &format!(
-                "apiVersion: v1\nkind: Pod\nmetadata: {{name: near, namespace: default}}\nspec: {{nodeName: n1, \
-                 containers: [{{name: c, ports: [{}]}}]}}\n",
-                ports.join(", ")
-            ),
-        );
+        cluster.write("pod-default-near.yaml", &with_host_port(HOST_PORT));
         let near = cluster.attach(0, "near");
         let far = cluster.pod(1, "far", "app: far");
         let client = cluster.pod(0, "client", "app: client");
@@ -142,12 +111,7 @@ impl Stage {
             service("sticky", 28, &[&near, &far], sticky),
         ];
         cluster.write("services.yaml", &all.concat());
-        for net in ["203.0.113.0/24", "198.51.100.0/24", "10.96.0.0/16"] {
-            cluster.outside.ip(&format!("route add {net} via {}", cluster.nodes[0].ipv4));
-        }
-        for net in ["2001:db8:99::/64", "2001:db8:51::/64", "fd96::/64"] {
-            cluster.outside.ip(&format!("-6 route add {net} via {}", cluster.nodes[0].ipv6));
-        }
+        cluster.outside_asks_first_node(&[BALANCERS, EXTERNALS, CLUSTER_IPS]);
         let stage = Self {
             cluster,
             _cards: cards,
@@ -158,13 +122,8 @@ impl Stage {
             cells: Mutex::new(0),
             failed: Mutex::new(Vec::new()),
         };
-        // 8 Services of 2 ports, each at a ClusterIP, a balancer's and an external address of two families.
-        let known = || {
-            let output = stage.cluster.nodes[0].cilium(&["service", "list", "-o", "json"]);
-            let list: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
-            list.as_array().map_or(0, Vec::len) >= 8 * 2 * 2 * 3
-        };
-        assert!(eventually(PATIENCE, known), "{}", stage.cluster.nodes[0].log_tail());
+        // Each has 2 ports at a ClusterIP, a balancer's and an external address of two families.
+        stage.cluster.nodes[0].wait_for_frontends(all.len() * 2 * 2 * 3);
         stage.cluster.settle();
         for family in 0..2 {
             eventually(PATIENCE, || {
@@ -175,19 +134,11 @@ impl Stage {
     }
 
     fn node(&self, n: usize) -> [IpAddr; 2] {
-        [self.cluster.nodes[n].ipv4, self.cluster.nodes[n].ipv6]
+        self.cluster.nodes[n].addresses()
     }
 
     fn outside(&self) -> [IpAddr; 2] {
         OUTSIDE.map(ip)
-    }
-
-    /// The address of the first node that backends of the other see: in the overlay, its router's.
-    fn lent(&self) -> [IpAddr; 2] {
-        match self.mode {
-            Mode::Tunnel => [ip("10.77.1.1"), ip("fd78:1::1")],
-            Mode::Native => self.node(0),
-        }
     }
 
     /// Every family and protocol from a client to a frontend.
@@ -202,8 +153,7 @@ impl Stage {
     ) {
         for family in 0..2 {
             let (to, seen) = (to[family], seen.map(|seen| seen[family]));
-            let both: [(&str, Ask); 2] = [("TCP", tcp), ("UDP", udp)];
-            for (proto, ask) in both {
+            for (proto, ask) in BOTH {
                 *self.cells.lock().unwrap() += 1;
                 let wrong = match ask(from, to, port) {
                     None => "no answer".to_owned(),
@@ -233,26 +183,15 @@ impl Stage {
         self.failed.lock().unwrap().push(what);
     }
 
-    fn frontends(&self) {
-        let outside = &self.cluster.outside;
-        for (n, server, seen) in [(21, "near", self.outside()), (22, "far", self.lent())] {
-            let seen = Some(seen);
-            self.cell("NodePort", outside, self.node(0), node_port(n), server, seen);
-            self.cell("LoadBalancer", outside, balancer(n), PORT, server, seen);
-            self.cell("external IP", outside, external(n), PORT, server, seen);
-        }
-        self.cell("hostPort", outside, self.node(0), HOST_PORT, "near", Some(self.outside()));
-        self.silent("hostPort of the other node", outside, self.node(1), HOST_PORT);
-    }
-
+    /// Pods beside programs in drivers, by which answers of the other node come. Without those, and whoever comes by a
+    /// device, is in the matrix of `l2_services`.
     fn pods(&self) {
-        let (client, own) = (&self.client.netns, Some([self.client.ipv4, self.client.ipv6]));
+        let (client, own) = (&self.client.netns, Some(self.client.addresses()));
         for (n, server) in [(21, "near"), (22, "far")] {
             self.cell("pod to ClusterIP", client, cluster_ip(n), PORT, server, own);
             self.cell("pod to NodePort", client, self.node(0), node_port(n), server, own);
             self.cell("pod to LoadBalancer", client, balancer(n), PORT, server, own);
             self.cell("pod to external IP", client, external(n), PORT, server, own);
-            self.cell("pod to the other node's NodePort", client, self.node(1), node_port(n), server, None);
         }
         self.cell("pod to hostPort", client, self.node(0), HOST_PORT, "near", own);
     }
@@ -291,6 +230,7 @@ impl Stage {
                 }
             }
         }
+        self.silent("hostPort of the other node", outside, self.node(1), HOST_PORT);
         self.cell("in the source ranges", outside, balancer(27), PORT, "near", Some(self.outside()));
         self.cell("source ranges, NodePort", outside, self.node(0), node_port(26), "near", None);
     }
@@ -340,7 +280,7 @@ impl Stage {
         for (n, far) in [(21, false), (22, true)] {
             let places = [(self.node(0), node_port(n)), (balancer(n), PORT), (external(n), PORT)];
             for (to, port) in places.into_iter().flat_map(|(to, port)| to.map(|to| (to, port))) {
-                for (proto, ask) in [("TCP", tcp as Ask), ("UDP", udp as Ask)] {
+                for (proto, ask) in BOTH {
                     *self.cells.lock().unwrap() += 1;
                     let before = self.sent_by_driver(0);
                     let answered = ask(outside, to, port).is_some();
@@ -400,13 +340,14 @@ impl Stage {
 
 fn matrix(mode: Mode, accelerated: bool) {
     let stage = Stage::set(mode, accelerated);
-    stage.frontends();
     stage.drivers();
     stage.conversation();
     stage.local();
     stage.refused();
     stage.many();
-    stage.pods();
+    if accelerated {
+        stage.pods();
+    }
     stage.end();
 }
 

@@ -1,21 +1,19 @@
 //! A client behind a narrow hop: backends of a NodePort, here and elsewhere, learn how long their packets may be.
 
 use cilium_tests_kernel::netns::succeed;
-use cilium_tests_kernel::probe::{eventually, scaled};
-use cilium_tests_kernel::{Cluster, Mode, Netns, Options, Pod};
+use cilium_tests_kernel::probe::scaled;
+use cilium_tests_kernel::services::{TARGET, cluster_ip, ip, node_port};
+use cilium_tests_kernel::{Cluster, Mode, Netns, Options, Service};
 use std::io::{Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
-const TARGET: u16 = 7000;
+/// Numbers of the Services.
+const NEAR: u8 = 51;
+const FAR: u8 = 52;
 const BYTES: usize = 200_000;
 const MTU: usize = 1300;
-const PATIENCE: Duration = Duration::from_secs(10);
 const CLIENT: [&str; 2] = ["10.50.0.2", "fd50::2"];
-
-fn ip(text: &str) -> IpAddr {
-    text.parse().unwrap_or_else(|e| panic!("{text}: {e}"))
-}
 
 /// Answers every connection with many bytes.
 fn serve(netns: &Netns) {
@@ -66,49 +64,26 @@ fn behind(cluster: &Cluster) -> Netns {
     client
 }
 
-fn service(name: &str, port: u16, backend: &Pod) -> String {
-    let mut text = format!(
-        "---\napiVersion: v1\nkind: Service\nmetadata: {{name: {name}, namespace: default}}\nspec:\n  type: \
-         NodePort\n  clusterIP: 10.96.1.{0}\n  clusterIPs: [10.96.1.{0}, \"fd96:1::{0}\"]\n  ipFamilyPolicy: \
-         RequireDualStack\n  ports: [{{name: tcp, port: 80, protocol: TCP, targetPort: {TARGET}, nodePort: \
-         {port}}}]\n",
-        port - 30_000
-    );
-    for (family, addr) in [("IPv4", backend.ipv4), ("IPv6", backend.ipv6)] {
-        text.push_str(&format!(
-            "---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {{name: {name}-{}, namespace: \
-             default, labels: {{kubernetes.io/service-name: {name}}}}}\naddressType: {family}\nports: [{{name: tcp, \
-             port: {TARGET}, protocol: TCP}}]\nendpoints: [{{addresses: [\"{addr}\"], nodeName: n{}}}]\n",
-            family.to_lowercase(),
-            backend.node + 1
-        ));
-    }
-    text
-}
-
 fn learn(mode: Mode, forwarding: &str) {
     let extra = format!("[load_balancer]\nmode = \"{forwarding}\"\n");
     let cluster = Cluster::start(&Options { mode, extra, ..Options::default() });
     let (near, far) = (cluster.pod(0, "near", "app: near"), cluster.pod(1, "far", "app: far"));
     serve(&near.netns);
     serve(&far.netns);
-    cluster.write("services.yaml", &[service("near", 30_051, &near), service("far", 30_052, &far)].concat());
+    let services = [("near", NEAR, &near), ("far", FAR, &far)].map(|(name, n, pod)| {
+        Service { node_port: Some(node_port(n)), ..Service::new(name, cluster_ip(n), &[pod]) }.manifest()
+    });
+    cluster.write("services.yaml", &services.concat());
     let client = behind(&cluster);
     let node = &cluster.nodes[0];
-    let known = || {
-        let list = node.cilium(&["service", "list"]).stdout;
-        let list = String::from_utf8_lossy(&list).into_owned();
-        list.contains("30051") && list.contains("30052")
-    };
-    assert!(eventually(PATIENCE, known), "{}", node.log_tail());
+    // Each has 2 ports at a ClusterIP of two families.
+    node.wait_for_frontends(2 * 2 * 2);
     cluster.settle();
-    let lent = match mode {
-        _ if forwarding == "dsr" => CLIENT.map(ip),
-        Mode::Tunnel => [ip("10.77.1.1"), ip("fd78:1::1")],
-        Mode::Native => [node.ipv4, node.ipv6],
-    };
-    for (family, addr) in [node.ipv4, node.ipv6].into_iter().enumerate() {
-        for (pod, port, peer) in [(&near, 30_051, ip(CLIENT[family])), (&far, 30_052, lent[family])] {
+    let lent = if forwarding == "dsr" { CLIENT.map(ip) } else { cluster.lent(mode) };
+    for (family, addr) in node.addresses().into_iter().enumerate() {
+        for (pod, port, peer) in
+            [(&near, node_port(NEAR), ip(CLIENT[family])), (&far, node_port(FAR), lent[family])]
+        {
             let what = format!("{mode:?} {} to {}", SocketAddr::new(addr, port), pod.name);
             if let Err(why) = fetch(&client, SocketAddr::new(addr, port)) {
                 panic!("{what}: {why}\n{}", node.log_tail());

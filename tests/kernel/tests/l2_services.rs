@@ -7,7 +7,10 @@ use cilium_tests_kernel::matrix::{
     Backend, Cell, Client, Forwarding, Frontend, Hook, Plan, Proto, Record, Setup,
 };
 use cilium_tests_kernel::probe::{Answer, PATIENCE, ask_tcp, ask_udp, eventually, serve};
-use cilium_tests_kernel::services::{PORT, TARGET};
+use cilium_tests_kernel::services::{
+    BALANCERS, CLUSTER_IPS, EXTERNALS, PORT, TARGET, balancer, cluster_ip, external, ip, node_port,
+    with_host_port,
+};
 use cilium_tests_kernel::{Cluster, Mode, Netns, Options, Pod, Service};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -20,25 +23,9 @@ const HOST_PORT: u16 = 8081;
 const WAIT: Duration = Duration::from_secs(15);
 const LOCAL: &str = "  externalTrafficPolicy: Local\n  internalTrafficPolicy: Local\n";
 
-fn ip(text: &str) -> IpAddr {
-    text.parse().unwrap_or_else(|e| panic!("{text}: {e}"))
-}
-
 /// Numbers of the Services, of which their addresses and ports are made.
 fn number(backend: Backend, local: bool) -> u8 {
     20 + u8::from(backend == Backend::Far) + 2 * u8::from(local)
-}
-
-fn cluster_ip(n: u8) -> [IpAddr; 2] {
-    [ip(&format!("10.96.0.{n}")), ip(&format!("fd96::{n}"))]
-}
-
-fn balancer(n: u8) -> [IpAddr; 2] {
-    [ip(&format!("203.0.113.{n}")), ip(&format!("2001:db8:99::{n}"))]
-}
-
-fn external(n: u8) -> [IpAddr; 2] {
-    [ip(&format!("198.51.100.{n}")), ip(&format!("2001:db8:51::{n}"))]
 }
 
 /// Two nodes with a backend and a client each.
@@ -59,16 +46,7 @@ impl Stage {
         let socket = setup.hook == Hook::Sockets;
         let cluster = Cluster::start(&Options { mode: setup.mode, extra, socket, ..Options::default() });
         let cards = if setup.hook == Hook::Drivers { cluster.like_cards() } else { Vec::new() };
-        let ports = ["TCP", "UDP"]
-            .map(|proto| format!("{{containerPort: {TARGET}, hostPort: {HOST_PORT}, protocol: {proto}}}"));
-        cluster.write(
-            "pod-default-near.yaml",
-            &format!(
-                "apiVersion: v1\nkind: Pod\nmetadata: {{name: near, namespace: default}}\nspec: {{nodeName: n1, \
-                 containers: [{{name: c, ports: [{}]}}]}}\n",
-                ports.join(", ")
-            ),
-        );
+        cluster.write("pod-default-near.yaml", &with_host_port(HOST_PORT));
         let near = cluster.attach(0, "near");
         let far = cluster.pod(1, "far", "app: far");
         let clients = [cluster.pod(0, "client", "app: client"), cluster.pod(1, "other", "app: client")];
@@ -79,24 +57,13 @@ impl Stage {
         for (backend, pod) in [(Backend::Near, &near), (Backend::Far, &far)] {
             for local in [false, true] {
                 let n = number(backend, local);
-                let (name, backends) = (format!("s{n}"), [pod]);
-                let service = Service {
-                    node_port: Some(30_000 + u16::from(n)),
-                    balancer: Some(balancer(n)),
-                    external: Some(external(n)),
-                    spec: if local { LOCAL } else { "" },
-                    ..Service::new(&name, cluster_ip(n), &backends)
-                };
-                text.push_str(&service.manifest());
+                let spec = if local { LOCAL } else { "" };
+                let service = Service { spec, ..Service::numbered(&format!("s{n}"), n, &[pod]) }.manifest();
+                text.push_str(&service);
             }
         }
         cluster.write("services.yaml", &text);
-        for net in ["203.0.113.0/24", "198.51.100.0/24", "10.96.0.0/16"] {
-            cluster.outside.ip(&format!("route add {net} via {}", cluster.nodes[0].ipv4));
-        }
-        for net in ["2001:db8:99::/64", "2001:db8:51::/64", "fd96::/64"] {
-            cluster.outside.ip(&format!("-6 route add {net} via {}", cluster.nodes[0].ipv6));
-        }
+        cluster.outside_asks_first_node(&[BALANCERS, EXTERNALS, CLUSTER_IPS]);
         let stage = Self { cluster, _cards: cards, setup, near, far, clients };
         stage.warm();
         stage
@@ -114,11 +81,7 @@ impl Stage {
     }
 
     fn node(&self, n: usize) -> [IpAddr; 2] {
-        [self.cluster.nodes[n].ipv4, self.cluster.nodes[n].ipv6]
-    }
-
-    fn router(&self, n: usize) -> [IpAddr; 2] {
-        [ip(&format!("10.77.{}.1", n + 1)), ip(&format!("fd78:{}::1", n + 1))]
+        self.cluster.nodes[n].addresses()
     }
 
     fn place(&self, cell: Cell) -> SocketAddr {
@@ -131,7 +94,7 @@ impl Stage {
         let n = number(cell.backend, local);
         let (addrs, port) = match cell.frontend {
             ClusterIp | ClusterIpLocal => (cluster_ip(n), PORT),
-            NodePort | NodePortLocal => (self.node(0), 30_000 + u16::from(n)),
+            NodePort | NodePortLocal => (self.node(0), node_port(n)),
             LoadBalancer | LoadBalancerLocal => (balancer(n), PORT),
             ExternalIp | ExternalIpLocal => (external(n), PORT),
             HostPort => (self.node(0), HOST_PORT),
@@ -169,7 +132,7 @@ impl Stage {
     /// Whom the backend is to see.
     fn seen(&self, cell: Cell) -> IpAddr {
         let tunnel = self.setup.mode == Mode::Tunnel;
-        let pods = [0, 1].map(|n: usize| [self.clients[n].ipv4, self.clients[n].ipv6]);
+        let pods = [0, 1].map(|n: usize| self.clients[n].addresses());
         // Whom the first node meets at its device.
         let comes_as = match cell.client {
             Client::Pod => pods[0],
@@ -184,11 +147,7 @@ impl Stage {
         // Who is of the cluster is lent an address in any case.
         let direct = self.setup.forwarding == Forwarding::Dsr && cell.client == Client::Outside;
         let lent = !direct && cell.comes_by_device() && cell.backend == Backend::Far;
-        let seen = match (lent, tunnel) {
-            (false, _) => comes_as,
-            (true, true) => self.router(0),
-            (true, false) => self.node(0),
-        };
+        let seen = if lent { self.cluster.lent(self.setup.mode) } else { comes_as };
         seen[usize::from(cell.ipv6)]
     }
 
@@ -196,7 +155,7 @@ impl Stage {
     fn host(&self, n: usize, cell: Cell) -> [IpAddr; 2] {
         let here = (n == 0) == (cell.backend == Backend::Near);
         match here || self.setup.mode == Mode::Tunnel {
-            true => self.router(n),
+            true => self.cluster.router(n),
             false => self.node(n),
         }
     }
@@ -208,7 +167,7 @@ impl Stage {
         };
         match self.ask(cell) {
             None if cell.is_refused() => None,
-            None => Some("no answer".to_owned()),
+            None => Some(format!("no answer; asked once more: {:?}", self.ask(cell))),
             Some(answer) if cell.is_refused() => Some(format!("answered by {}", answer.server)),
             Some(answer) if answer.server != server.name => Some(format!("answered by {}", answer.server)),
             Some(answer) => {

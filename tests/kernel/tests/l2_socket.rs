@@ -3,7 +3,7 @@
 
 use cilium_tests_kernel::netns::succeed;
 use cilium_tests_kernel::probe::{Answer, eventually, scaled, serve};
-use cilium_tests_kernel::services::{PORT, TARGET};
+use cilium_tests_kernel::services::{PORT, TARGET, ip};
 use cilium_tests_kernel::{Cluster, Mode, Netns, Node, Options, Pod, Service};
 use serde_json::Value;
 use std::io::{self, ErrorKind, Read, Write};
@@ -32,10 +32,6 @@ enum Proto {
     Udp,
 }
 use Proto::{Tcp, Udp};
-
-fn ip(text: &str) -> IpAddr {
-    text.parse().unwrap_or_else(|e| panic!("{text}: {e}"))
-}
 
 fn at(text: &str, port: u16) -> SocketAddr {
     SocketAddr::new(ip(text), port)

@@ -4,27 +4,24 @@
 
 use cilium_tests_kernel::Netns;
 use cilium_tests_kernel::capture::{Capture, ends};
-use cilium_tests_kernel::cluster::{binary, pass_in_driver};
-use cilium_tests_kernel::netns::{succeed, unique};
-use cilium_tests_kernel::probe::{Answer, emulated, eventually, serve, tcp, udp};
+use cilium_tests_kernel::cluster::pass_in_driver;
+use cilium_tests_kernel::netns::succeed;
+use cilium_tests_kernel::probe::{Answer, BOTH, emulated, serve, tcp};
+use cilium_tests_kernel::services::{BALANCERS, PORT, balancer, ip, node_port};
+use cilium_tests_kernel::standalone::{Balancer, PATIENCE};
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv6Addr, Shutdown, TcpListener, TcpStream};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Output};
-use std::time::Duration;
 
-const PORT: u16 = 80;
+/// Number of the Service.
+const WEB: u8 = 10;
 /// Where what comes is counted, and told at its end.
 const SINK: u16 = 81;
 /// A frontend's port that is not its backends'.
 const MOVED: u16 = 8000;
-const NODE_PORT: u16 = 30_080;
-const PATIENCE: Duration = Duration::from_secs(15);
 const CLIENT: [&str; 2] = ["10.63.0.2", "fd63::2"];
 const BALANCER: [&str; 2] = ["10.63.0.1", "fd63::1"];
-const FRONTEND: [&str; 2] = ["203.0.113.10", "2001:db8:99::10"];
 /// Connections per family and protocol.
 fn many() -> usize {
     if emulated() { 20 } else { 100 }
@@ -33,10 +30,6 @@ fn many() -> usize {
 /// Bytes of a long stream.
 fn long() -> usize {
     if emulated() { 1 << 18 } else { 4 << 20 }
-}
-
-fn ip(text: &str) -> IpAddr {
-    text.parse().unwrap_or_else(|e| panic!("{text}: {e}"))
 }
 
 /// Both families' addresses of the backend `n`.
@@ -128,15 +121,12 @@ fn sink(netns: &Netns) {
 }
 
 struct Site {
+    balancer: Balancer,
     wire: Netns,
-    balancer: Netns,
     client: Netns,
     _backends: [Netns; 2],
     /// What lets frames pass that drivers send back.
     _cards: Vec<OwnedFd>,
-    dir: tempfile::TempDir,
-    pins: PathBuf,
-    agent: Option<Child>,
 }
 
 impl Site {
@@ -144,16 +134,17 @@ impl Site {
         let wire = Netns::new("wire");
         wire.ip("link add br0 type bridge mcast_snooping 0");
         wire.ip("link set br0 up");
-        let balancer = host(&wire, "lb", BALANCER);
+        let lb = host(&wire, "lb", BALANCER);
         let client = host(&wire, "client", CLIENT);
-        client.ip(&format!("route add 203.0.113.0/24 via {}", BALANCER[0]));
-        client.ip(&format!("-6 route add 2001:db8:99::/64 via {}", BALANCER[1]));
+        client.ip(&format!("route add {} via {}", BALANCERS[0], BALANCER[0]));
+        client.ip(&format!("-6 route add {} via {}", BALANCERS[1], BALANCER[1]));
         let backends = [1, 2].map(|n| {
             let addresses = backend(n);
             let name = format!("bk{n}");
             let netns = host(&wire, &name, [&addresses[0], &addresses[1]]);
-            netns.ip(&format!("addr add {}/32 dev lo", FRONTEND[0]));
-            netns.ip(&format!("-6 addr add {}/128 dev lo nodad", FRONTEND[1]));
+            let [v4, v6] = balancer(WEB);
+            netns.ip(&format!("addr add {v4}/32 dev lo"));
+            netns.ip(&format!("-6 addr add {v6}/128 dev lo nodad"));
             if decapsulate_by_devices(&netns) {
                 println!("{name}: by the kernel's own devices");
             } else {
@@ -167,83 +158,25 @@ impl Site {
         });
         let mut cards = Vec::new();
         if drivers {
-            for netns in [&balancer, &client].into_iter().chain(&backends) {
+            for netns in [&lb, &client].into_iter().chain(&backends) {
                 succeed(
                     netns.command("ethtool").args(["-K", "eth0", "tx", "off", "tso", "off", "gso", "off"]),
                 );
             }
             cards.extend(["lb", "client", "bk1", "bk2"].map(|port| pass_in_driver(&wire, port)));
         }
-        let dir = tempfile::tempdir().expect("a temporary directory");
-        let pins = Path::new("/sys/fs/bpf").join(unique("lbdsr"));
-        std::fs::create_dir_all(&pins).expect("create the pin directory");
-        std::fs::create_dir_all(dir.path().join("manifests")).expect("create the manifest folder");
-        let mut site =
-            Self { wire, balancer, client, _backends: backends, _cards: cards, dir, pins, agent: None };
-        site.configure(if drivers { "native" } else { "disabled" });
-        site.start();
-        site
-    }
-
-    fn config(&self) -> PathBuf {
-        self.dir.path().join("cilium.toml")
-    }
-
-    fn configure(&self, acceleration: &str) {
-        let (dir, pins) = (self.dir.path().display(), self.pins.display());
-        let toml = format!(
-            "version = 1\n[node]\nname = \"lb\"\naddresses = [\"{}\", \"{}\"]\n[paths]\nrun_dir = \
-             \"{dir}/run\"\nstate_dir = \"{dir}/state\"\nbpf_dir = \"{pins}\"\ncni_conf_dir = \"\"\ncni_bin_dir = \
-             \"\"\n[source.manifests]\npath = \"{dir}/manifests\"\n[ipv6]\nenabled = true\n[routing]\nmode = \
-             \"native\"\ndevices = [\"eth0\"]\n[masquerade]\nipv4 = false\nipv6 = false\n[load_balancer]\nsocket = \
-             false\nalgorithm = \"maglev\"\nmode = \"dsr\"\ndsr_dispatch = \"ipip\"\nacceleration = \
-             \"{acceleration}\"\n[metrics]\nlisten = \"\"\n",
-            BALANCER[0], BALANCER[1]
+        let acceleration = if drivers { "native" } else { "disabled" };
+        let load_balancing = format!(
+            "algorithm = \"maglev\"\nmode = \"dsr\"\ndsr_dispatch = \"ipip\"\nacceleration = \"{acceleration}\"\n"
         );
-        std::fs::write(self.config(), toml).expect("write cilium.toml");
-        let mut yaml = format!(
-            "apiVersion: v1\nkind: Service\nmetadata: {{name: web, namespace: default}}\nspec:\n  type: \
-             LoadBalancer\n  ipFamilyPolicy: RequireDualStack\n  ports:\n  - {{name: tcp, port: {PORT}, protocol: \
-             TCP, targetPort: {PORT}, nodePort: {NODE_PORT}}}\n  - {{name: udp, port: {PORT}, protocol: UDP, \
-             targetPort: {PORT}}}\n  - {{name: sink, port: {SINK}, protocol: TCP, targetPort: {SINK}}}\n  - {{name: \
-             moved, port: {MOVED}, protocol: TCP, targetPort: {PORT}}}\nstatus: {{loadBalancer: {{ingress: [{{ip: \
-             {}}}, {{ip: \"{}\"}}]}}}}\n",
-            FRONTEND[0], FRONTEND[1]
-        );
-        for (family, name) in ["IPv4", "IPv6"].into_iter().enumerate() {
-            let endpoints = [1, 2].map(|n| format!("{{addresses: [\"{}\"]}}", backend(n)[family])).join(", ");
-            yaml.push_str(&format!(
-                "---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {{name: web-{}, namespace: \
-                 default, labels: {{kubernetes.io/service-name: web}}}}\naddressType: {name}\nports: [{{name: tcp, \
-                 port: {PORT}, protocol: TCP}}, {{name: udp, port: {PORT}, protocol: UDP}}, {{name: sink, port: \
-                 {SINK}, protocol: TCP}}, {{name: moved, port: {PORT}, protocol: TCP}}]\nendpoints: [{endpoints}]\n",
-                name.to_lowercase()
-            ));
-        }
-        std::fs::write(self.dir.path().join("manifests/web.yaml"), yaml).expect("write the manifest");
-    }
-
-    fn start(&mut self) {
-        let log = File::create(self.dir.path().join("agent.log")).expect("open the agent's log");
-        let errors = log.try_clone().expect("a second handle");
-        let mut command = self.balancer.command(binary("cilium"));
-        command.arg("--config").arg(self.config()).arg("agent").stdout(log).stderr(errors);
-        self.agent = Some(command.spawn().expect("start the agent"));
-        let serves = || self.cilium(&["status"]).status.success() && self.cilium(&["plan"]).status.success();
-        assert!(eventually(PATIENCE, serves), "{}", self.log());
-    }
-
-    fn cilium(&self, args: &[&str]) -> Output {
-        let mut command = self.balancer.command(binary("cilium"));
-        command.arg("--config").arg(self.config()).args(args).output().expect("run cilium")
+        let mut balancer = Balancer::new(lb, BALANCER, &["eth0"], &load_balancing);
+        balancer.write("web.yaml", &web());
+        balancer.start();
+        Self { balancer, wire, client, _backends: backends, _cards: cards }
     }
 
     fn says(&self, args: &[&str]) -> String {
-        String::from_utf8_lossy(&self.cilium(args).stdout).into_owned()
-    }
-
-    fn log(&self) -> String {
-        std::fs::read_to_string(self.dir.path().join("agent.log")).unwrap_or_default()
+        String::from_utf8_lossy(&self.balancer.cilium(args).stdout).into_owned()
     }
 
     /// Frames that drivers sent on.
@@ -252,20 +185,27 @@ impl Site {
     }
 }
 
-impl Drop for Site {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            eprintln!("{}", self.log());
-        }
-        if let Some(mut child) = self.agent.take() {
-            let pid = i32::try_from(child.id()).expect("pids are small");
-            // SAFETY: a plain system call; the child is ours and not yet reaped.
-            unsafe { libc::kill(pid, libc::SIGTERM) };
-            let _ = child.wait();
-        }
-        let _ = self.cilium(&["destroy"]);
-        let _ = std::fs::remove_dir_all(&self.pins);
+fn web() -> String {
+    let ([v4, v6], node_port) = (balancer(WEB), node_port(WEB));
+    let mut yaml = format!(
+        "apiVersion: v1\nkind: Service\nmetadata: {{name: web, namespace: default}}\nspec:\n  type: \
+         LoadBalancer\n  ipFamilyPolicy: RequireDualStack\n  ports:\n  - {{name: tcp, port: {PORT}, protocol: \
+         TCP, targetPort: {PORT}, nodePort: {node_port}}}\n  - {{name: udp, port: {PORT}, protocol: UDP, \
+         targetPort: {PORT}}}\n  - {{name: sink, port: {SINK}, protocol: TCP, targetPort: {SINK}}}\n  - {{name: \
+         moved, port: {MOVED}, protocol: TCP, targetPort: {PORT}}}\nstatus: {{loadBalancer: {{ingress: [{{ip: \
+         {v4}}}, {{ip: \"{v6}\"}}]}}}}\n"
+    );
+    for (family, name) in ["IPv4", "IPv6"].into_iter().enumerate() {
+        let endpoints = [1, 2].map(|n| format!("{{addresses: [\"{}\"]}}", backend(n)[family])).join(", ");
+        yaml.push_str(&format!(
+            "---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {{name: web-{}, namespace: \
+             default, labels: {{kubernetes.io/service-name: web}}}}\naddressType: {name}\nports: [{{name: tcp, \
+             port: {PORT}, protocol: TCP}}, {{name: udp, port: {PORT}, protocol: UDP}}, {{name: sink, port: \
+             {SINK}, protocol: TCP}}, {{name: moved, port: {PORT}, protocol: TCP}}]\nendpoints: [{endpoints}]\n",
+            name.to_lowercase()
+        ));
     }
+    yaml
 }
 
 /// Whether a frame has an IP packet within another IP header, to somebody.
@@ -277,9 +217,6 @@ fn is_within(frame: &[u8], to: IpAddr) -> bool {
     };
     number && ends(frame).is_some_and(|(_, dst)| dst == to)
 }
-
-/// Asks a server at an address and port.
-type Ask = fn(&Netns, IpAddr, u16) -> Option<Answer>;
 
 /// Sends a long stream; how much of it arrived.
 fn pour(from: &Netns, to: IpAddr) -> io::Result<String> {
@@ -299,8 +236,8 @@ fn answered_past_the_balancer(drivers: bool) {
     let site = Site::new(drivers);
     let capture = Capture::start(&site.wire, "lb");
     for family in 0..2 {
-        let frontend = ip(FRONTEND[family]);
-        for (name, ask) in [("TCP", tcp as Ask), ("UDP", udp)] {
+        let frontend = balancer(WEB)[family];
+        for (name, ask) in BOTH {
             capture.clear();
             let (mut lost, mut servers) = (0, Vec::new());
             for _ in 0..many() {
@@ -312,7 +249,13 @@ fn answered_past_the_balancer(drivers: bool) {
                     None => lost += 1,
                 }
             }
-            assert_eq!(lost, 0, "{name} {frontend}: without an answer, of {}\n{}", many(), site.log());
+            assert_eq!(
+                lost,
+                0,
+                "{name} {frontend}: without an answer, of {}\n{}",
+                many(),
+                site.balancer.log()
+            );
             servers.sort();
             servers.dedup();
             assert_eq!(servers, ["bk1", "bk2"], "{name} {frontend}");
@@ -325,15 +268,16 @@ fn answered_past_the_balancer(drivers: bool) {
         }
         // Too long for the way at first: the client is told how long it may be.
         capture.clear();
-        let told = pour(&site.client, frontend).unwrap_or_else(|e| panic!("{frontend}: {e}\n{}", site.log()));
+        let told = pour(&site.client, frontend)
+            .unwrap_or_else(|e| panic!("{frontend}: {e}\n{}", site.balancer.log()));
         assert_eq!(told, long().to_string(), "{frontend}");
         // ICMP alone comes from the frontend, by the balancer.
         let errors = capture.count(|frame| ends(frame).is_some_and(|(src, _)| src == frontend));
         println!("{frontend}: {told} bytes of a stream, {errors} times told of the MTU");
         assert!(errors > 0, "{frontend}: nobody was told of the way's MTU");
         // What cannot come as it is.
-        for (addr, port) in [(FRONTEND[family], MOVED), (BALANCER[family], NODE_PORT)] {
-            let answer = tcp(&site.client, ip(addr), port);
+        for (addr, port) in [(frontend, MOVED), (ip(BALANCER[family]), node_port(WEB))] {
+            let answer = tcp(&site.client, addr, port);
             let seen = answer.map(|answer| answer.client);
             assert_eq!(seen, Some(ip(BALANCER[family])), "{addr} {port}: with the balancer's address");
         }

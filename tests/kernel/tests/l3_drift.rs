@@ -1,7 +1,7 @@
 //! Drift: others delete, change and add what is ours. The loop finds and repairs it, and writes nothing else.
 
 use cilium_tests_kernel::cluster::{Node, long};
-use cilium_tests_kernel::probe::{eventually, ping, serve, tcp};
+use cilium_tests_kernel::probe::{eventually, ping, tcp};
 use cilium_tests_kernel::{Cluster, Netns, Options, Pod};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -176,12 +176,7 @@ impl Lab {
     fn new() -> Self {
         let extra = "[reconciler]\nfull_read = \"1s\"\n".to_owned();
         let cluster = Cluster::start(&Options { extra, ..Options::default() });
-        let a = cluster.pod(0, "a", "app: a");
-        let b = cluster.pod(0, "b", "app: b");
-        let c = cluster.pod(1, "c", "app: c");
-        for pod in [&a, &b, &c] {
-            serve(&pod.netns, &pod.name, PORT);
-        }
+        let [a, b, c] = cluster.three_pods(PORT);
         cluster.write(
             "svc.yaml",
             &format!(

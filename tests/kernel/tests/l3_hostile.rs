@@ -4,10 +4,10 @@
 
 use cilium_tests_kernel::cluster::long;
 use cilium_tests_kernel::probe::{ask_tcp, ask_udp, eventually, serve, tcp};
-use cilium_tests_kernel::services::{PORT, TARGET};
+use cilium_tests_kernel::services::{PORT, TARGET, ip};
 use cilium_tests_kernel::{Cluster, Node, Options, Pod, Service};
 use serde_json::{Value, json};
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -21,10 +21,6 @@ const AGAIN: Duration = Duration::from_secs(30);
 const MOST_MEMORY: u64 = 400 << 10;
 /// Bytes that it may log for a round.
 const MOST_LOG: usize = 1 << 20;
-
-fn ip(text: &str) -> IpAddr {
-    text.parse().unwrap_or_else(|e| panic!("{text}: {e}"))
-}
 
 /// Numbers that look random, the same for the same seed.
 struct Dice(u64);
@@ -223,11 +219,12 @@ impl Probe {
 
 /// The healthy Service, older than any other.
 fn healthy(web: &Pod) -> String {
-    let text =
-        Service { node_port: Some(NODE_PORT), ..Service::new("healthy", HEALTHY.map(ip), &[web]) }.manifest();
-    let bare = "metadata: {name: healthy, ";
-    assert!(text.contains(bare));
-    text.replace(bare, &format!("{bare}creationTimestamp: \"2020-01-01T00:00:00Z\", "))
+    Service {
+        node_port: Some(NODE_PORT),
+        metadata: "creationTimestamp: \"2020-01-01T00:00:00Z\"",
+        ..Service::new("healthy", HEALTHY.map(ip), &[web])
+    }
+    .manifest()
 }
 
 /// The node is in sync, and with everything it was told.
@@ -276,8 +273,7 @@ fn hundreds_of_hostile_files_harm_no_other_service() {
         }
         // What is written after all of it is in force: the loop has come by.
         let mark = format!("10.96.200.{}", round + 1);
-        let backends = [&web];
-        let service = Service::new("mark", [ip(&mark), ip(&format!("fd96:200::{}", round + 1))], &backends);
+        let service = Service::new("mark", [ip(&mark), ip(&format!("fd96:200::{}", round + 1))], &[&web]);
         let begun = Instant::now();
         cluster.write("zz-mark.yaml", &service.manifest());
         let served = || tcp(&client.netns, ip(&mark), PORT).is_some_and(|answer| answer.server == "web");
@@ -319,12 +315,9 @@ fn the_older_has_a_frontend_whatever_the_files_are_called() {
     let pods = [cluster.pod(0, "old", "app: old"), cluster.pod(0, "young", "app: young")];
     pods.iter().for_each(|pod| serve(&pod.netns, &pod.name, TARGET));
     let manifest = |n: usize| {
-        let name = &pods[n].name;
-        let text = Service { node_port: Some(NODE_PORT), ..Service::new(name, HEALTHY.map(ip), &[&pods[n]]) }
-            .manifest();
-        let made =
-            format!("metadata: {{name: {name}, creationTimestamp: \"202{n}-01-01T00:00:00Z\", namespace: ");
-        text.replacen(&format!("metadata: {{name: {name}, namespace: "), &made, 1)
+        let metadata = &format!("creationTimestamp: \"202{n}-01-01T00:00:00Z\"");
+        let service = Service::new(&pods[n].name, HEALTHY.map(ip), &[&pods[n]]);
+        Service { node_port: Some(NODE_PORT), metadata, ..service }.manifest()
     };
     let asked = || tcp(&client.netns, ip(HEALTHY[0]), PORT).map(|answer| answer.server);
     let told = || {

@@ -4,25 +4,16 @@
 
 use cilium_tests_kernel::cluster::{Node, OUTSIDE_V4, OUTSIDE_V6};
 use cilium_tests_kernel::probe::{emulated, eventually, ping, scaled, serve, tcp, udp};
-use cilium_tests_kernel::{Cluster, Netns, Options, Pod};
+use cilium_tests_kernel::services::{PORT, TARGET, cluster_ip, ip, node_port};
+use cilium_tests_kernel::{Cluster, Netns, Options, Pod, Service};
 use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 use std::time::Duration;
 
-const PORT: u16 = 7000;
-const SERVICE_PORT: u16 = 80;
-const NODE_PORT: u16 = 30_080;
-const VIP: [&str; 2] = ["10.96.0.10", "fd96::10"];
+/// Number of the Service.
+const SHOP: u8 = 10;
 const WAIT: Duration = Duration::from_secs(15);
 /// UDP port of Geneve (RFC 8926, section 3.3).
 const GENEVE: u16 = 6081;
-
-fn of(pod: &Pod) -> [IpAddr; 2] {
-    [pod.ipv4, pod.ipv6]
-}
-
-fn at(node: &Node) -> [IpAddr; 2] {
-    [node.ipv4, node.ipv6]
-}
 
 /// Whether this kernel has the device.
 fn has_geneve() -> bool {
@@ -53,7 +44,7 @@ fn reaches(from: &Netns, own: Option<[IpAddr; 2]>, to: [IpAddr; 2], server: &str
         // The first packet may wait for a neighbour; every later one must pass at once.
         eventually(Duration::from_secs(3), || ping(from, to, None));
         assert!(ping(from, to, None), "{what}: ping {to}");
-        for (protocol, answer) in [("TCP", tcp(from, to, PORT)), ("UDP", udp(from, to, PORT))] {
+        for (protocol, answer) in [("TCP", tcp(from, to, TARGET)), ("UDP", udp(from, to, TARGET))] {
             let answer = answer.unwrap_or_else(|| panic!("{what}: {protocol} {to}: no answer"));
             assert_eq!(answer.server, server, "{what}: {protocol} {to}");
             if let Some(own) = own {
@@ -65,33 +56,8 @@ fn reaches(from: &Netns, own: Option<[IpAddr; 2]>, to: [IpAddr; 2], server: &str
 
 /// A NodePort Service of both families over these pods.
 fn service(pods: &[&Pod]) -> String {
-    let ports = ["TCP", "UDP"].map(|p| {
-        let name = p.to_lowercase();
-        format!(
-            "{{name: {name}, port: {SERVICE_PORT}, protocol: {p}, targetPort: {PORT}, nodePort: {NODE_PORT}}}"
-        )
-    });
-    let mut text = format!(
-        "apiVersion: v1\nkind: Service\nmetadata: {{name: shop, namespace: default}}\nspec:\n  type: NodePort\n  \
-         clusterIP: {0}\n  clusterIPs: [{0}, \"{1}\"]\n  ipFamilyPolicy: RequireDualStack\n  ports: [{2}]\n",
-        VIP[0],
-        VIP[1],
-        ports.join(", ")
-    );
-    for (family, kind) in ["IPv4", "IPv6"].into_iter().enumerate() {
-        let endpoints: Vec<String> = pods
-            .iter()
-            .map(|pod| format!("{{addresses: [\"{}\"], nodeName: n{}}}", of(pod)[family], pod.node + 1))
-            .collect();
-        text.push_str(&format!(
-            "---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {{name: shop-{}, namespace: default, \
-             labels: {{kubernetes.io/service-name: shop}}}}\naddressType: {kind}\nports: [{{name: tcp, port: {PORT}, \
-             protocol: TCP}}, {{name: udp, port: {PORT}, protocol: UDP}}]\nendpoints: [{}]\n",
-            kind.to_lowercase(),
-            endpoints.join(", ")
-        ));
-    }
-    text
+    let service = Service::new("shop", cluster_ip(SHOP), pods);
+    Service { node_port: Some(node_port(SHOP)), ..service }.manifest()
 }
 
 /// The identity a node gave its pod.
@@ -155,15 +121,8 @@ impl Scene {
         for node in &cluster.nodes {
             node.wait_healthy(Duration::from_secs(30));
         }
-        let a = cluster.pod(0, "a", "app: a");
-        let b = cluster.pod(0, "b", "app: b");
-        let c = cluster.pod(1, "c", "app: c");
-        for pod in [&a, &b, &c] {
-            serve(&pod.netns, &pod.name, PORT);
-        }
-        for node in &cluster.nodes {
-            serve(&node.netns, &node.name, PORT);
-        }
+        let [a, b, c] = cluster.three_pods(TARGET);
+        cluster.nodes_serve(TARGET);
         cluster.settle();
         Self { cluster, a, b, c }
     }
@@ -171,21 +130,21 @@ impl Scene {
     fn pods_reach_pods(&self, when: &str) {
         for (from, to) in [(&self.a, &self.b), (&self.a, &self.c), (&self.c, &self.a)] {
             let what = format!("{} to {}, {when}", from.name, to.name);
-            reaches(&from.netns, Some(of(from)), of(to), &to.name, &what);
+            reaches(&from.netns, Some(from.addresses()), to.addresses(), &to.name, &what);
         }
     }
 
     fn hosts_too(&self) {
         let [n1, n2] = [0, 1].map(|n| &self.cluster.nodes[n]);
-        reaches(&n1.netns, None, of(&self.a), "a", "host to its pod");
-        reaches(&n1.netns, None, of(&self.c), "c", "host to another node's pod");
-        reaches(&self.a.netns, Some(of(&self.a)), at(n1), "n1", "pod to its host");
-        reaches(&self.a.netns, None, at(n2), "n2", "pod to another host");
+        reaches(&n1.netns, None, self.a.addresses(), "a", "host to its pod");
+        reaches(&n1.netns, None, self.c.addresses(), "c", "host to another node's pod");
+        reaches(&self.a.netns, Some(self.a.addresses()), n1.addresses(), "n1", "pod to its host");
+        reaches(&self.a.netns, None, n2.addresses(), "n2", "pod to another host");
     }
 
     /// What fits the pods' MTU passes whole, and uses the wire's up.
     fn mtu(&self) {
-        let [v4, v6] = of(&self.c);
+        let [v4, v6] = self.c.addresses();
         for (to, headers) in [(v4, 28), (v6, 48)] {
             assert!(ping(&self.a.netns, to, Some(1450 - headers)), "1450 bytes to {to}");
             assert!(!ping(&self.a.netns, to, Some(1451 - headers)), "1451 bytes to {to}");
@@ -194,12 +153,11 @@ impl Scene {
 
     fn services(&self) {
         self.cluster.write("service.yaml", &service(&[&self.b, &self.c]));
-        for vip in VIP {
-            let vip: IpAddr = vip.parse().expect("a literal address");
+        for vip in cluster_ip(SHOP) {
             for ask in [tcp, udp] {
                 let mut seen = Vec::new();
                 let both = eventually(WAIT, || {
-                    seen.extend(ask(&self.a.netns, vip, SERVICE_PORT).map(|answer| answer.server));
+                    seen.extend(ask(&self.a.netns, vip, PORT).map(|answer| answer.server));
                     seen.iter().any(|s| s == "b") && seen.iter().any(|s| s == "c")
                 });
                 assert!(both, "{vip}: answered by {seen:?}");
@@ -208,16 +166,16 @@ impl Scene {
         // The only backend is not on the node that is asked.
         self.cluster.write("service.yaml", &service(&[&self.c]));
         self.cluster.settle();
-        for to in at(&self.cluster.nodes[0]) {
+        for to in self.cluster.nodes[0].addresses() {
             for (protocol, ask) in [("TCP", tcp as fn(&Netns, IpAddr, u16) -> _), ("UDP", udp)] {
-                let there = eventually(WAIT, || ask(&self.cluster.outside, to, NODE_PORT).is_some());
-                let answer = ask(&self.cluster.outside, to, NODE_PORT);
+                let there = eventually(WAIT, || ask(&self.cluster.outside, to, node_port(SHOP)).is_some());
+                let answer = ask(&self.cluster.outside, to, node_port(SHOP));
                 assert!(there && answer.is_some_and(|a| a.server == "c"), "{protocol} to NodePort {to}");
             }
         }
-        let outside: [IpAddr; 2] = [OUTSIDE_V4, OUTSIDE_V6].map(|ip| ip.parse().expect("a literal address"));
-        serve(&self.cluster.outside, "outside", PORT);
-        reaches(&self.c.netns, Some(at(&self.cluster.nodes[1])), outside, "outside", "pod to outside");
+        let outside = [OUTSIDE_V4, OUTSIDE_V6].map(ip);
+        serve(&self.cluster.outside, "outside", TARGET);
+        reaches(&self.c.netns, Some(self.cluster.nodes[1].addresses()), outside, "outside", "pod to outside");
     }
 
     /// `c` admits `a` alone, by address for known pods and by the tunnel's header for others.
@@ -227,21 +185,21 @@ impl Scene {
             "apiVersion: cilium.io/v2\nkind: CiliumNetworkPolicy\nmetadata: {name: c, namespace: default}\nspec:\n  \
              endpointSelector: {matchLabels: {app: c}}\n  ingress: [{fromEndpoints: [{matchLabels: {app: a}}]}]\n",
         );
-        let [v4, v6] = of(&self.c);
-        assert!(eventually(WAIT, || tcp(&self.b.netns, v4, PORT).is_none()), "b is never denied");
+        let [v4, v6] = self.c.addresses();
+        assert!(eventually(WAIT, || tcp(&self.b.netns, v4, TARGET).is_none()), "b is never denied");
         self.cluster.settle();
         assert!(
-            udp(&self.b.netns, v4, PORT).is_none() && tcp(&self.b.netns, v6, PORT).is_none(),
+            udp(&self.b.netns, v4, TARGET).is_none() && tcp(&self.b.netns, v6, TARGET).is_none(),
             "b is denied"
         );
-        reaches(&self.a.netns, Some(of(&self.a)), of(&self.c), "c", "a under the policy");
+        reaches(&self.a.netns, Some(self.a.addresses()), self.c.addresses(), "c", "a under the policy");
         let [a, b] = [&self.a, &self.b].map(|pod| identity(&self.cluster, pod));
         assert!(admitted(&self.cluster, &self.c, a), "identity {a} is admitted by the tunnel's header");
         for other in [b, 0, 1, 0xff_ffff] {
             assert!(!admitted(&self.cluster, &self.c, other), "identity {other} is admitted");
         }
         self.cluster.remove("policy.yaml");
-        assert!(eventually(WAIT, || tcp(&self.b.netns, v4, PORT).is_some()), "b is denied for ever");
+        assert!(eventually(WAIT, || tcp(&self.b.netns, v4, TARGET).is_some()), "b is denied for ever");
         assert!(admitted(&self.cluster, &self.c, b), "without a policy everybody is");
     }
 
@@ -254,13 +212,13 @@ impl Scene {
         ] {
             assert!(node.netns.shell(harm).status.success(), "{harm}");
             assert!(eventually(WAIT, || node.plan_is_empty()), "{harm}: {}", node.log_tail());
-            reaches(&self.a.netns, Some(of(&self.a)), of(&self.c), "c", harm);
+            reaches(&self.a.netns, Some(self.a.addresses()), self.c.addresses(), "c", harm);
         }
         let foreign = "ip link del cilium_geneve; ip link add cilium_geneve type geneve id 7 remote 192.0.2.1; ip link set \
                        cilium_geneve alias cilium:cilium_geneve";
         node.netns.shell(foreign);
         assert!(eventually(WAIT, || node.plan_is_empty()), "{foreign}: {}", node.log_tail());
-        reaches(&self.a.netns, Some(of(&self.a)), of(&self.c), "c", foreign);
+        reaches(&self.a.netns, Some(self.a.addresses()), self.c.addresses(), "c", foreign);
     }
 
     fn restart(&mut self, n: usize, what: &str) {
@@ -321,8 +279,14 @@ fn vm_the_protocol_is_changed_node_by_node() {
         scene.restart(0, link);
         assert_eq!(overlays(&scene.cluster.nodes[0]), [link]);
         assert_ne!(overlays(&scene.cluster.nodes[1]), [link]);
-        reaches(&scene.a.netns, Some(of(&scene.a)), of(&scene.b), "b", "within the node, while nodes differ");
-        for to in of(&scene.c) {
+        reaches(
+            &scene.a.netns,
+            Some(scene.a.addresses()),
+            scene.b.addresses(),
+            "b",
+            "within the node, while nodes differ",
+        );
+        for to in scene.c.addresses() {
             assert!(!ping(&scene.a.netns, to, None), "{to} is reached while nodes differ");
         }
         edit(&scene.cluster.nodes[1], from, to);
@@ -348,13 +312,13 @@ fn refused() {
     let log = node.log();
     assert!(says(&log), "{log}");
     let (a, b) = (cluster.pod(0, "a", "app: a"), cluster.pod(0, "b", "app: b"));
-    serve(&b.netns, "b", PORT);
-    reaches(&a.netns, Some(of(&a)), of(&b), "b", "within the node");
+    serve(&b.netns, "b", TARGET);
+    reaches(&a.netns, Some(a.addresses()), b.addresses(), "b", "within the node");
     let node = &mut cluster.nodes[0];
     node.stop_agent(libc::SIGTERM);
     edit(node, WITH_GENEVE, MODE);
     node.start_agent();
     node.wait_healthy(Duration::from_secs(30));
     assert_eq!(overlays(node), ["cilium_vxlan"]);
-    reaches(&a.netns, Some(of(&a)), of(&b), "b", "with VXLAN");
+    reaches(&a.netns, Some(a.addresses()), b.addresses(), "b", "with VXLAN");
 }

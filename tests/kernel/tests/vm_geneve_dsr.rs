@@ -4,27 +4,22 @@
 
 use cilium_tests_kernel::capture::{Capture, ends, has_ports};
 use cilium_tests_kernel::cluster::{OUTSIDE_V4, OUTSIDE_V6};
-use cilium_tests_kernel::probe::{Answer, eventually, scaled, serve, tcp, udp};
-use cilium_tests_kernel::services::{PORT, Service, TARGET};
-use cilium_tests_kernel::{Cluster, Netns, Options, Pod};
+use cilium_tests_kernel::probe::{BOTH, eventually, scaled, serve};
+use cilium_tests_kernel::services::{BALANCERS, Backend, PORT, TARGET, balancer, cluster_ip, ip, node_port};
+use cilium_tests_kernel::{Cluster, Netns, Options, Pod, Service};
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
 
 const WAIT: Duration = Duration::from_secs(15);
-const NODE_PORT: u16 = 30_022;
-const BULK_PORT: u16 = 30_023;
+/// Numbers of the Services.
+const FAR: u8 = 22;
+const BULK: u8 = 23;
+const PROCESS: u8 = 24;
 const HOST_PORT: u16 = 7100;
-const HOST_NODE_PORT: u16 = 30_024;
+const BULK_PORT: u16 = 7200;
 /// UDP port of Geneve (RFC 8926, section 3.3).
 const GENEVE: [u8; 2] = 6081_u16.to_be_bytes();
-
-/// Asks a server at an address and port.
-type Ask = fn(&Netns, IpAddr, u16) -> Option<Answer>;
-
-fn ip(text: &str) -> IpAddr {
-    text.parse().unwrap_or_else(|e| panic!("{text}: {e}"))
-}
 
 fn has_geneve() -> bool {
     Netns::new("probe").shell("ip link add g0 type geneve external").status.success()
@@ -51,24 +46,9 @@ fn option(frontend: IpAddr, port: u16) -> Vec<u8> {
     [&[1, 0x4b, 0x81, words][..], &addr, &port.to_be_bytes(), &[0, 0]].concat()
 }
 
-/// A Service whose backend is a process of the second node.
-fn of_process(cluster: &Cluster) -> String {
-    let whole = Service {
-        node_port: Some(HOST_NODE_PORT),
-        ..Service::new("process", [ip("10.96.0.24"), ip("fd96::24")], &[])
-    };
-    let whole = whole.manifest();
-    let mut text = whole.split("---\napiVersion: discovery").next().unwrap_or_default().to_owned();
-    for (family, addr) in [("IPv4", cluster.nodes[1].ipv4), ("IPv6", cluster.nodes[1].ipv6)] {
-        text.push_str(&format!(
-            "---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {{name: process-{}, namespace: default, \
-             labels: {{kubernetes.io/service-name: process}}}}\naddressType: {family}\nports: [{{name: tcp, port: \
-             {HOST_PORT}, protocol: TCP}}, {{name: udp, port: {HOST_PORT}, protocol: UDP}}]\nendpoints: [{{addresses: \
-             [\"{addr}\"], nodeName: n2}}]\n",
-            family.to_lowercase()
-        ));
-    }
-    text
+/// A Service with a NodePort.
+fn service<'a>(name: &'a str, n: u8, backends: &[&Pod]) -> Service<'a> {
+    Service { node_port: Some(node_port(n)), ..Service::new(name, cluster_ip(n), backends) }
 }
 
 struct Stage {
@@ -96,23 +76,13 @@ impl Stage {
         let far = cluster.pod(1, "far", "app: far");
         serve(&far.netns, "far", TARGET);
         serve(&cluster.nodes[1].netns, "process", HOST_PORT);
-        let backends = [&far];
-        let service = Service {
-            node_port: Some(NODE_PORT),
-            balancer: Some([ip("203.0.113.22"), ip("2001:db8:99::22")]),
-            ..Service::new("far", [ip("10.96.0.22"), ip("fd96::22")], &backends)
-        };
-        cluster.write("services.yaml", &(service.manifest() + &of_process(&cluster)));
-        cluster.outside.ip(&format!("route add 203.0.113.0/24 via {}", cluster.nodes[0].ipv4));
-        cluster.outside.ip(&format!("-6 route add 2001:db8:99::/64 via {}", cluster.nodes[0].ipv6));
-        let known = |node: usize| {
-            let output = cluster.nodes[node].cilium(&["service", "list", "-o", "json"]);
-            let list: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
-            list.as_array().map_or(0, Vec::len) >= 2 * 2 * (3 + 2)
-        };
-        for node in 0..2 {
-            assert!(eventually(WAIT, || known(node)), "{}", cluster.nodes[node].log_tail());
-        }
+        let of_pod = Service { balancer: Some(balancer(FAR)), ..service("far", FAR, &[&far]) };
+        // Its backend is a process of the second node.
+        let backends = vec![Backend::from(&cluster.nodes[1])];
+        let of_process = Service { backends, target: HOST_PORT, ..service("process", PROCESS, &[]) };
+        cluster.write("services.yaml", &(of_pod.manifest() + &of_process.manifest()));
+        cluster.outside_asks_first_node(&[BALANCERS]);
+        cluster.nodes.iter().for_each(|node| node.wait_for_frontends(2 * 2 * (3 + 2)));
         cluster.settle();
         let (netns, port) = cluster.port(0);
         let wire = Capture::start(netns, &port);
@@ -123,7 +93,7 @@ impl Stage {
     /// answer came.
     fn cells(&self, what: &str, to: [IpAddr; 2], port: u16, server: &str) {
         for (to, client) in to.into_iter().zip([OUTSIDE_V4, OUTSIDE_V6].map(ip)) {
-            for (proto, ask) in [("TCP", tcp as Ask), ("UDP", udp)] {
+            for (proto, ask) in BOTH {
                 let cell = format!("{what}: {proto} {}", SocketAddr::new(to, port));
                 eventually(WAIT, || ask(&self.cluster.outside, to, port).is_some());
                 self.wire.clear();
@@ -157,19 +127,12 @@ impl Stage {
                 }
             }
         });
-        let backends = [&self.far];
-        let service = Service {
-            node_port: Some(BULK_PORT),
-            ..Service::new("bulk", [ip("10.96.0.23"), ip("fd96::23")], &backends)
-        };
-        let port = format!("targetPort: {TARGET}");
-        let text = service.manifest().replace(&port, &format!("targetPort: {BULK_PORT}"));
-        let text = text.replace(&format!("port: {TARGET}"), &format!("port: {BULK_PORT}"));
-        self.cluster.write("bulk.yaml", &text);
+        let bulk = Service { target: BULK_PORT, ..service("bulk", BULK, &[&self.far]) };
+        self.cluster.write("bulk.yaml", &bulk.manifest());
         self.cluster.settle();
         let sent: Vec<u8> = (0..BYTES).map(|n| n as u8).collect();
-        for to in [self.cluster.nodes[0].ipv4, self.cluster.nodes[0].ipv6] {
-            let to = SocketAddr::new(to, BULK_PORT);
+        for to in self.cluster.nodes[0].addresses() {
+            let to = SocketAddr::new(to, node_port(BULK));
             let connect = || TcpStream::connect_timeout(&to, scaled(Duration::from_secs(2)));
             let mut stream = None;
             let connected = eventually(WAIT, || {
@@ -188,10 +151,10 @@ impl Stage {
 
     /// A datagram that does not fit with the option is answered with what would, and that passes.
     fn too_long(&self) {
-        for to in [self.cluster.nodes[0].ipv4, self.cluster.nodes[0].ipv6] {
+        for to in self.cluster.nodes[0].addresses() {
             let local = SocketAddr::new(if to.is_ipv4() { ip(OUTSIDE_V4) } else { ip(OUTSIDE_V6) }, 0);
             let socket = self.cluster.outside.enter(|| UdpSocket::bind(local)).expect("bind outside");
-            socket.connect((to, NODE_PORT)).expect("routed");
+            socket.connect((to, node_port(FAR))).expect("routed");
             socket.set_read_timeout(Some(scaled(Duration::from_millis(500)))).expect("a valid timeout");
             // 1500 less the outer headers (50), the option, and the inner headers.
             let fits = if to.is_ipv4() { 1500 - 50 - 12 - 28 } else { 1500 - 50 - 24 - 48 };
@@ -218,10 +181,10 @@ fn vm_geneve_dsr() {
         return println!("SKIP: needs geneve");
     }
     let stage = Stage::set();
-    let asked = [stage.cluster.nodes[0].ipv4, stage.cluster.nodes[0].ipv6];
-    stage.cells("NodePort", asked, NODE_PORT, "far");
-    stage.cells("LoadBalancer", [ip("203.0.113.22"), ip("2001:db8:99::22")], PORT, "far");
-    stage.cells("a process of the node", asked, HOST_NODE_PORT, "process");
+    let asked = stage.cluster.nodes[0].addresses();
+    stage.cells("NodePort", asked, node_port(FAR), "far");
+    stage.cells("LoadBalancer", balancer(FAR), PORT, "far");
+    stage.cells("a process of the node", asked, node_port(PROCESS), "process");
     stage.bulk();
     println!("200 kB each way");
     stage.too_long();

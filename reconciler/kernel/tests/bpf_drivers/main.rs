@@ -8,3 +8,4 @@ mod maglev;
 mod maps;
 mod programs;
 mod reading;
+mod traffic;

@@ -65,8 +65,10 @@ impl<'a> Trial<'a> {
         self.model.world = Rc::new(world);
     }
 
-    /// Loses a row that programs wrote, as an LRU map may at any time: one of many, by number.
+    /// Loses a row that programs wrote, as an LRU map may at any time: one of many, by number. What drivers noted has
+    /// lapsed by then.
     pub fn lose(&mut self, number: usize) {
+        self.lab.lapse();
         let entries = self.model.connections.len();
         let both = entries + self.model.translations.len();
         let kept = both + self.model.affinities.len();

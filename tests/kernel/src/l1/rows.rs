@@ -3,7 +3,7 @@
 use super::lab::{Lab, ROWS};
 use super::sys;
 use cilium_abi::{
-    ct::{CtKey, CtRow},
+    ct::{CtKey, CtRow, KIND_SERVICE},
     fragment::{FragmentKey, FragmentRow},
     lb::{AffinityKey, AffinityRow},
     maps,
@@ -30,6 +30,15 @@ impl Lab {
     /// Removes an entry of conntrack.
     pub fn remove_connection(&self, key: &CtKey) {
         sys::delete(self.ct_map(key.proto), key).expect("an entry can be removed");
+    }
+
+    /// Lets the second pass for which drivers rely on what they noted of connections.
+    pub fn lapse(&self) {
+        for (key, row) in self.connections() {
+            if key.kind == KIND_SERVICE && row.reported_forward != 0 {
+                self.put_connection(&key, &CtRow { reported_forward: 0, ..row });
+            }
+        }
     }
 
     /// All of conntrack.

@@ -1,6 +1,7 @@
 //! Rules as kube-proxy 1.33 lays them out on a node, for `iptables-restore` and for `nft -f`. Pure.
 
-use super::services::{PORT, Service, TARGET, cluster_ip, external, node_port};
+use super::services::Service;
+use cilium_tests_kernel::services::{PORT, TARGET, balancer, cluster_ip, node_port};
 use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
 
@@ -39,7 +40,7 @@ impl Rules<'_> {
             if self.reaches_none(service) {
                 let port = node_port(service.n);
                 filter(format!("-p {proto} -m addrtype --dst-type LOCAL -m {proto} --dport {port} -j DROP"));
-                let ip = external(service.n)[family];
+                let ip = balancer(service.n)[family];
                 filter(format!("-p {proto} -d {ip} -m {proto} --dport {PORT} -j DROP"));
             }
         }
@@ -70,7 +71,7 @@ impl Rules<'_> {
         let id = format!("{proto}-{}", service.name).to_uppercase();
         let mut add = |rule: String| rules.push_str(&format!("-A {rule}\n"));
         let (ip, lb, port) =
-            (cluster_ip(service.n)[family], external(service.n)[family], node_port(service.n));
+            (cluster_ip(service.n)[family], balancer(service.n)[family], node_port(service.n));
         let at = |ip: IpAddr| format!("-d {ip} -p {proto} -m {proto} --dport {PORT}");
         chains.push_str(&format!(":SVC-{id} - [0:0]\n:EXT-{id} - [0:0]\n:SVL-{id} - [0:0]\n"));
         add(format!("KUBE-SERVICES {} -j SVC-{id}", at(ip)));
@@ -96,7 +97,7 @@ impl Rules<'_> {
         let target = SocketAddr::new(backend, TARGET);
         add(format!("SEP-{id} -p {proto} -m {proto} -j DNAT --to-destination {target}"));
         add(format!("SVC-{id} -j SEP-{id}"));
-        if service.backend.node == Some(self.node) {
+        if service.serves_on(self.node) {
             add(format!("SVL-{id} -j SEP-{id}"));
         }
     }
@@ -154,7 +155,7 @@ impl Rules<'_> {
         let id = format!("{proto}-{}", service.name);
         let table = format!("{ip} kube-proxy");
         let (vip, lb, port) =
-            (cluster_ip(service.n)[family], external(service.n)[family], node_port(service.n));
+            (cluster_ip(service.n)[family], balancer(service.n)[family], node_port(service.n));
         // Writing to a String cannot fail.
         for chain in ["service", "external", "local", "endpoint"] {
             let _ = writeln!(out, "add chain {table} {chain}-{id}");
@@ -178,7 +179,7 @@ impl Rules<'_> {
             rule("service", format!("{at} {ip} saddr != {} jump mark-for-masquerade", cluster[family]));
         }
         rule("service", format!("goto endpoint-{id}"));
-        if service.backend.node == Some(self.node) {
+        if service.serves_on(self.node) {
             rule("local", format!("goto endpoint-{id}"));
         }
         let backend = service.backend.addresses[family];
@@ -203,6 +204,6 @@ impl Rules<'_> {
 
     /// Whether clients outside find no backend on this node, and none elsewhere may serve them.
     fn reaches_none(&self, service: &Service) -> bool {
-        service.local && service.backend.node != Some(self.node)
+        service.local && !service.serves_on(self.node)
     }
 }

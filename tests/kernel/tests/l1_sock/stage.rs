@@ -23,10 +23,11 @@ use cilium_tests_kernel::l1::{
     world::{Mode, constants},
 };
 use cilium_tests_kernel::probe::scaled;
+use cilium_tests_kernel::services::ip;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Write};
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -66,10 +67,6 @@ pub(crate) fn alone(test: &str, body: impl FnOnce()) {
     }
     assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
     assert!(said.contains("1 passed"), "the test ran: {said}");
-}
-
-pub(crate) fn ip(text: &str) -> IpAddr {
-    text.parse().unwrap_or_else(|e| panic!("{text}: {e}"))
 }
 
 pub(crate) fn at(text: &str, port: u16) -> SocketAddr {

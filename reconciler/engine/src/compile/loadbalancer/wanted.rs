@@ -370,8 +370,7 @@ impl Wanted {
         port: u16,
         config: &Config,
     ) -> Self {
-        let chosen: Vec<_> =
-            addresses.map(|addr| Chosen { addr, port, weight: DEFAULT_WEIGHT }).collect();
+        let chosen: Vec<_> = addresses.map(|addr| Chosen { addr, port, weight: DEFAULT_WEIGHT }).collect();
         let backends = chosen.iter().map(|at| (at.addr, at.port, Fitness::Ready)).collect();
         Self {
             name: name.clone(),

@@ -7,7 +7,7 @@ use super::super::packet::{ACK, SYN, tcp};
 use super::super::relay::{Kind, Relay};
 use super::super::sys::{self, SKB_IFINDEX, SKB_INGRESS, SKB_WORDS, insn};
 use super::super::world::{B, BACKEND_PORT, Family, Mode, OUTSIDE_ID, Rule, World, at};
-use super::{Floors, Measured, PACKET, Sort, floor, least, once};
+use super::{Base, Measured, PACKET, Sort, floor, least, once};
 use cilium_abi::lb::SlotKey;
 use std::os::fd::AsFd;
 
@@ -30,7 +30,7 @@ pub(super) fn world(lab: &Lab) -> World {
 }
 
 /// Measures all, on a node that serves frontends. The calling thread ends up in its namespace.
-pub(super) fn measure(floors: &Floors) -> Vec<Measured> {
+pub(super) fn measure() -> Vec<Measured> {
     let mut lab = Lab::new(Mode::Balancer);
     let world = world(&lab);
     let eth0 = lab.links.eth0;
@@ -45,52 +45,49 @@ pub(super) fn measure(floors: &Floors) -> Vec<Measured> {
             input(data)
         };
         let opens = |port| (10_000..10_000 + PACKETS).map(move |source| asks(port, source, SYN));
-        let again = |lab: &mut Lab, open: &[Input], packet: &Input| {
-            established(lab, &world, open, packet) + floors.empty_once
-        };
-        let v6 = usize::from(family == Family::V6);
-        let mut add = |name: &str, nanoseconds, sort, touches, (routes, rewrites): (f64, f64)| {
-            let beyond = routes * floors.route[v6] + rewrites * floors.rewrite[v6];
-            let name = format!("{family:?} {name}");
-            out.push(Measured { name, nanoseconds, sort, touches, beyond });
+        let again = |lab: &mut Lab, open: &[Input], packet: &Input| established(lab, &world, open, packet);
+        let new = |lab: &mut Lab, port| (once(lab, &world, 7, opens(port)), Base::Once);
+        let mut add = |name: &str, (nanoseconds, base), sort, touches, helpers| {
+            let name = name.to_owned();
+            out.push(Measured { name, sort, family, nanoseconds, base, touches, helpers });
         };
         // The frontend, who the ends are, the slot, the backend twice, the pod's configuration, the client's
         // place here, its exact address and its prefix, and policy.
         add(
             "new, from outside to a NodePort here",
-            once(&mut lab, &world, 7, opens(NODE_PORT)),
+            new(&mut lab, NODE_PORT),
             Sort::NewOutside,
             [12.0, 2.0, 2.0, 0.0, 4.0],
-            (0.0, 1.0),
+            [0.0, 1.0],
         );
         // As above without policy; the device, and whether a frontend has the port.
         add(
             "new, from outside to a NodePort elsewhere",
-            once(&mut lab, &world, 7, opens(FAR_PORT)),
+            new(&mut lab, FAR_PORT),
             Sort::NewElsewhere,
             [10.0, 3.0, 4.0, 0.0, 4.0],
-            (1.0, 2.0),
+            [1.0, 2.0],
         );
         add(
             "established, from outside to a NodePort here",
             again(&mut lab, &[asks(NODE_PORT, 4000, SYN)], &asks(NODE_PORT, 4000, ACK)),
             Sort::Outside,
             [9.0, 2.0, 0.0, 0.0, 4.0],
-            (0.0, 1.0),
+            [0.0, 1.0],
         );
         add(
             "established, from outside to a NodePort elsewhere",
             again(&mut lab, &[asks(FAR_PORT, 4000, SYN)], &asks(FAR_PORT, 4000, ACK)),
             Sort::Outside,
             [8.0, 3.0, 0.0, 0.0, 4.0],
-            (1.0, 2.0),
+            [1.0, 2.0],
         );
         add(
             "established, from elsewhere back to a client outside",
             again(&mut lab, &[asks(FAR_PORT, 4000, SYN), answers(SYN | ACK)], &answers(ACK)),
             Sort::Outside,
             [5.0, 2.0, 0.0, 0.0, 5.0],
-            (1.0, 2.0),
+            [1.0, 2.0],
         );
     }
     out
@@ -188,8 +185,8 @@ fn run(program: &Relay, input: &Input, each: u32) -> sys::Ran {
     sys::test_run(program.program(), &input.data, &context, each, 0).expect("the packet runs")
 }
 
-/// One established packet over and over: nanoseconds of the program alone.
-fn established(lab: &mut Lab, world: &World, open: &[Input], packet: &Input) -> f64 {
+/// One established packet over and over: nanoseconds with the program around ours, and of that alone.
+fn established(lab: &mut Lab, world: &World, open: &[Input], packet: &Input) -> (f64, Base) {
     const EACH: u32 = 500;
     lab.enter();
     lab.install(world);
@@ -203,5 +200,5 @@ fn established(lab: &mut Lab, world: &World, open: &[Input], packet: &Input) -> 
         [None, Some(target)].map(|target| Relay::rewinding(Kind::Classifier, &packet.data, target));
     assert_eq!(run(&whole, packet, 3).verdict, 7, "the packet is established, time and again");
     let alone = least(|each| run(&alone, packet, each).nanoseconds, EACH);
-    least(|each| run(&whole, packet, each).nanoseconds, EACH) - alone
+    (least(|each| run(&whole, packet, each).nanoseconds, EACH), Base::Own(alone))
 }

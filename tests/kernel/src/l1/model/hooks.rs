@@ -371,8 +371,13 @@ impl Model {
             return Ok(Verdict::Redirect);
         }
         if self.far(&ends.dst).is_some_and(|row| !row.tunnel.is_none()) {
-            if self.by_stack() && way.parsed.fault.is_none() {
-                self.stack_encapsulates(way)?;
+            if way.parsed.fault.is_none() {
+                if self.by_stack() {
+                    self.stack_encapsulates(way)?;
+                } else if self.serves_outside() {
+                    let router = if way.parsed.v6 { self.node.router_ipv6 } else { self.node.router_ipv4 };
+                    self.hold(way, router)?;
+                }
             }
             return self.encapsulate();
         }
@@ -506,11 +511,12 @@ impl Model {
         };
         if endpoint.flags & ENDPOINT_HOST != 0 {
             let lends = self.by_stack() && self.masquerades(way.parsed.v6);
-            if (self.serves_outside() || lends) && way.parsed.fault.is_none() && self.snat_in(way) {
-                let is_here = self.world.endpoints.contains_key(&way.parsed.ends.dst);
-                if !(lends && is_here) {
-                    return self.comes_back(way);
-                }
+            if (self.serves_outside() || lends)
+                && way.parsed.fault.is_none()
+                && self.snat_in(way)
+                && !self.world.endpoints.contains_key(&way.parsed.ends.dst)
+            {
+                return self.comes_back(way);
             }
             way.mark = identity_mark(wire);
             return Ok(Verdict::Pass);
