@@ -6,6 +6,7 @@ use crate::kind::{ObjectKind, Scope};
 use crate::lower::{self, Facts, Header};
 use crate::schema::{self, nearest, quoted};
 use crate::yaml::{Document, Node, Value};
+use cilium_engine::map::Rarely;
 use cilium_engine::problem::Problem;
 use cilium_engine::shared::Text;
 use cilium_engine::world::{ObjectName, Place};
@@ -21,7 +22,7 @@ pub struct Object {
     /// What it says. Of an invalid policy: what of it counts, failing closed; of other invalid objects: nothing.
     pub facts: Facts,
     /// What is wrong with it.
-    pub problems: Vec<Problem>,
+    pub problems: Rarely<Problem>,
 }
 
 /// What a document turned out to be.

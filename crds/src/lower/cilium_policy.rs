@@ -46,7 +46,8 @@ pub(super) fn lower(header: &Header, root: &Cursor<'_>, notes: &mut Notes) -> Fa
     if rules.is_empty() {
         notes.invalid(root, "has no rule: `spec` (or `specs`) is missing", "");
     }
-    Facts::Policy(rules.iter().map(|cursor| rule(header, cursor, notes).into()).collect())
+    let rules: Vec<_> = rules.iter().map(|cursor| rule(header, cursor, notes).into()).collect();
+    Facts::Policy(rules.into())
 }
 
 fn rule(header: &Header, cursor: &Cursor<'_>, notes: &mut Notes) -> PolicyRule {

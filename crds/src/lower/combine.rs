@@ -146,7 +146,7 @@ impl Combined {
             Facts::Service(_) => drop(pieces.services.remove(name)),
             Facts::Slice(_) => drop(pieces.slices.remove(name)),
             Facts::Policy(rules) => {
-                for rule in rules {
+                for rule in rules.iter() {
                     pieces.rules.remove(rule);
                 }
             }
@@ -218,7 +218,7 @@ fn is_ignored(object: &Object, options: &LowerOptions) -> bool {
 }
 
 fn problems(object: &Object, options: &LowerOptions) -> Vec<Problem> {
-    let mut out = object.problems.clone();
+    let mut out = object.problems.to_vec();
     if is_ignored(object, options) {
         out.push(ignored(&object.header));
     }

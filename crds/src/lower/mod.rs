@@ -73,7 +73,7 @@ pub enum Facts {
     /// A slice.
     Slice(Shared<EndpointSlice>),
     /// Rules of a policy.
-    Policy(Vec<Shared<PolicyRule>>),
+    Policy(Shared<Vec<Shared<PolicyRule>>>),
     /// A claim of an identity number.
     Claim(Shared<IdentityClaim>),
     /// An endpoint of some node.
@@ -104,7 +104,7 @@ pub(crate) fn lower(header: &Header, root: &Node, findings: &mut Vec<Finding>) -
     let unsure = notes.unsure();
     *findings = notes.findings;
     if let (Facts::Policy(rules), true) = (&mut facts, unsure) {
-        for rule in rules {
+        for rule in rules.iter_mut() {
             rule.clauses.retain(|clause| clause.verdict == RuleVerdict::Deny);
         }
     }

@@ -8,6 +8,7 @@ use super::{Facts, Header};
 use crate::api::IntOrString;
 use crate::api::network_policy::{IpBlock, Port};
 use crate::schema::quoted;
+use cilium_engine::shared::Shared;
 use cilium_engine::state::{Direction, Origin, Protocol};
 use cilium_engine::world::{
     DefaultDeny, Peer, PeerSet, PolicyRule, PortMatch, PortSet, RuleVerdict, Selector, Subject,
@@ -15,7 +16,7 @@ use cilium_engine::world::{
 
 /// The rule of a policy.
 pub(super) fn lower(header: &Header, root: &Cursor<'_>, notes: &mut Notes) -> Facts {
-    let Some(spec) = root.key("spec") else { return Facts::Policy(Vec::new()) };
+    let Some(spec) = root.key("spec") else { return Facts::Policy(Shared::default()) };
     let namespace = &header.name.namespace;
     let subject = match spec.key("podSelector") {
         // Absent is empty: all pods of the namespace.
@@ -57,7 +58,7 @@ pub(super) fn lower(header: &Header, root: &Cursor<'_>, notes: &mut Notes) -> Fa
         }
     }
     let origin = Origin { object: header.title(), place: header.place.to_string(), rule: spec.path.clone() };
-    Facts::Policy(vec![PolicyRule { origin, subject, default_deny, clauses }.into()])
+    Facts::Policy(vec![PolicyRule { origin, subject, default_deny, clauses }.into()].into())
 }
 
 /// `policyTypes`; without it ingress, and egress if there are egress rules.

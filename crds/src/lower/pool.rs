@@ -41,7 +41,8 @@ impl Facts {
         }
     }
 
-    fn publisher_mut(&mut self) -> Option<&mut Text> {
+    /// The node that published the object, as its facts say: the one its header has.
+    pub fn publisher_mut(&mut self) -> Option<&mut Text> {
         match self {
             Facts::Claim(claim) if claim.published_by.is_some() => claim.published_by.as_mut(),
             Facts::Endpoint(endpoint) if endpoint.node_name.is_some() => endpoint.node_name.as_mut(),

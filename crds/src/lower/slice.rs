@@ -5,6 +5,7 @@ use super::values::{Reach, check_annotations, is_label, protocol, usable_ip};
 use super::{Facts, Header};
 use crate::api::service as api;
 use crate::schema::quoted;
+use cilium_engine::map::Rarely;
 use cilium_engine::world::{BackendAddress, EndpointSlice, Hints, IpFamily, SlicePort};
 use std::collections::BTreeSet;
 
@@ -159,11 +160,11 @@ fn named(at: &Cursor<'_>, name: Option<&str>, notes: &mut Notes) -> Option<Strin
     Some(name.to_owned())
 }
 
-fn hinted(at: &Cursor<'_>, hints: Option<Vec<api::NamedHint>>, notes: &mut Notes) -> Vec<String> {
+fn hinted(at: &Cursor<'_>, hints: Option<Vec<api::NamedHint>>, notes: &mut Notes) -> Rarely<String> {
     let hints = hints.unwrap_or_default();
     if hints.len() > MAX_HINTS {
         notes.invalid(at, format!("has {} entries, more than the {MAX_HINTS} possible", hints.len()), "");
-        return Vec::new();
+        return Rarely::default();
     }
     hints.iter().filter_map(|hint| named(at, Some(&hint.name), notes)).collect()
 }

@@ -1,5 +1,6 @@
 //! A value that many hold: a clone costs nothing, a change copies it first. And text that many hold.
 
+use arcstr::ArcStr;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::borrow::Borrow;
 use std::fmt;
@@ -98,9 +99,9 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Shared<T> {
     }
 }
 
-/// Text that many hold: a clone costs nothing.
+/// Text that many hold: a clone costs nothing. One word, where an `Arc<str>` is two: there are very many.
 #[derive(Clone, Default, Eq, PartialOrd, Ord)]
-pub struct Text(Arc<str>);
+pub struct Text(ArcStr);
 
 impl Text {
     /// The text.
@@ -110,12 +111,12 @@ impl Text {
 
     /// Whether both are one in memory.
     pub fn is(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.0, &other.0)
+        ArcStr::ptr_eq(&self.0, &other.0)
     }
 
     /// Whether nobody else holds it.
     pub fn is_alone(&self) -> bool {
-        Arc::strong_count(&self.0) == 1
+        ArcStr::strong_count(&self.0) == Some(1)
     }
 }
 
@@ -177,18 +178,6 @@ impl From<String> for Text {
 impl From<&String> for Text {
     fn from(text: &String) -> Self {
         text.as_str().into()
-    }
-}
-
-impl From<Arc<str>> for Text {
-    fn from(text: Arc<str>) -> Self {
-        Self(text)
-    }
-}
-
-impl From<Text> for Arc<str> {
-    fn from(text: Text) -> Self {
-        text.0
     }
 }
 

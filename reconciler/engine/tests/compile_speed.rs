@@ -7,7 +7,7 @@ use cilium_engine::compile::{Compiled, Compiler, IdBook, compile};
 use cilium_engine::config::Config;
 use cilium_engine::diff::diff;
 use cilium_engine::fake::FakeKernel;
-use cilium_engine::map::Map;
+use cilium_engine::map::{Map, Rarely};
 use cilium_engine::realise::observe;
 use cilium_engine::scope::Scopes;
 use cilium_engine::shared::Shared;
@@ -101,7 +101,7 @@ fn world(size: Size) -> World {
             labels: labels[number as usize].clone(),
             node_ip: Some(addr(192, 0xa8_0000 + node)),
             node_name: Some(format!("n{node}").into()),
-            ports: Vec::new(),
+            ports: Rarely::default(),
             place: place(n),
         };
         world.remote_endpoints.insert(ObjectName::new("shop", &format!("r{n}")), endpoint);
@@ -251,7 +251,7 @@ fn newcomer(world: &mut World, n: u32, app: u32) {
         labels,
         node_ip: Some(addr(192, 0xa8_0002)),
         node_name: Some("n2".into()),
-        ports: Vec::new(),
+        ports: Rarely::default(),
         place: place(n),
     };
     world.remote_endpoints.insert(ObjectName::new("shop", &format!("new{n}")), endpoint);

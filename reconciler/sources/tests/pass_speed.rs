@@ -11,6 +11,7 @@ use cilium_engine::compile::{Compiled, Compiler};
 use cilium_engine::config::Config;
 use cilium_engine::diff::diff;
 use cilium_engine::fake::FakeKernel;
+use cilium_engine::map::Rarely;
 use cilium_engine::realise::observe;
 use cilium_engine::scope::Scopes;
 use cilium_engine::shared::Shared;
@@ -39,7 +40,7 @@ fn addr(first: u8, n: u32) -> IpAddr {
 fn object(kind: ObjectKind, namespace: &str, name: String, facts: Facts) -> Arc<Object> {
     let name = ObjectName::new(namespace, &name);
     let header = Header { kind, name: name.into(), published_by: None, place: Default::default() };
-    Arc::new(Object { header, valid: true, facts, problems: Vec::new() })
+    Arc::new(Object { header, valid: true, facts, problems: Rarely::default() })
 }
 
 fn slice(n: u32, last: u32) -> Arc<Object> {
@@ -91,7 +92,7 @@ fn objects() -> Vec<Arc<Object>> {
             labels: labels[(n % IDENTITIES) as usize].clone(),
             node_ip: Some(addr(192, 0xa8_0002)),
             node_name: Some("n2".into()),
-            ports: Vec::new(),
+            ports: Rarely::default(),
             place: Default::default(),
         };
         let facts = Facts::Endpoint(endpoint.into());

@@ -135,6 +135,7 @@ fn elsewhere(view: &View, addr: IpAddr) -> Option<String> {
             ("Pod" | "CiliumEndpoint", name) => Some(name.to_owned()),
             _ => None,
         },
+        Reason::Service(..) => None,
     }
 }
 

@@ -91,9 +91,9 @@ fn of_endpoint<'w>(
     let zone = endpoint.zone.as_ref().or_else(|| nodes.get(node?)?.zone());
     // What the EndpointSlice controller writes for a distribution holds also where there is none.
     let (zones, hinted) = hints(service.distribution, node, zone);
-    let own = |written: &'w Vec<String>, made: &'w [String]| match written.is_empty() {
+    let own = |written: &'w [String], made: &'w [String]| match written.is_empty() {
         true => made,
-        false => written.as_slice(),
+        false => written,
     };
     Backend {
         addr: endpoint.ip,

@@ -2,6 +2,7 @@ use super::{
     Backend, Client, DEFAULT_WEIGHT, Fitness, Here, PodPlace, Slices, choose, of_pod, policy, ready_here,
 };
 use crate::eligible::Nodes;
+use crate::map::Rarely;
 use crate::state::Protocol;
 use crate::world::{
     BackendAddress, Distribution, EndpointSlice, FrontendKind, Hints, IpFamily, Node, Service, ServicePort,
@@ -26,7 +27,7 @@ fn endpoint(last: u8, node: &str, zones: &[&str]) -> BackendAddress {
     let zones = zones.iter().map(|zone| (*zone).to_owned()).collect();
     BackendAddress {
         node: (!node.is_empty()).then(|| node.to_owned()),
-        hints: Hints { zones, nodes: Vec::new() },
+        hints: Hints { zones, nodes: Rarely::default() },
         ..BackendAddress::ready(IpAddr::from([10, 0, 0, last]))
     }
 }
@@ -231,7 +232,7 @@ fn any_endpoint() -> impl Strategy<Value = BackendAddress> {
             terminating,
             node,
             zone,
-            hints: Hints { zones, nodes },
+            hints: Hints { zones: zones.into(), nodes: nodes.into() },
         },
     )
 }

@@ -10,12 +10,14 @@
 mod few;
 mod iter;
 mod mostly;
+mod rarely;
 #[cfg(test)]
 mod tests;
 
 pub use few::Few;
 pub use iter::Iter;
 pub use mostly::Mostly;
+pub use rarely::Rarely;
 
 use std::borrow::Borrow;
 use std::cmp::Ordering;

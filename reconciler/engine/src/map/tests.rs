@@ -101,6 +101,20 @@ fn what_two_versions_share_is_not_looked_at() {
 }
 
 #[test]
+fn a_list_of_mostly_none_is_a_list() {
+    assert_eq!(size_of::<Rarely<[usize; 3]>>(), size_of::<usize>());
+    for count in 0..4u8 {
+        let items: Vec<u8> = (0..count).collect();
+        let rarely = Rarely::from(items.clone());
+        assert_eq!((&*rarely, rarely.len()), (items.as_slice(), items.len()));
+        let text = serde_json::to_string(&items).unwrap();
+        assert_eq!(serde_json::to_string(&rarely).unwrap(), text);
+        assert_eq!(serde_json::from_str::<Rarely<u8>>(&text).unwrap(), rarely);
+        assert_ne!(rarely, (0..=count).collect());
+    }
+}
+
+#[test]
 fn a_list_of_mostly_one_is_a_list() {
     assert!(size_of::<Mostly<[usize; 3]>>() <= size_of::<[usize; 4]>());
     for count in 0..4u8 {

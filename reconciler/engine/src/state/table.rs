@@ -3,8 +3,9 @@
 use super::Resource;
 use crate::map::{self, Map};
 use crate::shared::Shared;
-use crate::world::{Name, RemoteEndpoint};
+use crate::world::{Name, RemoteEndpoint, Service};
 use serde::{Deserialize, Serialize};
+use std::cmp::Ordering;
 use std::collections::BTreeSet;
 
 /// Why a row is wanted.
@@ -38,6 +39,8 @@ pub enum Reason {
     Origin(Shared<Origin>),
     /// An endpoint elsewhere.
     Endpoint(Name, Shared<RemoteEndpoint>),
+    /// A Service.
+    Service(Name, Shared<Service>),
 }
 
 impl Reason {
@@ -46,6 +49,7 @@ impl Reason {
         match self {
             Self::Origin(origin) => Origin::clone(origin),
             Self::Endpoint(name, endpoint) => endpoint.origin(name),
+            Self::Service(name, service) => service.origin(name),
         }
     }
 }
@@ -55,14 +59,26 @@ impl PartialEq for Reason {
         match (self, other) {
             (Self::Origin(one), Self::Origin(other)) => one == other,
             (Self::Endpoint(one, a), Self::Endpoint(other, b)) => one == other && a.place == b.place,
-            (Self::Origin(_), Self::Endpoint(..)) | (Self::Endpoint(..), Self::Origin(_)) => {
-                self.origin() == other.origin()
-            }
+            (Self::Service(one, a), Self::Service(other, b)) => one == other && a.place == b.place,
+            (Self::Origin(_) | Self::Endpoint(..) | Self::Service(..), _) => self.origin() == other.origin(),
         }
     }
 }
 
 impl Eq for Reason {}
+
+impl PartialOrd for Reason {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Reason {
+    /// That of their words.
+    fn cmp(&self, other: &Self) -> Ordering {
+        if self == other { Ordering::Equal } else { self.origin().cmp(&other.origin()) }
+    }
+}
 
 impl std::fmt::Display for Reason {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

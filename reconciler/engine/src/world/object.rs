@@ -1,7 +1,7 @@
 //! Objects of the cluster and records of this node.
 
 use super::Labels;
-use crate::map::Mostly;
+use crate::map::{Mostly, Rarely};
 use crate::shared::{Shared, Text};
 use crate::state::{IdentityId, Mac, Origin, Protocol};
 use ipnet::IpNet;
@@ -180,7 +180,7 @@ pub struct RemoteEndpoint {
     /// Name of the node that published it.
     pub node_name: Option<Text>,
     /// Named ports.
-    pub ports: Vec<PodPort>,
+    pub ports: Rarely<PodPort>,
     /// Where it is written.
     pub place: Place,
 }

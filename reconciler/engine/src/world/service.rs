@@ -1,9 +1,9 @@
 //! Services: what clients use, and what the objects say about who may use it and where it leads.
 //! `slice` holds where the backends are; [`crate::eligible`] joins both.
 
-use super::{Label, Labels, Place, Selector};
+use super::{Label, Labels, ObjectName, Place, Selector};
 use crate::map::Few;
-use crate::state::Protocol;
+use crate::state::{Origin, Protocol};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -284,6 +284,11 @@ impl Service {
             (None, Allocation::AsWritten) if ours => requested,
             (None, _) => &[],
         }
+    }
+
+    /// How rows explain themselves by this Service, which is called so.
+    pub fn origin(&self, name: &ObjectName) -> Origin {
+        Origin { object: format!("Service {name}"), place: self.place.to_string(), rule: String::new() }
     }
 
     /// Whether it is served in this family.

@@ -1,6 +1,7 @@
 //! EndpointSlices: where the backends of Services are.
 
 use super::Place;
+use crate::map::Rarely;
 use crate::state::Protocol;
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
@@ -20,9 +21,9 @@ pub struct SlicePort {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Hints {
     /// Zones (`forZones`).
-    pub zones: Vec<String>,
+    pub zones: Rarely<String>,
     /// Nodes (`forNodes`).
-    pub nodes: Vec<String>,
+    pub nodes: Rarely<String>,
 }
 
 /// One endpoint of a slice.

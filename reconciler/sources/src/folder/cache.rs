@@ -15,13 +15,14 @@ use super::{Identity, many};
 use crate::kept::{self, Lasting};
 use cilium_crds::lower::LabelPool;
 use cilium_crds::object::Object;
-use cilium_engine::map::Map;
+use cilium_engine::map::{Map, Rarely};
 use cilium_engine::problem::Problem;
 use cilium_engine::shared::{Shared, Text};
 use cilium_engine::world::Labels;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use std::collections::{HashMap, HashSet};
+use std::hash::Hash;
 use std::io::{self, BufWriter, Write as _};
 use std::num::NonZeroU64;
 use std::path::PathBuf;
@@ -44,7 +45,7 @@ const AT_LATEST: Duration = Duration::from_secs(60);
 /// but not again within this time: the whole file is written.
 const BETWEEN: Duration = Duration::from_secs(300);
 
-type Files = Map<Arc<str>, ReadFile>;
+type Files = Map<Text, ReadFile>;
 type Versions = Map<Shared<Identity>, Kept>;
 
 /// Some of the cache: `Text` is owned where it is read and borrowed where it is written, as the others.
@@ -52,6 +53,8 @@ type Versions = Map<Shared<Identity>, Kept>;
 struct Shard<Text, Problems, Object> {
     /// Sets of labels that objects refer to.
     labels: Vec<Shared<Labels>>,
+    /// Words that they do.
+    words: Vec<cilium_engine::shared::Text>,
     files: Vec<Entry<Text, Problems, Object>>,
     /// Last good versions that are in no file as they are.
     versions: Vec<Version<Text, Object>>,
@@ -69,8 +72,7 @@ struct Entry<Text, Problems, Object> {
 #[derive(Serialize, Deserialize)]
 struct EntryMember<Object> {
     object: Object,
-    /// Its labels, which it does not hold itself.
-    labels: Option<usize>,
+    beside: Beside,
     digest: Digest,
     /// Mark of the store's file, if that holds just this.
     stored: Option<NonZeroU64>,
@@ -79,26 +81,34 @@ struct EntryMember<Object> {
 #[derive(Serialize, Deserialize)]
 struct Version<Text, Object> {
     object: Object,
-    labels: Option<usize>,
+    beside: Beside,
     file: Text,
     digest: Digest,
     stored: NonZeroU64,
 }
 
+/// What an object does not hold itself in its shard, since others hold it too: where it is there.
+#[derive(Clone, Copy, Serialize, Deserialize)]
+struct Beside {
+    labels: Option<usize>,
+    namespace: usize,
+    publisher: Option<usize>,
+}
+
 impl<Text, Problems, Object> Default for Shard<Text, Problems, Object> {
     fn default() -> Self {
-        Self { labels: Vec::new(), files: Vec::new(), versions: Vec::new() }
+        Self { labels: Vec::new(), words: Vec::new(), files: Vec::new(), versions: Vec::new() }
     }
 }
 
-type Read = Shard<Text, Box<[Problem]>, Object>;
+type Read = Shard<Text, Rarely<Problem>, Object>;
 type Written<'a> = Shard<&'a str, &'a [Problem], Object>;
 
 /// What the cache said at the start.
 #[derive(Debug, Default)]
 pub(super) struct Cached {
     /// By path.
-    pub(super) files: HashMap<Arc<str>, ReadFile>,
+    pub(super) files: HashMap<Text, ReadFile>,
     pub(super) versions: Known,
 }
 
@@ -159,7 +169,7 @@ impl Place {
     fn store(&self, files: &Files, versions: &Versions) -> io::Result<()> {
         let written = kept::write_by(&self.path, Lasting::ThisBoot, |file| {
             let mut file = BufWriter::new(file);
-            let (mut shard, mut pool) = (Written::default(), Indices::new());
+            let (mut shard, mut pool) = (Written::default(), Indices::default());
             let mut in_files = HashSet::new();
             for (path, file_read) in files.iter().filter(|(_, file)| file.proven) {
                 let entry = entry(path, file_read, versions, &mut in_files, &mut pool);
@@ -170,9 +180,9 @@ impl Place {
             }
             for (identity, kept) in versions {
                 let Some(stored) = kept.mark.filter(|_| !in_files.contains(identity)) else { continue };
-                let (object, labels) = bare(&kept.object, &mut pool);
+                let (object, beside) = bare(&kept.object, &mut pool);
                 let (file_of, digest) = (kept.file(), kept.digest);
-                shard.versions.push(Version { object, labels, file: file_of, digest, stored });
+                shard.versions.push(Version { object, beside, file: file_of, digest, stored });
                 if shard.versions.len() == FILES {
                     self.put(&mut file, &mut shard, &mut pool)?;
                 }
@@ -185,10 +195,8 @@ impl Place {
 
     /// Writes a shard, and begins the next.
     fn put(&self, file: &mut impl io::Write, shard: &mut Written<'_>, pool: &mut Indices) -> io::Result<()> {
-        let mut labels: Vec<(usize, Shared<Labels>)> =
-            pool.drain().map(|(set, index)| (index, set)).collect();
-        labels.sort_by_key(|(index, _)| *index);
-        shard.labels = labels.into_iter().map(|(_, set)| set).collect();
+        let Indices { labels, words } = std::mem::take(pool);
+        (shard.labels, shard.words) = (by_index(labels), by_index(words));
         let content = postcard::to_allocvec(&std::mem::take(shard)).map_err(io::Error::other)?;
         let length = u32::try_from(content.len()).map_err(io::Error::other)?;
         file.write_all(&length.to_le_bytes())?;
@@ -197,17 +205,54 @@ impl Place {
     }
 }
 
-/// Where each set of labels will be in the shard.
-type Indices = HashMap<Shared<Labels>, usize>;
+/// Where each set of labels and each word will be in the shard.
+#[derive(Default)]
+struct Indices {
+    labels: HashMap<Shared<Labels>, usize>,
+    words: HashMap<Text, usize>,
+}
 
-/// The object without what stands beside it: its labels, and its file.
-fn bare(object: &Object, pool: &mut Indices) -> (Object, Option<usize>) {
+fn index<T: Eq + Hash>(items: &mut HashMap<T, usize>, item: T) -> usize {
+    let next = items.len();
+    *items.entry(item).or_insert(next)
+}
+
+fn by_index<T>(items: HashMap<T, usize>) -> Vec<T> {
+    let mut items: Vec<(T, usize)> = items.into_iter().collect();
+    items.sort_by_key(|(_, index)| *index);
+    items.into_iter().map(|(item, _)| item).collect()
+}
+
+/// The object without what stands beside it: its labels, its namespace, who published it, and its file.
+fn bare(object: &Object, pool: &mut Indices) -> (Object, Beside) {
     let mut object = object.clone();
     object.header.place.file = Text::default();
     object.facts.place_mut().into_iter().for_each(|place| place.file = Text::default());
     let labels = object.facts.identity_labels_mut().map(std::mem::take);
-    let next = pool.len();
-    (object, labels.map(|labels| *pool.entry(labels).or_insert(next)))
+    let namespace = std::mem::take(&mut object.header.name.namespace);
+    let publisher = object.header.published_by.as_mut().map(std::mem::take);
+    object.facts.publisher_mut().into_iter().for_each(|publisher| *publisher = Text::default());
+    let beside = Beside {
+        labels: labels.map(|labels| index(&mut pool.labels, labels)),
+        namespace: index(&mut pool.words, namespace),
+        publisher: publisher.map(|publisher| index(&mut pool.words, publisher)),
+    };
+    (object, beside)
+}
+
+fn word(words: &[Text], index: usize) -> Text {
+    words.get(index).cloned().unwrap_or_default()
+}
+
+/// Puts back what stands beside it, but for its labels.
+fn dress(object: &mut Object, beside: Beside, file: &Text, words: &[Text]) {
+    object.header.place.file = file.clone();
+    object.facts.place_mut().into_iter().for_each(|place| place.file = file.clone());
+    object.header.name.namespace = word(words, beside.namespace);
+    if let Some(publisher) = beside.publisher.map(|index| word(words, index)) {
+        object.facts.publisher_mut().into_iter().for_each(|place| *place = publisher.clone());
+        object.header.published_by = Some(publisher);
+    }
 }
 
 fn entry<'a>(
@@ -224,11 +269,11 @@ fn entry<'a>(
         if stored.is_some() {
             in_files.insert(member.identity.clone());
         }
-        let (object, labels) = bare(&member.object, pool);
-        EntryMember { object, labels, digest: member.digest, stored }
+        let (object, beside) = bare(&member.object, pool);
+        EntryMember { object, beside, digest: member.digest, stored }
     });
     let members = members.collect();
-    Entry { path, mark: file.mark, unsure: file.unsure, problems: file.problems(), members }
+    Entry { path, mark: file.mark, unsure: file.unsure, problems: &file.problems, members }
 }
 
 /// A shard as it is written: its check, which was not looked at yet, and its content.
@@ -250,7 +295,13 @@ struct Decoded {
 }
 
 impl Decoded {
-    fn of(shard: Read) -> Self {
+    fn of(mut shard: Read) -> Self {
+        let words = std::mem::take(&mut shard.words);
+        for file in &mut shard.files {
+            let path = &file.path;
+            file.members.iter_mut().for_each(|m| dress(&mut m.object, m.beside, path, &words));
+        }
+        shard.versions.iter_mut().for_each(|v| dress(&mut v.object, v.beside, &v.file, &words));
         let members = shard.files.iter().flat_map(|file| &file.members).map(|member| &member.object);
         let objects = members.chain(shard.versions.iter().map(|version| &version.object));
         let number = |object: &Object| number(&Identity::of(&object.header));
@@ -260,13 +311,11 @@ impl Decoded {
 
 impl Cached {
     fn take_in(&mut self, decoded: Decoded, pool: &mut LabelPool) {
-        let Decoded { shard: Shard { mut labels, files, versions }, numbers } = decoded;
+        let Decoded { shard: Shard { mut labels, files, versions, .. }, numbers } = decoded;
         labels.iter_mut().for_each(|set| pool.share_set(set));
-        let mut with = |mut object: Object, index: Option<usize>, file: &Text| {
-            object.header.place.file = file.clone();
-            object.facts.place_mut().into_iter().for_each(|place| place.file = file.clone());
+        let mut with = |mut object: Object, beside: Beside| {
             pool.share_words(&mut object);
-            let set = index.and_then(|index| labels.get(index));
+            let set = beside.labels.and_then(|index| labels.get(index));
             if let (Some(place), Some(set)) = (object.facts.identity_labels_mut(), set) {
                 *place = set.clone();
             }
@@ -277,9 +326,9 @@ impl Cached {
         for Entry { path, mark, unsure, problems, members: read } in files {
             let mut members = Vec::with_capacity(read.len());
             let mut all_stored = true;
-            for (EntryMember { object, labels, digest, stored }, number) in read.into_iter().zip(&mut numbers)
+            for (EntryMember { object, beside, digest, stored }, number) in read.into_iter().zip(&mut numbers)
             {
-                let (identity, object) = with(object, labels, &path);
+                let (identity, object) = with(object, beside);
                 all_stored &= stored.is_some() || !object.valid;
                 if let Some(mark) = stored {
                     let kept = Kept { object: Arc::clone(&object), digest, mark: Some(mark) };
@@ -290,11 +339,11 @@ impl Cached {
             let mut file = ReadFile::of(mark);
             (file.proven, file.stored, file.unsure) = (true, all_stored, unsure);
             file.members = members.into();
-            file.set_problems(problems);
-            self.files.insert(path.into(), file);
+            file.problems = problems;
+            self.files.insert(path, file);
         }
-        for (Version { object, labels, file, digest, stored }, number) in versions.into_iter().zip(numbers) {
-            let (identity, object) = with(object, labels, &file);
+        for (Version { object, beside, digest, stored, .. }, number) in versions.into_iter().zip(numbers) {
+            let (identity, object) = with(object, beside);
             let kept = Kept { object, digest, mark: Some(stored) };
             self.versions.add(number, identity, kept);
         }

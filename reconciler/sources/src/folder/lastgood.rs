@@ -14,7 +14,7 @@ use super::{Identity, Objects, many, problem};
 use crate::kept::{self, Lasting};
 use cilium_crds::object::{Object, Reading, read};
 use cilium_crds::yaml::parse_one;
-use cilium_engine::map::{Map, Set};
+use cilium_engine::map::{Map, Rarely, Set};
 use cilium_engine::problem::Problem;
 use cilium_engine::shared::{Shared, Text};
 use serde::{Deserialize, Serialize};
@@ -276,11 +276,10 @@ impl LastGood {
     }
 
     /// Those of objects that this file of the folder held.
-    pub(super) fn of_file(&self, file: &Arc<str>) -> impl Iterator<Item = Id> + use<> {
-        let file = Text::from(file.clone());
+    pub(super) fn of_file(&self, file: &Text) -> impl Iterator<Item = Id> + use<> {
         let first = (file.clone(), Identity::first().into());
         let within = self.by_file.range(first..).map(|(key, ())| key);
-        let ids: Vec<Id> = within.take_while(|(of, _)| *of == file).map(|(_, id)| id.clone()).collect();
+        let ids: Vec<Id> = within.take_while(|(of, _)| *of == *file).map(|(_, id)| id.clone()).collect();
         ids.into_iter()
     }
 
@@ -496,7 +495,7 @@ fn load_one(path: &Path) -> Result<(Id, Kept), String> {
         Some(Reading::Object(mut object, _)) if object.valid => {
             // Positions are those of the store's own text.
             object.header.place.line = stored.line;
-            object.problems.clear();
+            object.problems = Rarely::default();
             let identity = Identity::of(&object.header);
             let digest = Digest::of(&text);
             Ok((identity.into(), Kept { object: Arc::new(*object), digest, mark }))

@@ -89,8 +89,8 @@ pub type Objects = Map<Shared<Identity>, Arc<Object>>;
 pub struct Identity {
     kind: ObjectKind,
     name: Name,
-    /// Who published it, if that matters. There are very many identities, and few have one.
-    publisher: Option<Box<Text>>,
+    /// Who published it, if that matters.
+    publisher: Option<Text>,
 }
 
 impl Identity {
@@ -109,7 +109,7 @@ impl Identity {
             | ObjectKind::CiliumClusterwideNetworkPolicy
             | ObjectKind::CiliumEndpoint => None,
         };
-        Self { kind: header.kind, name: header.name.clone(), publisher: publisher.map(Box::new) }
+        Self { kind: header.kind, name: header.name.clone(), publisher }
     }
 
     /// The one that comes before all others.
@@ -119,7 +119,7 @@ impl Identity {
 
     /// Namespace, name, publisher.
     fn parts(&self) -> (&str, &str, Option<&str>) {
-        (&self.name.namespace, &self.name.name, self.publisher.as_deref().map(Text::as_str))
+        (&self.name.namespace, &self.name.name, self.publisher.as_deref())
     }
 
     /// As problems name the object.
@@ -143,7 +143,7 @@ pub struct ManifestFolder {
     labels: LabelPool,
     empty_since: Option<Duration>,
     /// Files that are being written, and since when.
-    writing: BTreeMap<Arc<str>, Duration>,
+    writing: BTreeMap<Text, Duration>,
     /// What the last whole look at the folder found.
     last: Option<Snapshot>,
 }
@@ -294,7 +294,7 @@ impl ManifestFolder {
     fn read_changed(&mut self, looked: Looked, now: Now, again: &mut Option<Duration>) -> usize {
         let everywhere = matches!(looked, Looked::Everywhere);
         let Some(found) = self.sight.found() else { return 0 };
-        let names: Vec<Arc<str>> = match looked {
+        let names: Vec<Text> = match looked {
             Looked::Everywhere => {
                 let gone = self.settled.files().keys().filter(|name| !found.files.contains_key(&***name));
                 found.files.keys().chain(gone).cloned().collect()
@@ -305,8 +305,8 @@ impl ManifestFolder {
                 names.into_iter().collect()
             }
         };
-        let mut changed: Vec<(Arc<str>, Stamp)> = Vec::new();
-        let mut as_cached: Vec<(Arc<str>, ReadFile)> = Vec::new();
+        let mut changed: Vec<(Text, Stamp)> = Vec::new();
+        let mut as_cached: Vec<(Text, ReadFile)> = Vec::new();
         for name in names {
             let Some(stamp) = self.sight.found().and_then(|found| found.files.get(&*name)) else {
                 self.writing.remove(&name);
@@ -360,7 +360,7 @@ impl ManifestFolder {
 
     /// Leaves a file for later. Not the first look: it takes files as they are, since at a start there is nothing
     /// better; and none for ever.
-    fn leave(&mut self, name: &Arc<str>, left: Duration, now: Now, again: &mut Option<Duration>) -> bool {
+    fn leave(&mut self, name: &Text, left: Duration, now: Now, again: &mut Option<Duration>) -> bool {
         let since = *self.writing.entry(name.clone()).or_insert(now.uptime);
         let leaves = self.last.is_some() && now.uptime.saturating_sub(since) < UNSETTLED_AT_MOST;
         if leaves {
@@ -374,7 +374,7 @@ impl ManifestFolder {
         let known = self.settled.file(name).into_iter().flat_map(|file| &file.members);
         let mut lost = known.filter(|had| fresh.members.iter().all(|has| has.identity != had.identity));
         fresh.unsure
-            || !fresh.problems().is_empty()
+            || !fresh.problems.is_empty()
             || fresh.members.iter().any(|member| !member.object.valid)
             || lost.next().is_some()
     }
@@ -389,7 +389,7 @@ impl ManifestFolder {
             .all(|member| self.store.holds(&member.identity, member.digest, &member.object.header.place.file))
     }
 
-    fn take_in(&mut self, name: &Arc<str>, mut fresh: ReadFile, now: Now, again: &mut Option<Duration>) {
+    fn take_in(&mut self, name: &Text, mut fresh: ReadFile, now: Now, again: &mut Option<Duration>) {
         let mut emptied = None;
         for member in &mut fresh.members {
             if let Some(object) = Arc::get_mut(&mut member.object) {

@@ -4,9 +4,9 @@ use super::lastgood::Digest;
 use super::walk::{self, Stamp};
 use super::{Identity, many, problem};
 use cilium_crds::object::{Object, Reading};
-use cilium_engine::map::Mostly;
+use cilium_engine::map::{Mostly, Rarely};
 use cilium_engine::problem::Problem;
-use cilium_engine::shared::Shared;
+use cilium_engine::shared::{Shared, Text};
 use std::num::NonZeroU64;
 use std::path::Path;
 use std::sync::Arc;
@@ -37,25 +37,23 @@ pub(super) struct ReadFile {
     pub(super) members: Mostly<Member>,
     /// Some of it could not be read, or not be told apart: any object of the file may be meant.
     pub(super) unsure: bool,
-    /// Mostly none.
-    wrong: Option<Box<Box<[Problem]>>>,
+    /// What is wrong with it as a file.
+    pub(super) problems: Rarely<Problem>,
 }
 
 impl ReadFile {
     /// A file of this mark that nothing is known of yet.
     pub(super) fn of(mark: NonZeroU64) -> Self {
         let members = Mostly::default();
-        Self { mark, proven: false, early: false, stored: false, members, unsure: false, wrong: None }
-    }
-
-    /// What is wrong with it as a file.
-    pub(super) fn problems(&self) -> &[Problem] {
-        self.wrong.as_deref().map_or(&[], |problems| problems)
-    }
-
-    /// Sets what is wrong with it.
-    pub(super) fn set_problems(&mut self, problems: Box<[Problem]>) {
-        self.wrong = (!problems.is_empty()).then(|| Box::new(problems));
+        Self {
+            mark,
+            proven: false,
+            early: false,
+            stored: false,
+            members,
+            unsure: false,
+            problems: Rarely::default(),
+        }
     }
 }
 
@@ -64,7 +62,7 @@ impl ReadFile {
 pub(super) fn read_all(
     root: &Path,
     node_name: &str,
-    files: &[(Arc<str>, Stamp)],
+    files: &[(Text, Stamp)],
     now: SystemTime,
 ) -> Vec<(ReadFile, bool)> {
     many::each(files, |(name, stamp)| {
@@ -84,7 +82,7 @@ fn read(root: &Path, node_name: &str, name: &str, stamp: Stamp) -> ReadFile {
         Err(error) => {
             out.unsure = true;
             let message = format!("cannot be read: {error}");
-            out.set_problems([problem(name, message, "its objects stay as they were")].into());
+            out.problems = vec![problem(name, message, "its objects stay as they were")].into();
             return out;
         }
     };
@@ -116,6 +114,6 @@ fn read(root: &Path, node_name: &str, name: &str, stamp: Stamp) -> ReadFile {
         }
     }
     out.members = members.into();
-    out.set_problems(problems.into());
+    out.problems = problems.into();
     out
 }

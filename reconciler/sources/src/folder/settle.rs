@@ -8,7 +8,7 @@ use super::{Identity, Objects};
 use cilium_crds::object::Object;
 use cilium_engine::map::{Map, Set};
 use cilium_engine::problem::{Problem, Severity};
-use cilium_engine::shared::Shared;
+use cilium_engine::shared::{Shared, Text};
 use cilium_engine::state::Origin;
 use std::collections::{BTreeMap, BTreeSet};
 use std::mem::take;
@@ -19,12 +19,12 @@ use std::time::Duration;
 type Id = Shared<Identity>;
 
 /// Who is written, in which file, as the how manieth of it.
-type Writer = (Id, Arc<str>, u32);
+type Writer = (Id, Text, u32);
 
 /// The files as they were read, and what counts of them.
 #[derive(Debug, Default)]
 pub(super) struct Settled {
-    files: Map<Arc<str>, ReadFile>,
+    files: Map<Text, ReadFile>,
     /// Where each object is written, in the order of paths and then of lines, as last settled.
     writers: Set<Writer>,
     /// What is other since.
@@ -32,11 +32,11 @@ pub(super) struct Settled {
     /// What is to be told of objects that are written more than once.
     twice: BTreeMap<Id, Vec<Problem>>,
     /// Files something is wrong with.
-    wrong: BTreeSet<Arc<str>>,
+    wrong: BTreeSet<Text>,
     /// Files of which some cannot be told.
-    unsure: BTreeSet<Arc<str>>,
+    unsure: BTreeSet<Text>,
     /// Files that were emptied just now: since when they have no documents any more.
-    emptied: BTreeMap<Arc<str>, Duration>,
+    emptied: BTreeMap<Text, Duration>,
     members: usize,
     /// A file is other than when last settled.
     changed: bool,
@@ -52,11 +52,11 @@ impl Settled {
         self.files.get(name)
     }
 
-    pub(super) fn files(&self) -> &Map<Arc<str>, ReadFile> {
+    pub(super) fn files(&self) -> &Map<Text, ReadFile> {
         &self.files
     }
 
-    pub(super) fn emptied(&self) -> &BTreeMap<Arc<str>, Duration> {
+    pub(super) fn emptied(&self) -> &BTreeMap<Text, Duration> {
         &self.emptied
     }
 
@@ -76,7 +76,7 @@ impl Settled {
     }
 
     /// The file has gone.
-    pub(super) fn remove(&mut self, name: &Arc<str>, store: &LastGood) {
+    pub(super) fn remove(&mut self, name: &Text, store: &LastGood) {
         self.put(name, None, None, store);
     }
 
@@ -84,7 +84,7 @@ impl Settled {
     /// it as it was stays the same in memory.
     pub(super) fn set(
         &mut self,
-        name: &Arc<str>,
+        name: &Text,
         mut fresh: ReadFile,
         emptied: Option<Duration>,
         store: &LastGood,
@@ -106,7 +106,7 @@ impl Settled {
     }
 
     /// The file has no documents since then, which is not believed yet.
-    pub(super) fn set_emptied(&mut self, name: &Arc<str>, mark: NonZeroU64, since: Duration) {
+    pub(super) fn set_emptied(&mut self, name: &Text, mark: NonZeroU64, since: Duration) {
         if let Some(file) = self.files.get_mut(name) {
             // It is known no more by what is in it.
             (file.mark, file.proven) = (mark, false);
@@ -114,7 +114,7 @@ impl Settled {
         }
     }
 
-    fn put(&mut self, name: &Arc<str>, fresh: Option<ReadFile>, emptied: Option<Duration>, store: &LastGood) {
+    fn put(&mut self, name: &Text, fresh: Option<ReadFile>, emptied: Option<Duration>, store: &LastGood) {
         let before = self.files.get(name);
         if before.is_none() && fresh.is_none() {
             return;
@@ -142,7 +142,7 @@ impl Settled {
         self.rewritten.extend(writers(name, &fresh).map(|writer| (writer, Some(()))));
         self.touched.extend(fresh.members.iter().map(|member| member.identity.clone()));
         self.members += fresh.members.len();
-        let marks = [(&mut self.wrong, !fresh.problems().is_empty()), (&mut self.unsure, fresh.unsure)];
+        let marks = [(&mut self.wrong, !fresh.problems.is_empty()), (&mut self.unsure, fresh.unsure)];
         for (set, marked) in marks {
             if marked {
                 set.insert(name.clone());
@@ -185,7 +185,7 @@ impl Settled {
 
     /// What is wrong with the files.
     pub(super) fn problems(&self) -> impl Iterator<Item = &Problem> {
-        let of_files = self.wrong.iter().filter_map(|name| self.files.get(name)).flat_map(|f| f.problems());
+        let of_files = self.wrong.iter().filter_map(|name| self.files.get(name)).flat_map(|f| &f.problems);
         of_files.chain(self.twice.values().flatten())
     }
 
@@ -206,7 +206,7 @@ impl Settled {
         store: &mut LastGood,
     ) -> Option<Arc<Object>> {
         self.twice.remove(id);
-        let mut writers = self.writers.range((id.clone(), Arc::default(), 0)..).map(|(writer, ())| writer);
+        let mut writers = self.writers.range((id.clone(), Text::default(), 0)..).map(|(writer, ())| writer);
         let (_, file, index) = writers.next().filter(|(written, ..)| written == id)?;
         let first = version(self.files.get_mut(file)?.members.get_mut(*index as usize)?, before, store);
         let others = writers.take_while(|(written, ..)| written == id);
@@ -232,13 +232,13 @@ impl Settled {
             return None;
         }
         let mut object = Object::clone(&kept.object);
-        object.problems = vec![unread(&object)];
+        object.problems = vec![unread(&object)].into();
         Some(as_before(before, object))
     }
 }
 
 /// All that are written in a file.
-fn writers<'f>(name: &'f Arc<str>, file: &'f ReadFile) -> impl Iterator<Item = Writer> + 'f {
+fn writers<'f>(name: &'f Text, file: &'f ReadFile) -> impl Iterator<Item = Writer> + 'f {
     (0..).zip(&file.members).map(|(index, member)| (member.identity.clone(), name.clone(), index))
 }
 
@@ -253,13 +253,13 @@ fn version(member: &mut Member, before: Option<&Arc<Object>>, store: &mut LastGo
         Some(kept) => {
             let mut object = Object::clone(&kept.object);
             object.header.place = member.object.header.place.clone();
-            object.problems = member.object.problems.clone();
-            object.problems.push(told(
+            let stays = told(
                 &member.object,
                 Severity::Warning,
                 "its last good version stays in force".into(),
                 "mend it, or remove it",
-            ));
+            );
+            object.problems = member.object.problems.iter().cloned().chain([stays]).collect();
             as_before(before, object)
         }
     }

@@ -3,11 +3,11 @@
 use super::walk::{Behind, EMPTY_MARK, Found, MAX_FILES, Stamp, is_ignored, is_manifest, walk};
 use super::watch::Word;
 use super::{Watch, WatchError};
+use cilium_engine::shared::Text;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 /// Which files may be others than at the last look.
 #[derive(Debug)]
@@ -15,7 +15,7 @@ pub(super) enum Looked {
     /// Any.
     Everywhere,
     /// These.
-    At(BTreeSet<Arc<str>>),
+    At(BTreeSet<Text>),
 }
 
 /// The names and stamps of the folder's files.
@@ -66,11 +66,7 @@ impl Sight {
 
     /// Looks: at everything if `whole`, if something was missed, or if nobody listens. An error is about the
     /// folder itself. `name` gives paths that are in memory already.
-    pub(super) fn look(
-        &mut self,
-        whole: bool,
-        name: &dyn Fn(&str) -> Option<Arc<str>>,
-    ) -> io::Result<Looked> {
+    pub(super) fn look(&mut self, whole: bool, name: &dyn Fn(&str) -> Option<Text>) -> io::Result<Looked> {
         let heard = self.watch.as_ref().map(Watch::take);
         let is_whole = |(name, word): (&String, &Word)| (*word == Word::Whole).then(|| name.clone());
         self.whole = heard.iter().flat_map(|heard| &heard.names).filter_map(is_whole).collect();
@@ -94,7 +90,7 @@ impl Sight {
 
 /// Looks at these names, and behind links, and says which files may be others. `None`: something is not as it
 /// was in other ways, and only a look at everything tells.
-fn look_again(root: &Path, found: &mut Found, heard: BTreeMap<String, Word>) -> Option<BTreeSet<Arc<str>>> {
+fn look_again(root: &Path, found: &mut Found, heard: BTreeMap<String, Word>) -> Option<BTreeSet<Text>> {
     let now = std::fs::metadata(root).ok()?;
     if (now.dev(), now.ino()) != found.root {
         return None;
@@ -126,7 +122,7 @@ fn look_again(root: &Path, found: &mut Found, heard: BTreeMap<String, Word>) -> 
         if found.links.contains_key(path.as_str()) {
             return None;
         }
-        let path: Arc<str> = path.as_str().into();
+        let path: Text = path.as_str().into();
         match metadata.filter(|_| is_manifest(name)) {
             Some(_) if found.files.len() >= MAX_FILES => return None,
             Some(metadata) => {

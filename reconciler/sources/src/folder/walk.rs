@@ -5,6 +5,7 @@ use super::{Watch, problem};
 use cilium_crds::yaml::MAX_BYTES;
 use cilium_engine::map::Map;
 use cilium_engine::problem::Problem;
+use cilium_engine::shared::Text;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fs::Metadata;
@@ -13,7 +14,6 @@ use std::io::{self, Read};
 use std::num::NonZeroU64;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 /// Deepest folder.
@@ -81,9 +81,9 @@ fn time(nanoseconds: i64) -> Option<SystemTime> {
 #[derive(Debug, Default)]
 pub(super) struct Found {
     /// Files by path relative to the folder.
-    pub(super) files: Map<Arc<str>, Stamp>,
+    pub(super) files: Map<Text, Stamp>,
     /// What symbolic links lead to, by their paths: nobody hears of changes behind them.
-    pub(super) links: BTreeMap<Arc<str>, Behind>,
+    pub(super) links: BTreeMap<Text, Behind>,
     /// Device and inode of the folder itself.
     pub(super) root: (u64, u64),
     /// Every folder below could be read.
@@ -140,7 +140,7 @@ impl Found {
 pub(super) fn walk(
     root: &Path,
     watch: Option<&Watch>,
-    name: &dyn Fn(&str) -> Option<Arc<str>>,
+    name: &dyn Fn(&str) -> Option<Text>,
 ) -> io::Result<Found> {
     let metadata = std::fs::metadata(root)?;
     let id = (metadata.dev(), metadata.ino());
@@ -160,10 +160,10 @@ pub(super) fn walk(
 struct Walk<'a> {
     root: &'a Path,
     watch: Option<&'a Watch>,
-    name: &'a dyn Fn(&str) -> Option<Arc<str>>,
+    name: &'a dyn Fn(&str) -> Option<Text>,
     watches: HashSet<i32>,
     seen: BTreeSet<(u64, u64)>,
-    files: Vec<(Arc<str>, Stamp)>,
+    files: Vec<(Text, Stamp)>,
     found: Found,
 }
 

@@ -2,7 +2,7 @@
 //! somebody speaks of it, or stops.
 
 use crate::compile::rows::{Edits, warning};
-use crate::map::{Map, Set};
+use crate::map::{Map, Mostly, Set};
 use crate::problem::Problem;
 use crate::shared::Shared;
 use crate::state::{IdentityId, Origin};
@@ -79,7 +79,8 @@ pub(super) struct Claims {
     claims: Set<Shared<IdentityClaim>>,
     told: Map<Name, Shared<RemoteEndpoint>>,
     by_number: HashMap<IdentityId, (Said, Settled)>,
-    by_labels: HashMap<Shared<Labels>, BTreeSet<IdentityId>>,
+    /// Sorted; mostly one.
+    by_labels: HashMap<Shared<Labels>, Mostly<IdentityId>>,
 }
 
 /// Whether labels under a number are those of endpoints.
@@ -211,11 +212,12 @@ impl Claims {
         }
         let before = std::mem::replace(&mut settled.claims, now.claims);
         for claim in &settled.claims {
-            self.by_labels.entry(claim.labels.clone()).or_default().insert(id);
+            let ids = self.by_labels.entry(claim.labels.clone()).or_default();
+            *ids = ids.iter().copied().chain([id]).collect::<BTreeSet<_>>().into_iter().collect();
         }
         for gone in before.iter().filter(|gone| settled.claims.iter().all(|c| c.labels != gone.labels)) {
             if let Some(ids) = self.by_labels.get_mut(&gone.labels) {
-                ids.remove(&id);
+                *ids = ids.iter().copied().filter(|other| *other != id).collect();
                 if ids.is_empty() {
                     self.by_labels.remove(&gone.labels);
                 }

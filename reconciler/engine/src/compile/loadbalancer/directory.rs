@@ -2,7 +2,7 @@
 //! selects. Numbers are given in `loadbalancer`.
 
 use crate::eligible::{Backend, PodPlace, Slices, merge, of_pod};
-use crate::map::Map;
+use crate::map::{Map, Set};
 use crate::shared::Shared;
 use crate::state::Origin;
 use crate::world::{
@@ -62,8 +62,8 @@ struct Seen {
 #[derive(Debug, Default)]
 pub(super) struct Directory {
     seen: Seen,
-    /// By the Service they are of.
-    slices: BTreeMap<ObjectName, BTreeSet<Name>>,
+    /// Of which Service they are.
+    slices: Set<(ObjectName, Name)>,
     /// Services whose backends are the pods they select, with the first label they ask for.
     selecting: BTreeMap<Name, Held>,
     by_label: BTreeMap<Held, BTreeSet<Name>>,
@@ -106,9 +106,12 @@ impl Directory {
             for (slice, joins) in [(was, false), (is, true)] {
                 let Some(slice) = slice else { continue };
                 let service = ObjectName::new(&name.namespace, &slice.service);
-                if let Some((name, service)) = world.services.get_key_value(&service) {
+                let known = world.services.get_key_value(&service);
+                if let Some((name, service)) = known {
                     stale.entry(name.clone()).or_insert_with(|| Some(service.clone()));
                 }
+                // The name as it is held already, if it is that of a Service there is.
+                let service = known.map_or(service, |(name, _)| ObjectName::clone(name));
                 self.sort_slice(service, name, joins);
             }
         }
@@ -203,19 +206,24 @@ impl Directory {
 
     /// Slices of a Service, in the order of their names; `None`: it has none.
     pub(super) fn slices_of<'w>(&self, world: &'w World, name: &ObjectName) -> Option<Slices<'w>> {
-        let names = self.slices.get(name)?.iter();
+        let mut names = self.names_of_slices(name).peekable();
+        names.peek()?;
         let slices = names.filter_map(|slice| world.slices.get::<ObjectName>(slice));
         Some(Slices::new(slices.map(|slice| &**slice)))
     }
 
+    fn names_of_slices(&self, service: &ObjectName) -> impl Iterator<Item = &Name> {
+        let first = (service.clone(), Name::default());
+        let slices = self.slices.range(first..).map(|(slice, ())| slice);
+        slices.take_while(move |(of, _)| of == service).map(|(_, name)| name)
+    }
+
     fn sort_slice(&mut self, service: ObjectName, slice: &Name, joins: bool) {
+        let slice = (service, slice.clone());
         if joins {
-            self.slices.entry(service).or_default().insert(slice.clone());
-        } else if let Some(slices) = self.slices.get_mut(&service) {
-            slices.remove(slice);
-            if slices.is_empty() {
-                self.slices.remove(&service);
-            }
+            self.slices.add(slice);
+        } else {
+            self.slices.remove(&slice);
         }
     }
 
@@ -237,7 +245,7 @@ impl Directory {
         let selector = world.services.get::<ObjectName>(name).and_then(|s| s.selector.as_ref());
         // A selector without conditions selects nothing (Kubernetes, Service v1).
         if let Some((key, value)) = selector.and_then(|selector| selector.first_key_value())
-            && !self.slices.contains_key::<ObjectName>(name)
+            && self.names_of_slices(name).next().is_none()
         {
             let label = held(&name.namespace, key, value);
             self.by_label.entry(label.clone()).or_default().insert(name.clone());

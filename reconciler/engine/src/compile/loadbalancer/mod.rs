@@ -29,7 +29,7 @@ use crate::map::Map;
 use crate::problem::Problem;
 use crate::shared::Shared;
 use crate::state::{
-    Backend, BackendId, BackendRow, Frontend, FrontendKey, FrontendRow, ListId, Origin, Present, Protocol,
+    Backend, BackendId, BackendRow, Frontend, FrontendKey, FrontendRow, ListId, Present, Protocol, Reason,
     RevNat, RevNatId, Slot, SlotKey, SourceRange, SourceRangeKey, State, TableId,
 };
 use crate::world::Name;
@@ -59,7 +59,7 @@ type Stale = BTreeMap<FrontendKey, Option<Wanted>>;
 #[derive(Clone, Debug)]
 struct Front {
     view: Shared<ServiceView>,
-    origin: Shared<Origin>,
+    origin: Reason,
     ranges: Vec<SourceRangeKey>,
     problems: Vec<Shared<Problem>>,
 }
@@ -278,7 +278,7 @@ impl Stage {
                 Fitness::Terminating | Fitness::Maintenance => BACKEND_TERMINATING,
             };
             let id = self.backends[&key];
-            edits.set::<Backend>(id, BackendRow { addr, port, proto, flags }, &Some(origin.clone().into()));
+            edits.set::<Backend>(id, BackendRow { addr, port, proto, flags }, &Some(origin.clone()));
         }
     }
 
@@ -300,7 +300,7 @@ impl Stage {
                 problems.extend(wanted.problems);
                 if told.insert(at) {
                     let message = format!("{key} is not served: all 65535 ways back for replies are taken");
-                    problems.push(error(&wanted.origin, message, "fewer Services"));
+                    problems.push(error(&wanted.origin.origin(), message, "fewer Services"));
                 }
             }
         }
@@ -319,7 +319,7 @@ impl Stage {
 }
 
 /// What a backend is good for to those who use it, and the first of them.
-type Use<'a> = (Fitness, &'a Shared<Origin>);
+type Use<'a> = (Fitness, &'a Reason);
 
 fn join<'a>(one: &mut Option<Use<'a>>, (fitness, origin): Use<'a>) {
     *one = Some(match *one {
@@ -377,7 +377,7 @@ fn put(
     edits: &mut Edits,
 ) -> Front {
     let Leads { rev_nat, list, slots, table } = *leads;
-    let why = Some(wanted.origin.clone().into());
+    let why = Some(wanted.origin.clone());
     for (slot, id) in (0..).zip(slots) {
         edits.set::<Slot>(SlotKey { list, slot }, *id, &why);
     }

@@ -10,7 +10,7 @@ use crate::config::Config;
 use crate::maglev::{Member, table};
 use crate::problem::Problem;
 use crate::shared::Shared;
-use crate::state::{BackendId, FrontendKey, MaglevRow, MaglevTable, Origin, TableId};
+use crate::state::{BackendId, FrontendKey, MaglevRow, MaglevTable, Reason, TableId};
 use cilium_abi::lb::FRONTEND_MAGLEV;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
@@ -22,7 +22,7 @@ type Members = Shared<Vec<(Member, BackendId)>>;
 struct Shown {
     members: Members,
     row: MaglevRow,
-    users: BTreeMap<FrontendKey, Shared<Origin>>,
+    users: BTreeMap<FrontendKey, Reason>,
 }
 
 /// All that are wanted.
@@ -32,7 +32,7 @@ pub(super) struct Tables {
     by_members: HashMap<Members, TableId>,
     used: BTreeMap<FrontendKey, TableId>,
     /// Frontends for whose tables there is no room.
-    lacking: BTreeMap<FrontendKey, Shared<Origin>>,
+    lacking: BTreeMap<FrontendKey, Reason>,
     told: Vec<Shared<Problem>>,
 }
 
@@ -86,7 +86,7 @@ impl Tables {
         edits: &mut Edits,
     ) -> BTreeMap<FrontendKey, TableId> {
         let mut touched = self.release(stale.keys());
-        let mut asked: Vec<(&FrontendKey, Members, &Shared<Origin>)> = Vec::new();
+        let mut asked: Vec<(&FrontendKey, Members, &Reason)> = Vec::new();
         for (key, wanted) in stale {
             // One backend is the choice of any table.
             let Some(wanted) = wanted.as_ref().filter(|wanted| wanted.maglev && wanted.chosen.len() > 1)
@@ -132,11 +132,7 @@ impl Tables {
         for at in touched {
             match self.shown.get(&at) {
                 Some(shown) => {
-                    edits.set::<MaglevTable>(
-                        at,
-                        shown.row.clone(),
-                        &shown.users.values().min().cloned().map(Into::into),
-                    );
+                    edits.set::<MaglevTable>(at, shown.row.clone(), &shown.users.values().min().cloned());
                 }
                 None => edits.unset::<MaglevTable>(at),
             }
@@ -209,12 +205,12 @@ impl Tables {
 
     /// Tells those who lack one.
     fn tell(&mut self, config: &Config, edits: &mut Edits) {
-        let who: BTreeSet<&Shared<Origin>> = self.lacking.values().collect();
+        let who: BTreeSet<&Reason> = self.lacking.values().collect();
         let message = format!(
             "its backends are chosen at random: there is room for {} Maglev tables, and all of it is taken",
             config.bpf.maglev_max,
         );
-        let tell = |origin: &&Shared<Origin>| error(origin, message.clone(), "raise bpf.maglev_max");
+        let tell = |origin: &&Reason| error(&origin.origin(), message.clone(), "raise bpf.maglev_max");
         let problems = who.iter().map(tell).collect();
         edits.tell(&mut self.told, problems);
     }

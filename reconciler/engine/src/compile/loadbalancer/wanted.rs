@@ -11,7 +11,7 @@ use crate::config::{Algorithm, Config, NoBackendResponse};
 use crate::eligible::{Backend, Client, DEFAULT_WEIGHT, Fitness, Here, Slices, choose, policy, ready_here};
 use crate::problem::Problem;
 use crate::shared::Shared;
-use crate::state::{FrontendKey, Origin};
+use crate::state::{FrontendKey, Origin, Reason};
 use crate::world::{
     FrontendKind, IpFamily, LbAlgorithm, Name, ObjectName, RangesPolicy, Service, ServicePort, TrafficPolicy,
     World,
@@ -28,7 +28,7 @@ use std::rc::Rc;
 /// A frontend before it has numbers.
 pub(super) struct Wanted {
     pub(super) name: Name,
-    pub(super) origin: Shared<Origin>,
+    pub(super) origin: Reason,
     pub(super) port_name: String,
     pub(super) flags: u32,
     pub(super) affinity: u32,
@@ -117,14 +117,10 @@ impl<'w> Finder<'w> {
     }
 }
 
-fn origin(name: &ObjectName, service: &Service) -> Origin {
-    Origin { object: format!("Service {name}"), place: service.place.to_string(), rule: String::new() }
-}
-
 fn origin_of(who: &Claimant, finder: &Finder<'_>) -> Option<Origin> {
     match who {
         Claimant::Service(name) => {
-            finder.world.services.get::<ObjectName>(name).map(|service| origin(name, service))
+            finder.world.services.get::<ObjectName>(name).map(|service| service.origin(name))
         }
         Claimant::Pod(name) => finder.directory.hosting(name).map(|guest| guest.origin.clone()),
     }
@@ -262,7 +258,7 @@ impl Stage {
             let message = format!("{key} already belongs to {}", wanted.origin);
             wanted.problems.push(error(&told, message, hint));
             let message = format!("{key} is also wanted by {told}");
-            wanted.problems.push(warning(&wanted.origin, message, hint));
+            wanted.problems.push(warning(&wanted.origin.origin(), message, hint));
         }
         Some((wanted, inside))
     }
@@ -292,7 +288,7 @@ fn of_service(
     let here = finder.here();
     let mut wanted = Wanted {
         name: name.clone(),
-        origin: origin(name, service).into(),
+        origin: Reason::Service(name.clone(), service.clone()),
         port_name: service.ports.get(claim.port)?.name.clone(),
         flags: claim.sort.flags(asking.config)
             | refusal(asking.config, behind.is_empty())
@@ -347,16 +343,16 @@ fn of_pod(claim: &Claim, name: &Name, asking: Asking<'_>, finder: &Finder<'_>) -
     let target = guest.ports.get(claim.port)?.target;
     let family = Family::of(claim.key.addr);
     let here = finder.directory.addresses_here(name).filter(|addr| Family::of(*addr) == family);
-    Some(Wanted::here(claim, name, guest.origin.clone().into(), "", here, target, asking.config))
+    Some(Wanted::here(claim, name, guest.origin.clone(), "", here, target, asking.config))
 }
 
 /// The node itself, where its agent answers.
 fn of_health_check(claim: &Claim, name: &Name, asking: Asking<'_>, finder: &Finder<'_>) -> Option<Wanted> {
     const FIELD: &str = "healthCheckNodePort";
     let service = finder.world.services.get::<ObjectName>(name)?;
-    let origin = Origin { rule: FIELD.to_owned(), ..origin(name, service) };
+    let origin = Origin { rule: FIELD.to_owned(), ..service.origin(name) };
     let here = asking.own_address(Family::of(claim.key.addr)).into_iter();
-    Some(Wanted::here(claim, name, origin.into(), FIELD, here, claim.key.port, asking.config))
+    Some(Wanted::here(claim, name, origin, FIELD, here, claim.key.port, asking.config))
 }
 
 impl Wanted {
@@ -364,7 +360,7 @@ impl Wanted {
     fn here(
         claim: &Claim,
         name: &Name,
-        origin: Shared<Origin>,
+        origin: Origin,
         port_name: &str,
         addresses: impl Iterator<Item = IpAddr>,
         port: u16,
@@ -374,7 +370,7 @@ impl Wanted {
         let backends = chosen.iter().map(|at| (at.addr, at.port, Fitness::Ready)).collect();
         Self {
             name: name.clone(),
-            origin,
+            origin: origin.into(),
             port_name: port_name.to_owned(),
             flags: claim.sort.flags(config) | refusal(config, chosen.is_empty()),
             affinity: 0,
@@ -395,7 +391,7 @@ fn notes(
     finder: &mut Finder<'_>,
 ) -> Vec<Shared<Problem>> {
     let mut notes = Vec::new();
-    let told = origin(name, service);
+    let told = service.origin(name);
     let [first, last] = asking.config.load_balancer.node_port_range;
     for number in asking.out_of_range(service).filter_map(|port| port.node_port) {
         let message = format!("NodePort {number} is not served: it is outside of {first} to {last}");

@@ -4,8 +4,7 @@ use super::{Place, Stage, Stale, place};
 use crate::compile::book::IdBook;
 use crate::compile::number::{ContentHash, probe};
 use crate::compile::rows::Edits;
-use crate::shared::Shared;
-use crate::state::{FrontendKey, Origin, RevNat, RevNatId, RevNatRow};
+use crate::state::{FrontendKey, Reason, RevNat, RevNatId, RevNatRow};
 use cilium_abi::lb::{SCOPE_EXTERNAL, SCOPE_INTERNAL};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
@@ -26,7 +25,7 @@ impl Stage {
             book.rev_nats.find(&id).is_some_and(|row| (row.addr, row.port) == (at.0, at.1))
         };
         let mut numbers = BTreeMap::new();
-        let mut whys: BTreeMap<Place, Shared<Origin>> = BTreeMap::new();
+        let mut whys: BTreeMap<Place, Reason> = BTreeMap::new();
         let mut taken: HashSet<RevNatId> = HashSet::new();
         let mut fresh = Vec::new();
         let places: BTreeSet<Place> = stale.keys().map(place).collect();
@@ -68,11 +67,7 @@ impl Stage {
             }
         }
         for (at, id) in &numbers {
-            edits.set::<RevNat>(
-                *id,
-                RevNatRow { addr: at.0, port: at.1 },
-                &whys.get(at).cloned().map(Into::into),
-            );
+            edits.set::<RevNat>(*id, RevNatRow { addr: at.0, port: at.1 }, &whys.get(at).cloned());
         }
         numbers
     }

@@ -128,7 +128,7 @@ pub(super) fn add_remote(world: &mut World, name: &str, identity: u32, addr: &st
         labels,
         node_ip: Some(ip("192.168.0.2")),
         node_name: Some("n2".into()),
-        ports: Vec::new(),
+        ports: Default::default(),
         place: Default::default(),
     };
     world.remote_endpoints.insert(ObjectName::new("shop", name), endpoint);

@@ -7,6 +7,7 @@ use crate::compile::Compiler;
 use crate::compile::number::ContentHash;
 use crate::config::{Algorithm, Enforcement, RoutingMode};
 use crate::maglev::TableSize;
+use crate::map::Rarely;
 use crate::problem::Problem;
 use crate::state::{Direction, IdentityId, Protocol, State, Why};
 use crate::world::{
@@ -263,7 +264,7 @@ fn apply(change: &Change, world: &mut World, config: &mut Config) {
                 labels: labels_of(labels).into(),
                 node_ip: (node != 3).then(|| ip(&format!("192.168.0.{}", node + 1))),
                 node_name: (node != 0).then(|| format!("n{node}").into()),
-                ports: Vec::new(),
+                ports: Rarely::default(),
                 place: Default::default(),
             });
             set(&mut world.remote_endpoints, name(n), endpoint);
