@@ -1,21 +1,30 @@
 //! What passes an interface: every frame, whichever way it goes.
 
 use crate::Netns;
+use crate::probe::eventually;
 use std::io;
 use std::mem::{size_of, zeroed};
 use std::net::IpAddr;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 /// A running capture; frames have at most 2 KiB.
 #[derive(Debug)]
 pub struct Capture {
     stop: Arc<AtomicBool>,
     frames: Arc<Mutex<Vec<Vec<u8>>>>,
+    /// How often there was nothing to be read.
+    idle: Arc<AtomicUsize>,
     thread: Option<JoinHandle<()>>,
 }
+
+/// How long a capture may lag behind packets without a pause.
+const LAG: Duration = Duration::from_secs(2);
+/// Bytes that wait for a reader who gets no time.
+static WAITING: libc::c_int = 8 << 20;
 
 /// A packet socket of one interface.
 fn open(interface: &str) -> io::Result<OwnedFd> {
@@ -40,7 +49,15 @@ fn open(interface: &str) -> io::Result<OwnedFd> {
         address.sll_ifindex = i32::try_from(index).map_err(io::Error::other)?;
         let fd = socket.as_raw_fd();
         let time = (&raw const patience).cast();
+        let waiting = (&raw const WAITING).cast();
         libc::setsockopt(fd, libc::SOL_SOCKET, libc::SO_RCVTIMEO, time, size_of::<libc::timeval>() as u32)
+            | libc::setsockopt(
+                fd,
+                libc::SOL_SOCKET,
+                libc::SO_RCVBUFFORCE,
+                waiting,
+                size_of_val(&WAITING) as u32,
+            )
             | libc::bind(fd, (&raw const address).cast(), size_of::<libc::sockaddr_ll>() as u32)
     };
     if index == 0 || code != 0 { Err(io::Error::last_os_error()) } else { Ok(socket) }
@@ -51,7 +68,8 @@ impl Capture {
     pub fn start(netns: &Netns, interface: &str) -> Self {
         let socket = netns.enter(|| open(interface)).unwrap_or_else(|e| panic!("capture {interface}: {e}"));
         let (stop, frames) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(Vec::new())));
-        let (stopped, seen) = (stop.clone(), frames.clone());
+        let idle = Arc::new(AtomicUsize::new(0));
+        let (stopped, seen, pauses) = (stop.clone(), frames.clone(), idle.clone());
         let thread = std::thread::spawn(move || {
             let mut buffer = [0u8; 2048];
             while !stopped.load(Ordering::Relaxed) {
@@ -60,19 +78,29 @@ impl Capture {
                     unsafe { libc::recv(socket.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len(), 0) };
                 if let Ok(n) = usize::try_from(n) {
                     seen.lock().expect("no reader panics").push(buffer[..n].to_vec());
+                } else {
+                    pauses.fetch_add(1, Ordering::Relaxed);
                 }
             }
         });
-        Self { stop, frames, thread: Some(thread) }
+        Self { stop, frames, idle, thread: Some(thread) }
+    }
+
+    /// Waits until all that has passed so far is read.
+    fn settle(&self) {
+        let before = self.idle.load(Ordering::Relaxed);
+        eventually(LAG, || self.idle.load(Ordering::Relaxed) != before);
     }
 
     /// Forgets what was seen.
     pub fn clear(&self) {
+        self.settle();
         self.frames.lock().expect("no reader panics").clear();
     }
 
     /// Counts frames.
     pub fn count(&self, which: impl Fn(&[u8]) -> bool) -> usize {
+        self.settle();
         self.frames.lock().expect("no reader panics").iter().filter(|frame| which(frame)).count()
     }
 }
