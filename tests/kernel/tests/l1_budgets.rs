@@ -10,6 +10,7 @@ use cilium_abi::{
 use cilium_tests_kernel::l1::{
     cost::{self, Cost, Least, driver::Frame},
     lab::{self, Hook},
+    stack,
     world::{Mode, constants},
 };
 use cilium_tests_kernel::probe::emulated;
@@ -26,10 +27,26 @@ const DEFAULT_MEMORY: u64 = 256 << 20;
 /// Rounds of measuring at the most. One beside other tests may be slow as a whole: while a packet is over its limit
 /// there is another, and the least of all counts.
 const ROUNDS: usize = 8;
+/// Bytes of stack that functions which call each other may have together on Linux 6.1.
+const STACK: u32 = 512;
 /// How many times the floors of the maps it touches a packet may take.
 const RATIO: f64 = 1.5;
 /// How many times the least that does the same a packet of a known connection may take in a driver.
 const SAME_WORK: f64 = 2.3;
+
+#[test]
+fn l1_stacks_are_what_linux_6_1_takes() {
+    let mut over = Vec::new();
+    let programs = stack::deepest();
+    assert_eq!(programs.len(), Hook::ALL.len() + 1 + SOCKET_PROGRAMS, "every program was looked at");
+    for (program, depth, way) in programs {
+        println!("{program:24} {depth:3} bytes: {}", way.join(", "));
+        if depth > STACK {
+            over.push(format!("{program}: {depth} bytes"));
+        }
+    }
+    assert!(over.is_empty(), "{over:?}");
+}
 
 #[test]
 fn l1_programs_stay_within_the_verifiers_budget() {

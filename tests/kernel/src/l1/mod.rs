@@ -21,5 +21,6 @@ pub mod relay;
 mod rows;
 pub mod rule;
 pub mod script;
+pub mod stack;
 pub mod sys;
 pub mod world;
