@@ -176,6 +176,10 @@ fn touch(flow: &mut Flow, row: &mut CtRow) {
     if is_reply {
         flags |= CT_SEEN_REPLY;
     }
+    // Before the lifetime, which they decide on: who asks anew may be answered another way than before.
+    if !is_reply && (flow.tuple.proto != proto::TCP || flow.is_syn()) {
+        flags = flags & !(CT_ONE_WAY | CT_DSR) | flow.marks;
+    }
     if flow.tuple.proto == proto::TCP {
         if tcp_flags & (FIN | RST) != 0 {
             if tcp_flags & RST != 0 {
@@ -203,9 +207,6 @@ fn touch(flow: &mut Flow, row: &mut CtRow) {
     }
     if !is_reply && row.rev_nat != flow.rev_nat && (flow.tuple.proto != proto::TCP || flow.is_syn()) {
         row.rev_nat = flow.rev_nat;
-    }
-    if !is_reply && (flow.tuple.proto != proto::TCP || flow.is_syn()) {
-        flags = flags & !(CT_ONE_WAY | CT_DSR) | flow.marks;
     }
     if host_stack::enabled() && !is_reply && (flow.tuple.proto != proto::TCP || flow.is_syn()) {
         flags = flags & !CT_STACK | host_stack::connection(flow);
