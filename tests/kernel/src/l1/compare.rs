@@ -2,7 +2,7 @@
 
 use super::lab::{Input, Lab, Seen};
 use super::model::{Expected, Model, Parsed, Verdict, parse};
-use super::packet::{LINK, checksum_field, checksums, l4_sum, ones};
+use super::packet::{IN_IPV4, LINK, checksum_field, checksums, l4_sum, ones};
 use super::world::World;
 use cilium_abi::{ct::CtRow, event, fragment::FragmentRow, proto};
 use std::collections::{BTreeMap, BTreeSet};
@@ -273,7 +273,7 @@ pub fn compare(input: &Input, seen: &Seen, expected: &Expected) -> Vec<String> {
         // What an answer quotes is as it came.
         let is_answer = matches!(expected.verdict, Verdict::Answer(_));
         let sums = if is_answer { checksums } else { all_sums };
-        let before = sums(&input.data, if is_answer { l4 } else { before(input, seen, l4) }, number);
+        let before = sums(&input.data, if is_answer { l4 } else { before(input, seen, l4, number) }, number);
         for (place, (at, right)) in sums(&seen.data, l4, number).into_iter().enumerate() {
             let was_right = before.get(place).is_none_or(|(_, right)| *right);
             if !right && (was_right || expected.made) {
@@ -288,8 +288,12 @@ pub fn compare(input: &Input, seen: &Seen, expected: &Expected) -> Vec<String> {
     wrong
 }
 
-/// Where layer 4 began in a packet, given where it does: an option that names a frontend may have come or gone.
-fn before(input: &Input, seen: &Seen, l4: usize) -> usize {
+/// Where layer 4 began in a packet, given where it does: an option that names a frontend may have come or gone, and
+/// what was put into another header is that one's layer 4.
+fn before(input: &Input, seen: &Seen, l4: usize, number: u8) -> usize {
+    if number == IN_IPV4 && seen.data.len() > input.data.len() {
+        return LINK;
+    }
     if l4 == 0 { 0 } else { (l4 + input.data.len()).saturating_sub(seen.data.len()) }
 }
 
@@ -301,7 +305,7 @@ fn is_same_sum(input: &Input, seen: &Seen, l4: usize, number: u8) -> bool {
     if was.part.is_none() || is.part.is_none() || l4 == 0 {
         return true;
     }
-    let from = before(input, seen, l4);
+    let from = before(input, seen, l4, number);
     if number == proto::UDP && !is_v6 && input.data[from + field..from + field + 2] == [0, 0] {
         return seen.data[l4 + field..l4 + field + 2] == [0, 0];
     }
@@ -310,13 +314,16 @@ fn is_same_sum(input: &Input, seen: &Seen, l4: usize, number: u8) -> bool {
     sum(&was, &input.data[from..]) == sum(&is, &seen.data[l4..])
 }
 
-/// Where an IPv4 header lies inside an ICMP error.
+/// Where an IPv4 header lies inside an ICMP error, or inside another header.
 fn embedded_header(data: &[u8], l4: usize, number: u8) -> Option<std::ops::Range<usize>> {
     let kind = *data.get(l4)?;
-    let start = l4 + 8;
+    let start = match number {
+        IN_IPV4 => l4,
+        proto::ICMP if [3, 4, 5, 11, 12].contains(&kind) => l4 + 8,
+        _ => return None,
+    };
     let len = usize::from(data.get(start)? & 15) * 4;
-    (number == proto::ICMP && [3, 4, 5, 11, 12].contains(&kind) && len >= 20 && start + len <= data.len())
-        .then_some(start..start + len)
+    (len >= 20 && start + len <= data.len()).then_some(start..start + len)
 }
 
 fn sum_fields(data: &[u8], l4: usize, number: u8) -> Vec<usize> {

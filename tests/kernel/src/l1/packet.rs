@@ -19,6 +19,9 @@ pub const RST: u8 = 4;
 /// ACK.
 pub const ACK: u8 = 16;
 
+/// IP protocol of an IPv4 packet within another header.
+pub const IN_IPV4: u8 = 4;
+
 /// A packet being built.
 #[derive(Clone, Debug)]
 pub struct Build {

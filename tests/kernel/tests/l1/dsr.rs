@@ -2,12 +2,14 @@
 
 use super::case::{CLIENT, Case, LIST, PORT, REV_NAT, serve};
 use cilium_abi::{
-    Address, drop, identity,
+    Address,
+    ct::{CT_CLOSING_FORWARD, CT_INITIATOR_HIGH, CT_ONE_WAY, CtRow, KIND_CONNECTION},
+    drop, identity,
     lb::{FRONTEND_DSR, FRONTEND_EXTERNAL, FRONTEND_NODE_PORT, FrontendKey, FrontendRow, SCOPE_EXTERNAL},
     node::mark,
 };
 use cilium_tests_kernel::l1::{
-    model::{Ends, Parsed},
+    model::{Ends, Parsed, key},
     packet::{ACK, Build, FIN, RST, SYN, tcp, udp, unreachable},
     script::{Check, Fixture, Site},
     world::{B, BACKEND_PORT, ETH0_MAC, Family, GATEWAY_MAC, Mode, OUTSIDE_ID, Rule, at, constants},
@@ -28,6 +30,12 @@ fn direct(case: Case, text: &str, mode: Mode) -> Fixture {
     let backend = at::remote_pod(case.family);
     let fixture = case.serving(text, &[(backend, BACKEND_PORT)]).mode(mode);
     case.row(fixture, |row| row.flags |= FRONTEND_DSR)
+}
+
+/// A connection that its client opened, with more flags.
+fn open(ends: &Ends, flags: u16) -> CtRow {
+    let high = if key(ends, KIND_CONNECTION).1 { CT_INITIATOR_HIGH } else { 0 };
+    CtRow { flags: flags | high, seen_forward: SYN, ..CtRow::default() }
 }
 
 /// At the node that is asked.
@@ -114,6 +122,26 @@ fn asked(case: Case) -> Vec<Fixture> {
                 .sends(Site::FromNet, case.request(SYN))
                 .sends(Site::FromNet, case.request(RST))
                 .check(Check::Lives(node.ct_fin)),
+            // A SYN that is a FIN too ends its own side: whether that is all depends on how it is answered.
+            case.serving(
+                "asked anew through this node, it is not over with one side",
+                &[(backend, BACKEND_PORT)],
+            )
+            .mode(Mode::Balancer)
+            .entry(ends, open(&ends, CT_ONE_WAY), 500)
+            .sends(Site::FromNet, case.request(SYN | FIN))
+            .check(Check::Translations(2)),
+            direct(case, "asked anew with direct answers, it is", Mode::Balancer)
+                .entry(ends, open(&ends, 0), 500)
+                .sends(Site::FromNet, case.request(SYN | FIN))
+                .check(Check::Translations(0))
+                .check(Check::Lives(node.ct_fin)),
+            direct(case, "a connection that is over opens anew", Mode::Balancer)
+                .entry(ends, open(&ends, CT_ONE_WAY | CT_CLOSING_FORWARD), 5)
+                .sends(Site::FromNet, case.request(SYN))
+                .check(Check::Lives(node.ct_syn))
+                .sends(Site::FromNet, case.request(ACK))
+                .check(Check::Lives(node.ct_tcp)),
         ]);
     }
     all

@@ -69,6 +69,10 @@ fn fixtures(case: Case) -> Vec<Fixture> {
             .check(Check::Destination(client, 0))
             .check(Check::Inside(case.asked()))
             .check(Check::Known(ends, false)),
+        direct(case, "named by another node, it goes on without the name", (far, PORT))
+            .sends(Site::FromNet, case.request(SYN).naming(frontend, PORT))
+            .check(Check::Length(14 + outer + least))
+            .check(Check::Macs(GATEWAY_MAC, ETH0_MAC)),
         direct(case, "another port needs a translation", (far, BACKEND_PORT))
             .sends(Site::FromNet, case.request(SYN))
             .check(Check::Source(own, CLIENT))
@@ -85,15 +89,28 @@ fn fixtures(case: Case) -> Vec<Fixture> {
             .check(Check::Source(own, CLIENT))
             .check(Check::Translations(2)),
     ];
-    all.push(
+    let error = move |more| {
+        move |_: &[Parsed]| {
+            let about = case.packet((frontend, PORT), (client, CLIENT), ACK).bytes();
+            unreachable(at::gateway(family), frontend, &about).longer(more)
+        }
+    };
+    // IP and ICMP, and the answer that is quoted.
+    let quoted = 1500 - outer - (outer + 8 + least);
+    all.extend([
         direct(case, "a router's error about an answer", (far, PORT))
             .sends(Site::FromNet, case.request(SYN))
-            .sends(Site::FromNet, move |_: &[Parsed]| {
-                let about = case.packet((frontend, PORT), (client, CLIENT), ACK).bytes();
-                unreachable(at::gateway(family), frontend, &about)
-            })
+            .sends(Site::FromNet, error(0))
             .check(Check::Within(own, far)),
-    );
+        direct(case, "as long as the way takes it, even that", (far, PORT))
+            .sends(Site::FromNet, case.request(SYN))
+            .sends(Site::FromNet, error(quoted))
+            .check(Check::Within(own, far))
+            .check(Check::Length(14 + 1500)),
+        direct(case, "an error that is too long is told nobody", (far, PORT))
+            .sends(Site::FromNet, case.request(SYN))
+            .drops(Site::FromNet, error(quoted + 1), drop::FRAGMENTATION_NEEDED),
+    ]);
     all
 }
 

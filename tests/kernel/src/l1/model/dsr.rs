@@ -70,14 +70,11 @@ impl Model {
 
     /// On to a backend outside, as it came.
     pub(super) fn goes_wrapped(&mut self, way: &mut Way<'_>, before: (Parsed, Vec<u8>)) -> Step<Verdict> {
-        const MTU: u32 = 1500;
         let to = way.parsed.ends.dst;
-        let more = if way.parsed.v6 { 40 } else { 20 };
         let translated = std::mem::replace(&mut way.parsed, before.0);
         way.data = before.1;
-        let leads = !matches!(route(&to), Route::Blocked | Route::Stack);
-        if leads && way.said() as u32 + more > MTU {
-            return self.is_too_long(way, MTU - more);
+        if let Some(mtu) = self.lesser_mtu_wrapped(way, &to) {
+            return self.is_too_long(way, mtu);
         }
         let verdict = self.wrapped(way, &to)?;
         way.marks = CT_ONE_WAY;
@@ -85,6 +82,14 @@ impl Model {
         let (state, ..) = self.stand(way);
         self.record(way, state);
         Ok(verdict)
+    }
+
+    /// What is left of the way's MTU for a packet that gets another header, if that is too little.
+    pub(super) fn lesser_mtu_wrapped(&self, way: &Way<'_>, to: &Address) -> Option<u32> {
+        const MTU: u32 = 1500;
+        let more = if way.parsed.v6 { 40 } else { 20 };
+        let leads = !matches!(route(to), Route::Blocked | Route::Stack);
+        (leads && way.said() as u32 + more > MTU).then_some(MTU - more)
     }
 
     /// Puts a packet into a header from the node's address on the way to somebody.

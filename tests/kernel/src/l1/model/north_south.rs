@@ -135,7 +135,11 @@ impl Model {
             return Ok(Verdict::Pass);
         }
         if one_way && self.wraps() && !self.is_within(&addr) {
-            return self.wrapped(way, &addr);
+            return match self.lesser_mtu_wrapped(way, &addr) {
+                // Nobody is told of errors about errors.
+                Some(_) => Err(drop::FRAGMENTATION_NEEDED),
+                None => self.wrapped(way, &addr),
+            };
         }
         way.set_inner(true, addr, port);
         way.set_dst(addr, outer.1);
