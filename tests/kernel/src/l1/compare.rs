@@ -1,7 +1,7 @@
 //! One world, the programs and the model side by side: where they differ, in words.
 
 use super::lab::{Input, Lab, Seen};
-use super::model::{Expected, Model, Parsed, Verdict, parse};
+use super::model::{Expected, Model, Parsed, Rows, Verdict, parse};
 use super::packet::{IN_IPV4, LINK, checksum_field, checksums, l4_sum, ones};
 use super::world::World;
 use cilium_abi::{ct::CtRow, event, fragment::FragmentRow, proto};
@@ -128,7 +128,7 @@ impl<'a> Trial<'a> {
         };
         // On a busy machine the thread may have stood still for longer: then nobody knows what the programs read.
         self.is_sure &= coarse_seconds() == second;
-        let expected = self.model.run(input, &seen, second);
+        let expected = self.model.run(input, &seen, &*self.lab, second);
         let mut wrong = compare(input, &seen, &expected);
         for key in &expected.keys {
             let (got, want) = (self.lab.connection(key), self.model.connections.get(key));

@@ -1,6 +1,7 @@
 //! Rows that programs write, read and written from outside.
 
 use super::lab::{Lab, ROWS};
+use super::model::Rows;
 use super::sys;
 use cilium_abi::{
     ct::{CtKey, CtRow, KIND_SERVICE},
@@ -12,14 +13,19 @@ use cilium_abi::{
 use std::collections::BTreeMap;
 use std::os::fd::BorrowedFd;
 
+impl Rows for Lab {
+    fn connection(&self, key: &CtKey) -> Option<CtRow> {
+        sys::lookup(self.ct_map(key.proto), key)
+    }
+
+    fn translation(&self, key: &SnatKey) -> Option<SnatRow> {
+        sys::lookup(self.map(maps::SNAT.name), key)
+    }
+}
+
 impl Lab {
     fn ct_map(&self, proto: u8) -> BorrowedFd<'_> {
         self.map(if proto == cilium_abi::proto::TCP { maps::CT_TCP.name } else { maps::CT_ANY.name })
-    }
-
-    /// An entry of conntrack.
-    pub fn connection(&self, key: &CtKey) -> Option<CtRow> {
-        sys::lookup(self.ct_map(key.proto), key)
     }
 
     /// Writes an entry of conntrack.

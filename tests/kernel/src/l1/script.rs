@@ -3,7 +3,7 @@
 
 use super::compare::{Trial, coarse_seconds, hex, same_entry};
 use super::lab::{Hook, Input, Lab, Seen};
-use super::model::{Ends, Kind, Parsed, Verdict, key, parse};
+use super::model::{Ends, Kind, Parsed, Rows, Verdict, key, parse};
 use super::packet::{checksum_field, checksums, join, l4_sum, ones, split};
 use super::world::{Links, Mode, Pod, World};
 use cilium_abi::{

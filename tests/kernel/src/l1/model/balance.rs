@@ -1,7 +1,7 @@
 //! Frontends and the choice of their backends, as the model sees them.
 
 use super::flows::{ENDING, be, is_syn};
-use super::{Ends, Model, Step, Way, key, parse};
+use super::{Ends, Model, Step, Way, key};
 use crate::l1::packet::{FIN, RST};
 use cilium_abi::{
     Address,
@@ -170,10 +170,8 @@ impl Model {
         if found.len() < usize::from(frontend.count) && way.saw_drop(drop::NO_SERVICE_BACKEND) {
             return None;
         }
-        let seen = parse(&way.seen.data, way.parsed.v6).ends;
-        // A fragment without ports is told by its address alone.
-        let same_port = |port: u16| way.parsed.l4 == 0 || port == seen.dport;
-        let hit = found.iter().find(|(_, row)| row.addr == seen.dst && same_port(row.port.host()));
+        let seen = way.rows.connection(&key(&way.parsed.ends, KIND_SERVICE).0).map(|row| row.backend);
+        let hit = found.iter().find(|(number, _)| Some(*number) == seen);
         hit.or(found.first()).map(|(number, _)| *number)
     }
 }

@@ -96,10 +96,19 @@ pub struct Model {
     pub drops: BTreeMap<(u8, u8), u64>,
 }
 
+/// What the programs left behind: where they may choose, it says what they chose, of packets too that do not show it.
+pub trait Rows {
+    /// An entry of conntrack.
+    fn connection(&self, key: &CtKey) -> Option<CtRow>;
+    /// A translation.
+    fn translation(&self, key: &SnatKey) -> Option<SnatRow>;
+}
+
 /// One packet's way.
 struct Way<'a> {
     input: &'a Input,
     seen: &'a Seen,
+    rows: &'a dyn Rows,
     now: u32,
     parsed: Parsed,
     data: Vec<u8>,
@@ -162,8 +171,8 @@ impl Model {
     }
 
     /// What a packet at a hook should lead to; remembers its consequences. `now` is in coarse seconds,
-    /// and `seen` says what the programs chose where they may choose.
-    pub fn run(&mut self, input: &Input, seen: &Seen, now: u32) -> Expected {
+    /// and `seen` and `rows` say what the programs did.
+    pub fn run(&mut self, input: &Input, seen: &Seen, rows: &dyn Rows, now: u32) -> Expected {
         let protocol = u16::from_be_bytes([input.data[12], input.data[13]]);
         let is_ip = matches!(protocol, 0x0800 | 0x86dd);
         let mut parsed = parse(&input.data, protocol == 0x86dd);
@@ -173,6 +182,7 @@ impl Model {
         let mut way = Way {
             input,
             seen,
+            rows,
             now,
             parsed,
             data: input.data.clone(),

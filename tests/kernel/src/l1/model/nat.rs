@@ -1,7 +1,7 @@
 //! Masquerading, and what comes back through it, as the model sees them.
 
 use super::flows::{be, is_syn, reversed};
-use super::{Ends, Kind, Model, Step, Way, is_node, key, parse};
+use super::{Ends, Kind, Model, Step, Way, is_node, key};
 use cilium_abi::{
     Address,
     ct::{CT_INITIATOR_HIGH, KIND_CONNECTION},
@@ -187,13 +187,12 @@ impl Model {
             ends.sport
         } else {
             // By chance: theirs, if it was free and in range. Finding none in a narrow range is chance too.
-            let seen = parse(&way.seen.data, way.parsed.v6).ends.sport;
+            let seen = way.rows.translation(&snat_key(&ends, OUT)).map(|row| row.port.host());
             let gave_up = way.saw_drop(drop::SNAT_NO_MAPPING) && range.clone().any(|port| !free(port));
             let any = if gave_up { None } else { range.clone().find(|port| free(*port)) };
-            if !gave_up && range.contains(&seen) && free(seen) {
-                seen
-            } else {
-                any.ok_or(drop::SNAT_NO_MAPPING)?
+            match seen.filter(|seen| !gave_up && range.contains(seen) && free(*seen)) {
+                Some(seen) => seen,
+                None => any.ok_or(drop::SNAT_NO_MAPPING)?,
             }
         };
         let row = |addr, port| SnatRow { addr, port, flags: 0, created: way.now, used: way.now };
