@@ -2,7 +2,7 @@
 
 use cilium_abi::{drop, identity, node::mark};
 use cilium_tests_kernel::l1::{
-    packet::{ACK, RST, SYN, tcp},
+    packet::{ACK, Build, RST, SYN, tcp, udp},
     script::{Check, Fixture, Site, fixture},
     world::{A, B, Family, Mode, OUTSIDE_ID, REMOTE_POD_ID, Rule, at},
 };
@@ -106,7 +106,21 @@ fn overlay(family: Family) -> Vec<Fixture> {
             .check(Check::Translations(1))
             .sends(Site::FromHost, asked(at::node(family)))
             .check(Check::SourcePort(40_000, 40_007)),
+        named("a packet that is cut behind its ports is the stack's as it is if they are the overlay's")
+            .passes(Site::FromNet, cut(udp(at::outside(family), at::node(family), (4000, 8472))))
+            .check(Check::Untouched)
+            .check(Check::Mark(0))
+            .passes(Site::FromNet, cut(udp(at::outside(family), at::node(family), (4000, 8473))))
+            .check(Check::Mark(OUTSIDE_MARK)),
     ]
+}
+
+/// A datagram that ends in the middle of its header.
+fn cut(build: Build) -> Vec<u8> {
+    let mut frame = build.bytes();
+    let is_v6 = frame[12] == 0x86;
+    frame.truncate(if is_v6 { 54 } else { 34 } + 5);
+    frame
 }
 
 #[test]

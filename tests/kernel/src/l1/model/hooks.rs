@@ -10,7 +10,7 @@ use cilium_abi::{
     drop,
     endpoint::{ENDPOINT_HOST, EndpointConfigRow, EndpointRow},
     identity,
-    node::{NODE_ALLOW_LOCALHOST, NODE_HOST_STACK, NODE_TUNNEL, mark},
+    node::{AGGREGATE_NONE, NODE_ALLOW_LOCALHOST, NODE_HOST_STACK, NODE_TUNNEL, mark},
     proto,
     snat::OUT,
 };
@@ -416,6 +416,9 @@ impl Model {
     }
 
     fn device_receives(&mut self, way: &mut Way<'_>) -> Step<Verdict> {
+        if way.parsed.fault.is_some() && self.names_overlay(way) {
+            return Ok(Verdict::Pass);
+        }
         let is_here = self.world.endpoints.contains_key(&way.parsed.ends.dst);
         if self.serves_outside() && is_here && !self.by_stack() {
             self.takes(way)?;
@@ -459,6 +462,24 @@ impl Model {
         let source = self.identity(&way.parsed.ends.src, way.parsed.v6);
         self.admit(way, &config, source)?;
         self.deliver(way, &endpoint)
+    }
+
+    /// Whether a frame that is cut or lies about its length says nevertheless that it is for the overlay of this node: the
+    /// stack has it as it is, and drops it.
+    fn names_overlay(&self, way: &Way<'_>) -> bool {
+        let data = &way.data;
+        let (is_plain, port) = if way.parsed.v6 {
+            (data.get(20) == Some(&proto::UDP), 56)
+        } else {
+            let begins = data.get(14) == Some(&0x45) && data.get(23) == Some(&proto::UDP);
+            (begins && data.get(20..22).is_some_and(|word| [word[0] & 0x3f, word[1]] == [0, 0]), 36)
+        };
+        let port = data.get(port..port + 2);
+        self.node.flags & NODE_TUNNEL != 0
+            && self.node.trace_aggregation != AGGREGATE_NONE
+            && is_plain
+            && port == Some(&self.node.tunnel_port.host().to_be_bytes())
+            && self.is_host(&way.parsed.ends.dst)
     }
 
     /// Who sent what a device received: nobody but the world, if it has no business to be outside.
