@@ -234,24 +234,24 @@ senders! {
     deliver_send_v6, deliver_device_v6 => V6;
 }
 
-/// The device that the kernel's route to a packet's destination leaves by; where there is none, the one the packet
-/// came in by.
+/// The device that the kernel's route to a packet's destination leaves by, whoever sends it: its source is about to
+/// change, and for some, like those of one link (IPv6), there is no route. Where there is none, the one the packet came
+/// in by.
 #[inline(always)]
 pub fn device<F: Family>(skb: Skb, flow: &Flow) -> u32 {
     // SAFETY: a valid context and this CPU's flow.
     unsafe { if F::IS_V6 { deliver_device_v6(skb.0, flow) } else { deliver_device_v4(skb.0, flow) } }
 }
 
-/// Asks the kernel for its route: its answer, `BPF_FIB_LKUP_RET_`. `fib`, which is all zeroes, has the rest.
+/// Asks the kernel for its route: its answer, `BPF_FIB_LKUP_RET_`. `fib`, which is all zeroes but for the
+/// sender, if that matters, has the rest.
 #[inline(always)]
 fn look_up<F: Family>(skb: Skb, flow: &Flow, fib: &mut FibParams) -> u32 {
     fib.family = F::AF;
     fib.ifindex = flow.ifindex;
     if F::IS_V6 {
-        fib.__bindgen_anon_3.ipv6_src = flow.tuple.src.words;
         fib.__bindgen_anon_4.ipv6_dst = flow.tuple.dst.words;
     } else {
-        fib.__bindgen_anon_3.ipv4_src = flow.tuple.src.v4_word();
         fib.__bindgen_anon_4.ipv4_dst = flow.tuple.dst.v4_word();
     }
     // SAFETY: a valid context and an initialised struct of the given size.
@@ -267,6 +267,11 @@ fn send<F: Family>(skb: Skb, flow: &Flow) -> i64 {
     }
     // SAFETY: all zeroes is a valid value of this plain struct.
     let mut fib: FibParams = unsafe { MaybeUninit::zeroed().assume_init() };
+    if F::IS_V6 {
+        fib.__bindgen_anon_3.ipv6_src = flow.tuple.src.words;
+    } else {
+        fib.__bindgen_anon_3.ipv4_src = flow.tuple.src.v4_word();
+    }
     let found = look_up::<F>(skb, flow, &mut fib);
     match found {
         BPF_FIB_LKUP_RET_SUCCESS | BPF_FIB_LKUP_RET_NO_NEIGH => {}

@@ -220,6 +220,13 @@ fn conversations(far: Far) -> Vec<Fixture> {
             .check(Check::Source(far.backend, BACKEND_PORT))
             .check(Check::Destination(case.client, CLIENT)),
     ];
+    if case.family == Family::V6 {
+        // The kernel knows no way on for what such a client sends under its own address.
+        let neighbour = Address::v6([0xfe, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x99]);
+        let fixture = far.serving("a client of the link");
+        let fixture = far.went(fixture.sends(Site::FromNet, far.from((neighbour, CLIENT), SYN)));
+        table.push(fixture.check(Check::Source(own, CLIENT)));
+    }
     if far.mode == Mode::BalancerTunnel {
         let full = |text: &str, count: u16| {
             let held = [CLIENT].into_iter().chain((40_000..).take(count.into()));
