@@ -12,7 +12,7 @@ use cilium_abi::{
         FRONTEND_SOURCE_DENY, FRONTEND_SOURCE_RANGES, FRONTEND_TWO_SCOPES, FrontendKey, FrontendRow,
         SCOPE_EXTERNAL, SCOPE_INTERNAL, SlotKey,
     },
-    node::NODE_LB,
+    node::{NODE_LB, NODE_XDP},
     proto,
 };
 
@@ -119,13 +119,36 @@ impl Model {
             return None;
         }
         let client = AffinityKey { client: ends.src, rev_nat: frontend.rev_nat, is_cookie: 0 };
-        let number = self
+        let found = self
             .kept(&client, frontend, way.now)
             .or_else(|| self.in_table(&ends, frontend))
-            .or_else(|| self.any(way, frontend))?;
+            .or_else(|| self.any(way, frontend));
+        let Some(number) = found else {
+            if let Some(number) = self.driver_chose(way) {
+                self.open(way, frontend, number);
+            }
+            return None;
+        };
         if frontend.affinity > 0 {
             self.affinities.insert(client, AffinityRow { backend: number, used: way.now });
         }
+        self.open(way, frontend, number);
+        Some(number)
+    }
+
+    /// The backend that a driver's program chose, where the device's program then looked for another since that one is
+    /// terminating, and found none.
+    fn driver_chose(&self, way: &Way<'_>) -> Option<u32> {
+        let row = way.rows.connection(&key(&way.parsed.ends, KIND_SERVICE).0)?;
+        let backend = self.world.backends.get(&row.backend)?;
+        let is_fresh = row.expires == way.now + self.lifetime(way);
+        let is_left = is_syn(way) && backend.flags & BACKEND_TERMINATING != 0;
+        (is_fresh && is_left && self.node.flags & NODE_XDP != 0).then_some(row.backend)
+    }
+
+    /// Notes the backend of a new connection.
+    fn open(&mut self, way: &mut Way<'_>, frontend: &FrontendRow, number: u32) {
+        let ends = way.parsed.ends;
         let backend = self.world.backends.get(&number).copied();
         way.one_way = backend.is_some_and(|backend| self.is_direct(way, frontend, &backend));
         let row = CtRow {
@@ -137,7 +160,6 @@ impl Model {
             ..CtRow::default()
         };
         self.connections.insert(key(&ends, KIND_SERVICE).0, row);
-        Some(number)
     }
 
     fn kept(&self, client: &AffinityKey, frontend: &FrontendRow, now: u32) -> Option<u32> {
