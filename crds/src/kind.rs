@@ -52,6 +52,9 @@ kinds! {
     CiliumNode "cilium.io/v2" Cluster,
     CiliumEndpoint "cilium.io/v2" Namespaced,
     CiliumIdentity "cilium.io/v2" Cluster,
+    ClusterNetworkPolicy "policy.networking.k8s.io/v1alpha2" Cluster,
+    AdminNetworkPolicy "policy.networking.k8s.io/v1alpha1" Cluster,
+    BaselineAdminNetworkPolicy "policy.networking.k8s.io/v1alpha1" Cluster,
 }
 
 impl ObjectKind {
@@ -63,7 +66,12 @@ impl ObjectKind {
     /// Whether it is a policy.
     pub const fn is_policy(self) -> bool {
         match self {
-            Self::NetworkPolicy | Self::CiliumNetworkPolicy | Self::CiliumClusterwideNetworkPolicy => true,
+            Self::NetworkPolicy
+            | Self::CiliumNetworkPolicy
+            | Self::CiliumClusterwideNetworkPolicy
+            | Self::ClusterNetworkPolicy
+            | Self::AdminNetworkPolicy
+            | Self::BaselineAdminNetworkPolicy => true,
             Self::Namespace
             | Self::Node
             | Self::Pod

@@ -38,7 +38,10 @@ fn names(kind: ObjectKind) -> Option<Names> {
         | ObjectKind::Pod
         | ObjectKind::Service
         | ObjectKind::EndpointSlice
-        | ObjectKind::NetworkPolicy => return None,
+        | ObjectKind::NetworkPolicy
+        | ObjectKind::ClusterNetworkPolicy
+        | ObjectKind::AdminNetworkPolicy
+        | ObjectKind::BaselineAdminNetworkPolicy => return None,
     };
     Some(Names { plural, short, categories })
 }

@@ -14,6 +14,7 @@ pub mod network_policy;
 pub mod policy;
 mod selector;
 pub mod service;
+pub mod tiers;
 
 pub use int_or_string::IntOrString;
 pub use meta::ObjectMeta;

@@ -15,7 +15,7 @@ use crate::api::l7::L7Rules;
 use crate::api::policy::CidrRule;
 use cilium_engine::state::{Direction, Origin};
 use cilium_engine::world::{
-    Clause, DefaultDeny, Entity, Label, Peer, PeerSet, PolicyRule, PortSet, RuleVerdict, Selector, Subject,
+    Clause, DefaultDeny, Entity, Label, Peer, PeerSet, PolicyRule, PortSet, Rank, RuleVerdict, Selector, Subject,
 };
 
 const RULE_FIELDS: &[&str] = &[
@@ -110,6 +110,7 @@ fn rule(header: &Header, cursor: &Cursor<'_>, notes: &mut Notes) -> PolicyRule {
     PolicyRule {
         origin: Origin { object: header.title(), place: header.place.to_string(), rule: cursor.path.clone() },
         subject,
+        rank: Rank::default(),
         default_deny: default_deny(cursor, named, notes),
         clauses,
     }

@@ -20,7 +20,7 @@ pub(super) struct Parts {
 pub(super) fn clause(direction: Direction, verdict: RuleVerdict, parts: Parts, path: &str) -> Option<Clause> {
     let (peers, ports) = match (verdict, parts.peers, parts.ports) {
         (_, Ok(peers), Ok(ports)) => (peers, ports),
-        (RuleVerdict::Allow, _, _) => return None,
+        (RuleVerdict::Allow | RuleVerdict::Pass, _, _) => return None,
         (RuleVerdict::Deny, peers, ports) => (peers.unwrap_or(PeerSet::Any), ports.unwrap_or(PortSet::Any)),
     };
     Some(Clause { direction, verdict, peers, ports, path: path.to_owned() })

@@ -18,6 +18,7 @@ mod ports;
 mod selector;
 mod service;
 mod slice;
+mod tiers;
 mod values;
 
 pub use combine::{Combined, LowerOptions, Pieces, combine};
@@ -90,6 +91,9 @@ pub(crate) fn lower(header: &Header, root: &Node, findings: &mut Vec<Finding>) -
         ObjectKind::CiliumNetworkPolicy | ObjectKind::CiliumClusterwideNetworkPolicy => {
             cilium_policy::lower(header, &cursor, &mut notes)
         }
+        ObjectKind::ClusterNetworkPolicy
+        | ObjectKind::AdminNetworkPolicy
+        | ObjectKind::BaselineAdminNetworkPolicy => tiers::lower(header, &cursor, &mut notes),
         // Other kinds are wanted whole: half a Service would be another Service.
         _ if notes.findings.iter().any(|f| f.class == Class::Invalid) => Facts::Nothing,
         ObjectKind::Namespace => cluster::namespace(header, &cursor, &mut notes),

@@ -11,7 +11,7 @@ use crate::schema::quoted;
 use cilium_engine::shared::Shared;
 use cilium_engine::state::{Direction, Origin, Protocol};
 use cilium_engine::world::{
-    DefaultDeny, Peer, PeerSet, PolicyRule, PortMatch, PortSet, RuleVerdict, Selector, Subject,
+    DefaultDeny, Peer, PeerSet, PolicyRule, PortMatch, PortSet, Rank, RuleVerdict, Selector, Subject,
 };
 
 /// The rule of a policy.
@@ -58,7 +58,8 @@ pub(super) fn lower(header: &Header, root: &Cursor<'_>, notes: &mut Notes) -> Fa
         }
     }
     let origin = Origin { object: header.title(), place: header.place.to_string(), rule: spec.path.clone() };
-    Facts::Policy(vec![PolicyRule { origin, subject, default_deny, clauses }.into()].into())
+    let rank = Rank::default();
+    Facts::Policy(vec![PolicyRule { origin, subject, rank, default_deny, clauses }.into()].into())
 }
 
 /// `policyTypes`; without it ingress, and egress if there are egress rules.
@@ -124,9 +125,8 @@ fn peer(item: &Cursor<'_>, namespace: &str, notes: &mut Notes) -> Result<Peer, B
         (Some(pods), None, None) => Ok(Peer::Endpoints(with(pods?, in_namespace(namespace)))),
         (pods, Some(namespaces), None) => {
             let mut requirements = namespaces?.requirements;
-            if requirements.is_empty() {
-                requirements.push(in_any_namespace());
-            }
+            // Who is in no namespace is no pod.
+            requirements.push(in_any_namespace());
             requirements.extend(pods.unwrap_or(Ok(Selector::default()))?.requirements);
             Ok(Peer::Endpoints(sorted(requirements)))
         }

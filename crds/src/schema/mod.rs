@@ -7,7 +7,7 @@ mod forms;
 pub use check::check;
 pub(crate) use check::{MAX_FINDINGS, nearest, quoted};
 
-use crate::api::{cilium, core, network_policy, policy, service};
+use crate::api::{cilium, core, network_policy, policy, service, tiers};
 use crate::kind::ObjectKind;
 use schemars::JsonSchema;
 use schemars::generate::SchemaSettings;
@@ -36,6 +36,9 @@ fn generate(kind: ObjectKind) -> Value {
         ObjectKind::CiliumNode => schema::<cilium::CiliumNode>(),
         ObjectKind::CiliumEndpoint => schema::<cilium::CiliumEndpoint>(),
         ObjectKind::CiliumIdentity => schema::<cilium::CiliumIdentity>(),
+        ObjectKind::ClusterNetworkPolicy => schema::<tiers::ClusterNetworkPolicy>(),
+        ObjectKind::AdminNetworkPolicy => schema::<tiers::AdminNetworkPolicy>(),
+        ObjectKind::BaselineAdminNetworkPolicy => schema::<tiers::BaselineAdminNetworkPolicy>(),
     }
 }
 

@@ -49,7 +49,7 @@ pub const EGRESS: u8 = 0x80;
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, IntoBytes, FromBytes, Immutable, KnownLayout)]
 pub struct PolicyRow {
-    /// [`NONE`], [`ALLOW`] or [`DENY`].
+    /// [`NONE`], [`ALLOW`], [`DENY`] or [`UNALLOWED`].
     pub verdict: u8,
     /// Zero.
     pub reserved: u8,
@@ -69,6 +69,8 @@ pub const NONE: u8 = 0;
 pub const ALLOW: u8 = 1;
 /// Deny.
 pub const DENY: u8 = 2;
+/// No rule allows it: denied by default, whatever other rows say.
+pub const UNALLOWED: u8 = 3;
 
 /// How a verdict was found (`policy_match_type` in flows): no row.
 pub const MATCH_NONE: u8 = 0;

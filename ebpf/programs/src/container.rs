@@ -187,7 +187,8 @@ fn to_neighbour<F: Family>(
     if conntrack::is_forward(flow) {
         policy::egress(skb, flow, row.as_deref(), config, endpoint.identity)?;
         event::forwarded(skb, flow);
-        policy::ingress(skb, flow, row.as_deref(), self::config(endpoint.ifindex)?, config.identity)?;
+        let to = self::config(endpoint.ifindex)?;
+        policy::ingress(skb, flow, row.as_deref(), to, config.identity, false)?;
     } else {
         event::forwarded(skb, flow);
         let target = self::config(endpoint.ifindex)?;
@@ -239,11 +240,10 @@ pub fn admit<F: Family>(
         let Sender { identity: peer, memory: found, is_told } = source(flow, row.as_deref());
         memory = found;
         flow.src_identity = peer;
-        if !(peer == identity::HOST && node!(flags) & NODE_ALLOW_LOCALHOST != 0) {
-            policy::ingress(skb, flow, row.as_deref().filter(|_| !is_told), config, peer)?;
-            if is_told {
-                flow.allowed = 0;
-            }
+        let trusted = peer == identity::HOST && node!(flags) & NODE_ALLOW_LOCALHOST != 0;
+        policy::ingress(skb, flow, row.as_deref().filter(|_| !is_told), config, peer, trusted)?;
+        if is_told {
+            flow.allowed = 0;
         }
     } else if let Some(row) = row.as_deref() {
         flow.src_identity = row.identity;

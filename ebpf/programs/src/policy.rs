@@ -30,7 +30,7 @@ pub fn egress(
     if config.flags & CONFIG_OPEN_EGRESS != 0 || remembers(flow, row.map(|row| row.allowed_egress)) {
         return Ok(());
     }
-    ask(skb, flow, config.policy_id, EGRESS | ladders(config.flags / CONFIG_EGRESS_NO_PEERS), peer)?;
+    ask(skb, flow, config.policy_id, EGRESS | ladders(config.flags / CONFIG_EGRESS_NO_PEERS), peer, false)?;
     flow.allowed |= ALLOWED_EGRESS;
     Ok(())
 }
@@ -45,7 +45,7 @@ fn remembers(flow: &Flow, allowed: Option<u32>) -> bool {
 }
 
 /// Whether the endpoint may receive from `peer`, as [`egress`]; `row` is `None` where the peer is what the
-/// packet says it is. From here on events are about this endpoint.
+/// packet says it is. One who is `trusted` needs no rule that allows it. From here on events are about this endpoint.
 #[inline(always)]
 pub fn ingress(
     skb: Skb,
@@ -53,13 +53,14 @@ pub fn ingress(
     row: Option<&CtRow>,
     config: &EndpointConfigRow,
     peer: u32,
+    trusted: bool,
 ) -> Step<()> {
     flow.direction = DIRECTION_INGRESS;
     flow.endpoint_id = config.endpoint_id;
     if config.flags & CONFIG_OPEN_INGRESS != 0 || remembers(flow, row.map(|row| row.allowed_ingress)) {
         return Ok(());
     }
-    ask(skb, flow, config.policy_id, ladders(config.flags / CONFIG_INGRESS_NO_PEERS), peer)?;
+    ask(skb, flow, config.policy_id, ladders(config.flags / CONFIG_INGRESS_NO_PEERS), peer, trusted)?;
     flow.allowed |= ALLOWED_INGRESS;
     Ok(())
 }
@@ -79,9 +80,10 @@ const _: () = assert!(
 
 /// `direction` is [`EGRESS`] or 0, with the ladders in its lowest bits.
 #[inline(always)]
-fn ask(skb: Skb, flow: &mut Flow, policy_id: u32, direction: u8, peer: u32) -> Step<()> {
+fn ask(skb: Skb, flow: &mut Flow, policy_id: u32, direction: u8, peer: u32, trusted: bool) -> Step<()> {
     // SAFETY: this CPU's flow.
     let found = unsafe { policy_lookup(flow, policy_id, direction as u32, peer) };
+    let found = if trusted && found != DENY as u32 { ALLOW as u32 } else { found };
     if found == ALLOW as u32 && flow.state != reason::NEW {
         return Ok(());
     }

@@ -147,6 +147,7 @@ fn world(size: Size) -> World {
                 rule: String::new(),
             },
             subject: Subject::Endpoints(having("app", format!("app{n}"))),
+            rank: Rank::default(),
             default_deny: DefaultDeny { ingress: true, egress: false },
             clauses: vec![clause],
         });
@@ -328,6 +329,7 @@ fn an_identity_is_told_to_all_who_select_it() {
         world.rules.add(PolicyRule {
             origin: Origin { object: format!("policy {n}"), place: String::new(), rule: String::new() },
             subject: Subject::Endpoints(having("local", n.to_string())),
+            rank: Rank::default(),
             default_deny: DefaultDeny { ingress: true, egress: false },
             clauses: vec![clause],
         });

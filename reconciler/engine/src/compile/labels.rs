@@ -5,7 +5,7 @@ use crate::world::{EndpointRecord, Label, Labels, ObjectName, Pod, World};
 
 const NAMESPACE: &str = "io.kubernetes.pod.namespace";
 const NAMESPACE_LABELS: &str = "io.cilium.k8s.namespace.labels.";
-const CLUSTER: &str = "io.cilium.k8s.policy.cluster";
+pub(super) const CLUSTER: &str = "io.cilium.k8s.policy.cluster";
 const SERVICE_ACCOUNT: &str = "io.cilium.k8s.policy.serviceaccount";
 
 /// Keys beginning so are part of the identity, if the match is longer than that of [`IGNORED`].

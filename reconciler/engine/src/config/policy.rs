@@ -20,10 +20,10 @@ pub enum Enforcement {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum AllowLocalhost {
-    /// As `always`, unless `enforcement` is `always`.
+    /// As `always`.
     #[default]
     Auto,
-    /// Yes: kubelet's probes reach a pod under default deny.
+    /// Yes: kubelet's probes reach a pod under default deny. What a rule denies the node is denied.
     Always,
     /// Only as policies allow the entity `host`.
     Policy,
@@ -42,7 +42,7 @@ pub enum InvalidPolicy {
 }
 
 /// Network policy.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Policy {
     /// When a pod is closed to what no rule allows.
@@ -54,32 +54,26 @@ pub struct Policy {
     /// What a policy that was never seen valid does.
     #[schemars(extend("x-impact" = "hitless"))]
     pub invalid: InvalidPolicy,
+    /// Whether a selector of endpoints that names no cluster means those of this cluster alone. Without, one that only
+    /// excludes (`NotIn`, `DoesNotExist`) selects nodes and the world as well.
+    #[schemars(extend("x-impact" = "hitless"))]
+    pub default_local_cluster: bool,
 }
 
-impl Policy {
-    /// Whether the node reaches its own pods whatever the policy says: `auto` decided.
-    pub fn localhost_always_allowed(&self) -> bool {
-        match (self.allow_localhost, self.enforcement) {
-            (AllowLocalhost::Always, _) => true,
-            (AllowLocalhost::Policy, _) => false,
-            (AllowLocalhost::Auto, Enforcement::Default | Enforcement::Never) => true,
-            (AllowLocalhost::Auto, Enforcement::Always) => false,
+impl Default for Policy {
+    fn default() -> Self {
+        Self {
+            enforcement: Enforcement::default(),
+            allow_localhost: AllowLocalhost::default(),
+            invalid: InvalidPolicy::default(),
+            default_local_cluster: true,
         }
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_node_reaches_its_pods_unless_enforcement_is_always_or_policies_decide() {
-        let allowed = |allow_localhost, enforcement| {
-            Policy { allow_localhost, enforcement, ..Policy::default() }.localhost_always_allowed()
-        };
-        assert!(allowed(AllowLocalhost::Auto, Enforcement::Default));
-        assert!(!allowed(AllowLocalhost::Auto, Enforcement::Always));
-        assert!(allowed(AllowLocalhost::Always, Enforcement::Always));
-        assert!(!allowed(AllowLocalhost::Policy, Enforcement::Default));
+impl Policy {
+    /// Whether the node reaches its own pods where no rule denies it.
+    pub fn localhost_always_allowed(&self) -> bool {
+        self.allow_localhost != AllowLocalhost::Policy
     }
 }

@@ -15,7 +15,7 @@ pub use object::{
     Place, Pod, PodPort, PortMappings, RemoteEndpoint,
 };
 pub use policy::{
-    Clause, DefaultDeny, Entity, Peer, PeerSet, PolicyRule, PortMatch, PortSet, RuleVerdict, Subject,
+    Clause, DefaultDeny, Entity, Peer, PeerSet, PolicyRule, PortMatch, PortSet, Rank, RuleVerdict, Subject, Tier,
 };
 pub use service::{
     Allocation, Created, Distribution, ForwardingMode, FrontendKind, IpFamily, LbAlgorithm,

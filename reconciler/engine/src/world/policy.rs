@@ -2,8 +2,9 @@
 //!
 //! ```text
 //! PolicyRule ── subject (which endpoints)
+//!     ├─ rank: when it is asked
 //!     ├─ default_deny per direction
-//!     └─ clauses: direction, allow|deny, peers ∧ ports
+//!     └─ clauses: direction, allow|deny|pass, peers ∧ ports
 //! ```
 
 use super::Selector;
@@ -36,19 +37,45 @@ pub struct PolicyRule {
     pub origin: Origin,
     /// Which endpoints.
     pub subject: Subject,
+    /// When it is asked.
+    pub rank: Rank,
     /// Default deny.
     pub default_deny: DefaultDeny,
     /// What is allowed and denied.
     pub clauses: Vec<Clause>,
 }
 
-/// Allow or deny.
+/// A tier of rules: earlier ones are asked first.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Tier {
+    /// The first rule that is about a packet decides.
+    Admin,
+    /// Order says nothing here, and deny wins over allow. Default deny ends it: no later tier is asked.
+    #[default]
+    Normal,
+    /// As Admin, for what no rule of the tiers before is about.
+    Baseline,
+}
+
+/// When a rule is asked (ClusterNetworkPolicy, `policy.networking.k8s.io/v1alpha2`). Of the same rank: by the names of
+/// objects, then by place.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Rank {
+    /// The tier.
+    pub tier: Tier,
+    /// Lower ones first; 0 in [`Tier::Normal`].
+    pub priority: u16,
+}
+
+/// What a clause does with what it is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum RuleVerdict {
     /// Allow.
     Allow,
-    /// Deny; wins over allow.
+    /// Deny.
     Deny,
+    /// Ask no more rules of this tier (none of [`Tier::Normal`] says so).
+    Pass,
 }
 
 /// One entry of `ingress`, `egress`, `ingressDeny` or `egressDeny`: any of the peers on any of the ports.

@@ -107,7 +107,10 @@ impl Identity {
             | ObjectKind::NetworkPolicy
             | ObjectKind::CiliumNetworkPolicy
             | ObjectKind::CiliumClusterwideNetworkPolicy
-            | ObjectKind::CiliumEndpoint => None,
+            | ObjectKind::CiliumEndpoint
+            | ObjectKind::ClusterNetworkPolicy
+            | ObjectKind::AdminNetworkPolicy
+            | ObjectKind::BaselineAdminNetworkPolicy => None,
         };
         Self { kind: header.kind, name: header.name.clone(), publisher }
     }

@@ -365,8 +365,10 @@ fn reserved(site: &Site) -> BTreeMap<IdentityId, Identity> {
     names
         .into_iter()
         .map(|(id, name)| {
-            let labels = Labels::default().with("reserved", name, "").into();
-            (IdentityId(id), Identity { labels, sort: Sort::Reserved })
+            let labels = Labels::default().with("reserved", name, "");
+            // Whoever is of one family's world is of the world.
+            let labels = if name.starts_with("world-") { labels.with("reserved", "world", "") } else { labels };
+            (IdentityId(id), Identity { labels: labels.into(), sort: Sort::Reserved })
         })
         .collect()
 }

@@ -41,7 +41,8 @@ pub(super) fn number(rules: &Set<Shared<PolicyRule>>, site: &Site, book: &IdBook
             (true, Family::V4) => "world-ipv4",
             (true, Family::V6) => "world-ipv6",
         };
-        let labels = Labels::default().with("cidr", &net.to_string(), "").with("reserved", world_name, "");
+        let labels = Labels::default().with("cidr", &net.to_string(), "");
+        let labels = labels.with("reserved", "world", "").with("reserved", world_name, "");
         let hash = ContentHash::of_labels(&labels);
         let prefix =
             |id| Prefix { id, why: because(origin), labels: labels.clone().into(), digest: hash.digest() };

@@ -1,12 +1,13 @@
 //! What the rules that select an endpoint make of it: equal for all endpoints they select together.
 
+use super::ladder::{ADMIN, BASELINE, NORMAL_ALLOW, NORMAL_DENY};
 use super::rules::Numbered;
 use super::select::some;
 use crate::compile::number::ContentHash;
 use crate::compile::view::ViewWay;
 use crate::config::{Config, Enforcement};
-use crate::state::{Direction, IdentityId, PolicyId};
-use crate::world::{Clause, Labels, PolicyRule, RuleVerdict, Subject};
+use crate::state::{Cookie, Direction, IdentityId, PolicyId};
+use crate::world::{Clause, Labels, PolicyRule, Rank, RuleVerdict, Subject, Tier};
 use cilium_abi::endpoint::{
     CONFIG_EGRESS_NO_ANY, CONFIG_EGRESS_NO_PEERS, CONFIG_INGRESS_NO_ANY, CONFIG_INGRESS_NO_PEERS,
     CONFIG_OPEN_EGRESS, CONFIG_OPEN_INGRESS,
@@ -23,6 +24,26 @@ pub(super) enum Way {
     Denied,
     /// What no rule allows is denied.
     Closed,
+    /// As closed, by a policy: Baseline rules are not asked.
+    Isolated,
+}
+
+impl Way {
+    pub(super) fn is_closed(self) -> bool {
+        match self {
+            Self::Closed | Self::Isolated => true,
+            Self::Open | Self::Denied => false,
+        }
+    }
+}
+
+/// A clause, as a content has it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Entry<'c> {
+    pub(super) clause: &'c Clause,
+    pub(super) cookie: Cookie,
+    /// Higher wins.
+    pub(super) precedence: u32,
 }
 
 /// What is in force for an endpoint.
@@ -52,7 +73,7 @@ impl Enforced {
         match way {
             Way::Open => ViewWay::Open,
             Way::Denied => ViewWay::DenyRulesOnly,
-            Way::Closed => ViewWay::DefaultDeny,
+            Way::Closed | Way::Isolated => ViewWay::DefaultDeny,
         }
     }
 }
@@ -91,11 +112,18 @@ impl Content {
                 Direction::Ingress => rule.default_deny.ingress,
                 Direction::Egress => rule.default_deny.egress,
             };
-            if always || selecting().any(denies) {
+            if selecting().any(denies) {
+                return Way::Isolated;
+            }
+            if always {
                 return Way::Closed;
             }
-            let deny = |c: &Clause| c.direction == direction && c.verdict == RuleVerdict::Deny;
-            if selecting().flat_map(|rule| &rule.clauses).any(deny) { Way::Denied } else { Way::Open }
+            let takes = |rule: &PolicyRule, clause: &Clause| {
+                let allows = clause.verdict == RuleVerdict::Allow && rule.rank.tier == Tier::Normal;
+                clause.direction == direction && !allows
+            };
+            let taken = selecting().any(|rule| rule.clauses.iter().any(|clause| takes(rule, clause)));
+            if taken { Way::Denied } else { Way::Open }
         };
         let (ingress, egress) = (way(Direction::Ingress), way(Direction::Egress));
         Self::new(ingress, egress, rules)
@@ -112,10 +140,8 @@ impl Content {
     pub(super) fn hints(&self) -> u16 {
         let mut hints = 0;
         for (direction, way) in self.ways() {
-            let clauses = || self.rules.iter().flat_map(|numbered| &numbered.rule.clauses);
-            let about = |of_some: bool| {
-                clauses().any(|c| c.direction == direction && some(&c.peers).is_some() == of_some)
-            };
+            let entries = self.entries(direction);
+            let about = |of_some: bool| entries.iter().any(|e| some(&e.clause.peers).is_some() == of_some);
             let (no_peers, no_any) = match direction {
                 Direction::Ingress => (CONFIG_INGRESS_NO_PEERS, CONFIG_INGRESS_NO_ANY),
                 Direction::Egress => (CONFIG_EGRESS_NO_PEERS, CONFIG_EGRESS_NO_ANY),
@@ -123,7 +149,7 @@ impl Content {
             if !about(true) {
                 hints |= no_peers;
             }
-            if way == Way::Closed && !about(false) {
+            if way.is_closed() && !about(false) {
                 hints |= no_any;
             }
         }
@@ -134,6 +160,33 @@ impl Content {
     pub(super) fn ways(&self) -> impl Iterator<Item = (Direction, Way)> {
         let ways = [(Direction::Ingress, self.ingress), (Direction::Egress, self.egress)];
         ways.into_iter().filter(|(_, way)| *way != Way::Open)
+    }
+
+    /// The clauses that count in a direction, in the order of rules.
+    pub(super) fn entries(&self, direction: Direction) -> Vec<Entry<'_>> {
+        let way = match direction {
+            Direction::Ingress => self.ingress,
+            Direction::Egress => self.egress,
+        };
+        let all = self.rules.iter().flat_map(|numbered| {
+            let clauses = numbered.rule.clauses.iter().zip(numbered.cookies.iter().copied());
+            clauses.map(|(clause, cookie)| (numbered.rule.rank, clause, cookie))
+        });
+        let counts = |rank: &Rank| rank.tier != Tier::Baseline || way != Way::Isolated;
+        let all: Vec<_> = all.filter(|(rank, c, _)| c.direction == direction && counts(rank)).collect();
+        // Rules stand in the order of their objects' names already, and clauses in that of their places.
+        let mut order: Vec<usize> = (0..all.len()).filter(|n| all[*n].0.tier != Tier::Normal).collect();
+        order.sort_by_key(|n| all[*n].0);
+        let mut precedences: Vec<u32> = all
+            .iter()
+            .map(|(_, clause, _)| if clause.verdict == RuleVerdict::Deny { NORMAL_DENY } else { NORMAL_ALLOW })
+            .collect();
+        for (after, n) in (0..).zip(order.into_iter().rev()) {
+            let tier = if all[n].0.tier == Tier::Admin { ADMIN } else { BASELINE };
+            precedences[n] = tier + after;
+        }
+        let entry = |((_, clause, cookie), precedence)| Entry { clause, cookie, precedence };
+        all.into_iter().zip(precedences).map(entry).collect()
     }
 
     /// Whether both are of the very same rules, also in what the hash leaves out.

@@ -144,7 +144,7 @@ impl Stage {
                 clear(id, before, edits);
             }
         }
-        let mut writer = Writer::new(Chooser::new(&self.catalogue, site));
+        let mut writer = Writer::new(Chooser::new(&self.catalogue, site, config));
         let (limit, mut written) = (config.bpf.policy_max as usize, 0);
         // In the order of the first endpoint of each, so that who is closed for want of room is certain.
         let mut order: Vec<&(Arc<Content>, Vec<u16>)> = subjects.values().collect();

@@ -88,7 +88,7 @@ fn place(rule: &PolicyRule, clause: &Clause) -> ContentHash {
 
 fn numbered(rule: &Shared<PolicyRule>, places: Vec<ContentHash>, cookies: Vec<Cookie>) -> Numbered {
     // The Debug text is the content: another text after an upgrade costs one switch of numbers.
-    let text = format!("{:?} {:?}", rule.default_deny, rule.clauses);
+    let text = format!("{:?} {:?} {:?}", rule.rank, rule.default_deny, rule.clauses);
     let names: String = cookies.iter().map(|c| format!(" {c}")).collect();
     let origins = rule.clauses.iter().map(|clause| clause_origin(rule, clause));
     Numbered {

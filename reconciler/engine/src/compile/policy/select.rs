@@ -1,11 +1,13 @@
 //! Which identities a peer means: all of them at once, or one of them asked by itself. Both must agree.
 
 use crate::compile::identity::{Identity, Sort};
+use crate::compile::labels::CLUSTER;
 use crate::compile::site::{Family, Site};
+use crate::config::Config;
 use crate::map::Map;
 use crate::shared::Text;
 use crate::state::IdentityId;
-use crate::world::{Entity, Operator, Peer, PeerSet, Requirement, Selector};
+use crate::world::{Entity, Label, Operator, Peer, PeerSet, Requirement, Selector};
 use cilium_abi::identity as number;
 use ipnet::IpNet;
 use std::collections::{BTreeMap, HashMap};
@@ -75,12 +77,15 @@ impl Catalogue {
 pub(super) struct Chooser<'a> {
     catalogue: &'a Catalogue,
     site: &'a Site,
+    /// The cluster that selectors without one mean, if they mean one.
+    cluster: Option<&'a str>,
     asked: BTreeMap<&'a Selector, Rc<Vec<IdentityId>>>,
 }
 
 impl<'a> Chooser<'a> {
-    pub(super) fn new(catalogue: &'a Catalogue, site: &'a Site) -> Self {
-        Self { catalogue, site, asked: BTreeMap::new() }
+    pub(super) fn new(catalogue: &'a Catalogue, site: &'a Site, config: &'a Config) -> Self {
+        let cluster = config.policy.default_local_cluster.then_some(config.cluster.name.as_str());
+        Self { catalogue, site, cluster, asked: BTreeMap::new() }
     }
 
     /// The peers of a clause.
@@ -114,7 +119,7 @@ impl<'a> Chooser<'a> {
         let Some(identity) = self.catalogue.known.get(&id) else { return false };
         peers.iter().any(|peer| match peer {
             Peer::Entity(entity) => self.is(*entity, id, identity),
-            Peer::Endpoints(selector) => selects(selector, identity),
+            Peer::Endpoints(selector) => self.selects(selector, identity),
             Peer::Cidr { net, except } => {
                 self.rest(net, except) == Some(id) || is_within(identity, net, except)
             }
@@ -127,14 +132,21 @@ impl<'a> Chooser<'a> {
         }
         let known = &self.catalogue.known;
         let mut ids: Vec<IdentityId> = match self.candidates(selector) {
-            Some(candidates) => candidates.into_iter().filter(|id| selects(selector, &known[id])).collect(),
-            None => known.iter().filter(|(_, i)| selects(selector, i)).map(|(id, _)| *id).collect(),
+            Some(candidates) => candidates.into_iter().filter(|id| self.selects(selector, &known[id])).collect(),
+            None => known.iter().filter(|(_, i)| self.selects(selector, i)).map(|(id, _)| *id).collect(),
         };
         ids.sort_unstable();
         ids.dedup();
         let ids = Rc::new(ids);
         self.asked.insert(selector, ids.clone());
         ids
+    }
+
+    /// Whether a selector of endpoints means these.
+    fn selects(&self, selector: &Selector, identity: &Identity) -> bool {
+        let of_cluster = |name: &str| identity.labels.0.get(&Label::new("k8s", CLUSTER)).is_some_and(|is| **is == *name);
+        selector.matches(&identity.labels)
+            && (self.cluster.is_none_or(of_cluster) || says_where(selector))
     }
 
     /// The fewest who can be selected, if some requirement names a label's values.
@@ -188,6 +200,11 @@ impl<'a> Chooser<'a> {
     }
 }
 
+/// Whether it says of which cluster they are, or that they are none's.
+fn says_where(selector: &Selector) -> bool {
+    selector.requirements.iter().any(|r| r.label.key == CLUSTER || r.label.source == "reserved")
+}
+
 /// The peers, if the set is not everyone.
 pub(super) fn some(set: &PeerSet) -> Option<&[Peer]> {
     match set {
@@ -197,21 +214,8 @@ pub(super) fn some(set: &PeerSet) -> Option<&[Peer]> {
     }
 }
 
-/// Who is not an endpoint is selected only by a label of its own.
-fn selects(selector: &Selector, identity: &Identity) -> bool {
-    let named = || selector.requirements.iter().any(positive);
-    (identity.sort == Sort::Endpoints || named()) && selector.matches(&identity.labels)
-}
-
 /// A prefix within `net` and not within an exception.
 fn is_within(identity: &Identity, net: &IpNet, except: &[IpNet]) -> bool {
     matches!(&identity.sort, Sort::Prefix(prefix)
         if net.contains(prefix) && !except.iter().any(|e| e.contains(prefix)))
-}
-
-fn positive(requirement: &Requirement) -> bool {
-    match requirement.operator {
-        Operator::In(_) | Operator::Exists => true,
-        Operator::NotIn(_) | Operator::DoesNotExist => false,
-    }
 }

@@ -1,11 +1,10 @@
 //! From a content to rows: a ladder for every peer that some clause is about.
 
-use super::content::{Content, Way};
-use super::ladder::{Ladder, LadderRow, Rung};
-use super::rules::Numbered;
+use super::content::{Content, Entry, Way};
+use super::ladder::{Beside, Ladder, LadderRow, REST, Rung};
 use super::select::{Chooser, Peers, some};
 use crate::state::{Cookie, Direction, IdentityId, PolicyId, PolicyKey, PolicyRow};
-use crate::world::{Clause, PortSet, RuleVerdict};
+use crate::world::{PortSet, RuleVerdict};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
@@ -19,27 +18,46 @@ pub(super) struct Writer<'a> {
     chosen: HashMap<Cookie, Peers>,
 }
 
-/// Clauses of a content in one direction with their numbers, in order.
-fn clauses(content: &Content, direction: Direction) -> impl Iterator<Item = (&Clause, Cookie)> {
-    let all = content.rules.iter().flat_map(|numbered| {
-        let Numbered { rule, cookies, .. } = &**numbered;
-        rule.clauses.iter().zip(cookies.iter().copied())
-    });
-    all.filter(move |(clause, _)| clause.direction == direction)
+fn rung<'c>(entry: &Entry<'c>) -> Rung<'c> {
+    let Entry { clause, cookie, precedence } = *entry;
+    Rung { verdict: clause.verdict, precedence, ports: &clause.ports, cookie }
 }
 
-fn rung(clause: &Clause, cookie: Cookie) -> Rung<'_> {
-    Rung { verdict: clause.verdict, ports: &clause.ports, cookie }
+/// What a content says in one direction, about everyone and about some.
+struct Side<'c> {
+    about_any: Vec<Rung<'c>>,
+    about_some: Vec<Entry<'c>>,
+    /// The ladder for everyone.
+    anyone: Ladder,
+    /// Some clause passes on: then who decides depends on all clauses at once, and ladders of peers hold all of them.
+    passes: bool,
 }
 
-/// The ladder for everyone.
-fn anyone(content: &Content, direction: Direction, way: Way) -> Ladder {
-    let everyone = clauses(content, direction).filter(|(clause, _)| some(&clause.peers).is_none());
-    let mut any: Vec<Rung<'_>> = everyone.map(|(clause, cookie)| rung(clause, cookie)).collect();
-    if way == Way::Denied {
-        any.push(Rung { verdict: RuleVerdict::Allow, ports: &PortSet::Any, cookie: Cookie(0) });
+impl<'c> Side<'c> {
+    fn of(content: &'c Content, direction: Direction, way: Way) -> Self {
+        let entries = content.entries(direction);
+        let passes = entries.iter().any(|entry| entry.clause.verdict == RuleVerdict::Pass);
+        let (some, any): (Vec<_>, Vec<_>) =
+            entries.into_iter().partition(|entry| some(&entry.clause.peers).is_some());
+        let mut about_any: Vec<Rung<'_>> = any.iter().map(rung).collect();
+        if way == Way::Denied {
+            let (verdict, ports) = (RuleVerdict::Allow, &PortSet::Any);
+            about_any.push(Rung { verdict, precedence: REST, ports, cookie: Cookie(0) });
+        }
+        let anyone = Ladder::build(about_any.iter().copied());
+        Self { about_any, about_some: some, anyone, passes }
     }
-    Ladder::build(&any, None)
+
+    /// The rows about a peer that these clauses are about.
+    fn rows(&self, rungs: &[Rung<'c>]) -> Vec<LadderRow> {
+        match self.passes {
+            false => Ladder::build(rungs.iter().copied()).rows(Some(Beside::Any(&self.anyone))),
+            true => {
+                let all = rungs.iter().chain(&self.about_any).copied();
+                Ladder::build(all).rows(Some(Beside::Nothing))
+            }
+        }
+    }
 }
 
 fn put(batch: &mut Batch, policy: PolicyId, direction: Direction, identity: IdentityId, rows: &[LadderRow]) {
@@ -52,14 +70,8 @@ fn put(batch: &mut Batch, policy: PolicyId, direction: Direction, identity: Iden
             port: row.prefix.port,
             port_len: row.prefix.len,
         };
-        let (listener, precedence) = (0, 0);
-        let row = PolicyRow {
-            verdict: row.verdict,
-            listener,
-            lengths: row.lengths,
-            precedence,
-            cookie: row.cookie,
-        };
+        let LadderRow { verdict, lengths, precedence, cookie, .. } = *row;
+        let row = PolicyRow { verdict, listener: 0, lengths, precedence, cookie };
         (key, row)
     }));
 }
@@ -73,16 +85,16 @@ impl<'a> Writer<'a> {
     pub(super) fn all(&mut self, content: &'a Content, policy: PolicyId) -> Batch {
         let mut batch = Batch::new();
         for (direction, way) in content.ways() {
-            let anyone = anyone(content, direction, way);
-            put(&mut batch, policy, direction, IdentityId(0), &anyone.rows());
+            let side = Side::of(content, direction, way);
+            put(&mut batch, policy, direction, IdentityId(0), &side.anyone.rows(None));
             let mut rungs: Vec<Rung<'_>> = Vec::new();
             let mut about: BTreeMap<IdentityId, Vec<u32>> = BTreeMap::new();
-            for (clause, cookie) in clauses(content, direction) {
-                let chosen = self.chosen.entry(cookie);
-                let peers = chosen.or_insert_with(|| self.chooser.peers(&clause.peers)).clone();
+            for entry in &side.about_some {
+                let chosen = self.chosen.entry(entry.cookie);
+                let peers = chosen.or_insert_with(|| self.chooser.peers(&entry.clause.peers)).clone();
                 let Peers::Of(ids) = peers else { continue };
                 let number = u32::try_from(rungs.len()).expect("fewer than 2^32 clauses fit in memory");
-                rungs.push(rung(clause, cookie));
+                rungs.push(rung(entry));
                 for id in ids.iter() {
                     about.entry(*id).or_default().push(number);
                 }
@@ -94,7 +106,7 @@ impl<'a> Writer<'a> {
                     .entry(numbers)
                     .or_insert_with_key(|numbers| {
                         let chosen: Vec<Rung<'_>> = numbers.iter().map(|n| rungs[*n as usize]).collect();
-                        Ladder::build(&chosen, Some(&anyone)).rows().into()
+                        side.rows(&chosen).into()
                     })
                     .clone();
                 put(&mut batch, policy, direction, identity, &ladder);
@@ -106,17 +118,19 @@ impl<'a> Writer<'a> {
     /// The rows of a content that are about these peers.
     pub(super) fn about(&self, content: &Content, policy: PolicyId, peers: &[IdentityId]) -> Batch {
         let mut batch = Batch::new();
+        if peers.is_empty() {
+            return batch;
+        }
         for (direction, way) in content.ways() {
-            let mut above = None;
+            let side = Side::of(content, direction, way);
             for id in peers {
-                let about = clauses(content, direction)
-                    .filter(|(clause, _)| some(&clause.peers).is_some_and(|p| self.chooser.is_about(p, *id)));
-                let rungs: Vec<Rung<'_>> = about.map(|(clause, cookie)| rung(clause, cookie)).collect();
-                if rungs.is_empty() {
-                    continue;
+                let is_about = |entry: &&Entry<'_>| {
+                    some(&entry.clause.peers).is_some_and(|peers| self.chooser.is_about(peers, *id))
+                };
+                let rungs: Vec<Rung<'_>> = side.about_some.iter().filter(is_about).map(rung).collect();
+                if !rungs.is_empty() {
+                    put(&mut batch, policy, direction, *id, &side.rows(&rungs));
                 }
-                let anyone = above.get_or_insert_with(|| anyone(content, direction, way));
-                put(&mut batch, policy, direction, *id, &Ladder::build(&rungs, Some(anyone)).rows());
             }
         }
         batch

@@ -5,7 +5,7 @@ use super::*;
 use crate::config::Enforcement;
 use crate::state::{Direction, Protocol, State};
 use crate::world::{
-    Clause, DefaultDeny, Entity, Peer, PeerSet, PolicyRule, PortMatch, PortSet, RuleVerdict, Subject,
+    Clause, DefaultDeny, Entity, Peer, PeerSet, PolicyRule, PortMatch, PortSet, Rank, RuleVerdict, Subject,
 };
 use cilium_abi::policy::{self, ALLOW, DENY, EGRESS, PolicyKey as AbiKey, PolicyRow as AbiRow};
 use cilium_abi::{Be16, endpoint};
@@ -135,6 +135,7 @@ fn rules() -> impl Strategy<Value = Vec<PolicyRule>> {
             .map(|(n, (subject, (ingress, egress), clauses))| PolicyRule {
                 origin: origin(&format!("policy {n}")),
                 subject: Subject::Endpoints(subject),
+                rank: Rank::default(),
                 default_deny: DefaultDeny { ingress, egress },
                 clauses,
             })

@@ -5,7 +5,7 @@ use crate::config::Enforcement;
 use crate::state::Protocol;
 use crate::state::{Direction, PolicyId};
 use crate::world::{
-    Clause, DefaultDeny, Entity, Peer, PeerSet, PolicyRule, PortMatch, PortSet, RuleVerdict, Subject,
+    Clause, DefaultDeny, Entity, Peer, PeerSet, PolicyRule, PortMatch, PortSet, Rank, RuleVerdict, Subject,
 };
 use cilium_abi::endpoint::{CONFIG_INGRESS_NO_ANY, CONFIG_OPEN_EGRESS, CONFIG_OPEN_INGRESS};
 
@@ -13,6 +13,7 @@ pub(super) fn rule(name: &str, subject: Selector, clauses: Vec<Clause>) -> Polic
     PolicyRule {
         origin: origin(name),
         subject: Subject::Endpoints(subject),
+        rank: Rank::default(),
         default_deny: DefaultDeny {
             ingress: clauses.iter().any(|c| c.direction == Direction::Ingress),
             egress: clauses.iter().any(|c| c.direction == Direction::Egress),

@@ -327,8 +327,11 @@ impl Model {
     pub(super) fn admit(&mut self, way: &mut Way<'_>, config: &EndpointConfigRow, source: u32) -> Step<()> {
         let (state, rev_nat, _) = self.stand(way);
         let trusted = source == identity::HOST && self.node.flags & NODE_ALLOW_LOCALHOST != 0;
-        if state.asks_policy() && !trusted {
-            self.ask(way, config, false, (source, config.identity))?;
+        if state.asks_policy() {
+            match self.ask(way, config, false, (source, config.identity)) {
+                Err(drop::POLICY_DENIED) if trusted => way.refusal = None,
+                asked => asked?,
+            }
         }
         self.settle(way, state, rev_nat)?;
         self.remembers_frontend(way);
