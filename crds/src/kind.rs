@@ -52,6 +52,7 @@ kinds! {
     CiliumNode "cilium.io/v2" Cluster,
     CiliumEndpoint "cilium.io/v2" Namespaced,
     CiliumIdentity "cilium.io/v2" Cluster,
+    CiliumCIDRGroup "cilium.io/v2" Cluster,
     ClusterNetworkPolicy "policy.networking.k8s.io/v1alpha2" Cluster,
     AdminNetworkPolicy "policy.networking.k8s.io/v1alpha1" Cluster,
     BaselineAdminNetworkPolicy "policy.networking.k8s.io/v1alpha1" Cluster,
@@ -61,6 +62,14 @@ impl ObjectKind {
     /// The kind of this name.
     pub fn named(name: &str) -> Option<Self> {
         Self::ALL.iter().copied().find(|k| k.name() == name)
+    }
+
+    /// Versions that say the same as [`Self::api_version`], of manifests written before it.
+    pub const fn former_versions(self) -> &'static [&'static str] {
+        match self {
+            Self::CiliumCIDRGroup => &["cilium.io/v2alpha1"],
+            _ => &[],
+        }
     }
 
     /// Whether it is a policy.
@@ -79,7 +88,8 @@ impl ObjectKind {
             | Self::EndpointSlice
             | Self::CiliumNode
             | Self::CiliumEndpoint
-            | Self::CiliumIdentity => false,
+            | Self::CiliumIdentity
+            | Self::CiliumCIDRGroup => false,
         }
     }
 }

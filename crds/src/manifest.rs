@@ -33,6 +33,7 @@ fn names(kind: ObjectKind) -> Option<Names> {
         ObjectKind::CiliumNode => ("ciliumnodes", &["cn", "ciliumn"], &["cilium"]),
         ObjectKind::CiliumEndpoint => ("ciliumendpoints", &["cep", "ciliumep"], &["cilium"]),
         ObjectKind::CiliumIdentity => ("ciliumidentities", &["ciliumid"], &["cilium"]),
+        ObjectKind::CiliumCIDRGroup => ("ciliumcidrgroups", &["ccg"], &["cilium"]),
         ObjectKind::Namespace
         | ObjectKind::Node
         | ObjectKind::Pod

@@ -66,6 +66,7 @@ fn one(root: Node, mut findings: Vec<Finding>, file: &str) -> Reading {
     findings.extend(schema::check(schema::of(kind), &root));
     if let Some(version) = root.find("apiVersion").and_then(Node::text)
         && version != kind.api_version()
+        && !kind.former_versions().contains(&version)
     {
         let message = format!("{kind} has no version {}", quoted(version));
         let mut finding =

@@ -4,7 +4,9 @@
 use cilium_crds::lower::Facts;
 use cilium_crds::object::Reading;
 use cilium_crds::read_file;
-use cilium_engine::world::{Clause, Peer, PeerSet, PolicyRule, PortSet, Service, Subject};
+use cilium_engine::world::{
+    Clause, NamedPort, Peer, PeerSet, PolicyRule, PortMatch, PortSet, Service, Subject,
+};
 use std::fmt::Write as _;
 use std::path::Path;
 
@@ -111,21 +113,30 @@ fn show(clause: &Clause) -> String {
                 Peer::Entity(entity) => format!("{entity:?}"),
                 Peer::Cidr { net, except } if except.is_empty() => net.to_string(),
                 Peer::Cidr { net, except } => format!("{net} but {except:?}"),
+                Peer::Groups { groups, except } => format!("{groups:?} but {except:?}"),
+                Peer::Services(services) => format!("{services:?}"),
             })
             .collect::<Vec<_>>()
             .join(" or "),
     };
+    let numbers = |list: &[PortMatch]| {
+        let texts = list.iter().map(|p| match (p.first, p.last) {
+            (0, u16::MAX) => p.proto.to_string(),
+            (first, last) if first == last => format!("{}/{first}", p.proto),
+            (first, last) => format!("{}/{first}-{last}", p.proto),
+        });
+        texts.collect::<Vec<_>>()
+    };
     let ports = match &clause.ports {
         PortSet::Any => "any port".to_owned(),
-        PortSet::Of(list) => list
-            .iter()
-            .map(|p| match (p.first, p.last) {
-                (0, u16::MAX) => p.proto.to_string(),
-                (first, last) if first == last => format!("{}/{first}", p.proto),
-                (first, last) => format!("{}/{first}-{last}", p.proto),
-            })
-            .collect::<Vec<_>>()
-            .join(" "),
+        PortSet::Of(list) => numbers(list).join(" "),
+        PortSet::Named(list, names) => {
+            let named = |name: &NamedPort| match name.proto {
+                Some(proto) => format!("{proto}/{}", name.name),
+                None => name.name.clone(),
+            };
+            numbers(list).into_iter().chain(names.iter().map(named)).collect::<Vec<_>>().join(" ")
+        }
     };
     format!("{} {:?} {}: {peers}; {ports}", clause.path, clause.verdict, clause.direction)
 }

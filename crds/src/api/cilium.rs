@@ -1,4 +1,4 @@
-//! CiliumNode, CiliumEndpoint, CiliumIdentity.
+//! CiliumNode, CiliumEndpoint, CiliumIdentity, CiliumCIDRGroup.
 
 use super::ObjectMeta;
 use super::meta::Unread;
@@ -239,4 +239,27 @@ pub struct CiliumIdentity {
     /// Labels, as `source:key`, with their values.
     #[serde(rename = "security-labels")]
     pub security_labels: BTreeMap<String, String>,
+}
+
+/// Prefixes that policies name together.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct CiliumCIDRGroup {
+    /// `cilium.io/v2`.
+    pub api_version: String,
+    /// `CiliumCIDRGroup`.
+    pub kind: String,
+    /// Metadata.
+    pub metadata: ObjectMeta,
+    /// The prefixes.
+    pub spec: CiliumCIDRGroupSpec,
+}
+
+/// The prefixes.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CiliumCIDRGroupSpec {
+    /// Prefixes outside the cluster.
+    #[serde(rename = "externalCIDRs")]
+    pub external_cidrs: Vec<String>,
 }

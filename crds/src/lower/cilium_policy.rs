@@ -1,11 +1,11 @@
 //! CiliumNetworkPolicy and CiliumClusterwideNetworkPolicy → rules.
 //!
-//! Not enforced yet, told and failing closed: names in DNS, services, groups, nodes by labels, CIDR groups,
-//! layer 7, TLS, listeners, authentication, named ports.
+//! Not enforced yet, told and failing closed: names in DNS, groups of clouds, nodes by labels,
+//! layer 7, TLS, listeners, authentication.
 
-use super::clause::{Parts, clause, excepted, meant, prefix};
+use super::clause::{Parts, clause, excepted, exceptions, meant, prefix};
 use super::cursor::{Cursor, Notes};
-use super::ports::{Bad, icmp, port_protocol};
+use super::ports::{Bad, Gathered, icmp, port_protocol};
 use super::selector::{
     Keys, in_any_namespace, in_namespace, names_namespace, names_namespace_labels, names_reserved, selector,
     with,
@@ -15,7 +15,8 @@ use crate::api::l7::L7Rules;
 use crate::api::policy::CidrRule;
 use cilium_engine::state::{Direction, Origin};
 use cilium_engine::world::{
-    Clause, DefaultDeny, Entity, Label, Peer, PeerSet, PolicyRule, PortSet, Rank, RuleVerdict, Selector, Subject,
+    Clause, DefaultDeny, Entity, GroupRef, Label, Peer, PeerSet, PolicyRule, PortSet, Rank, RuleVerdict,
+    Selector, ServiceNames, ServiceRef, Subject,
 };
 
 const RULE_FIELDS: &[&str] = &[
@@ -267,13 +268,14 @@ fn peers(
                 Err(Bad) => good = false,
             }
         }
-        if matches!(*member, "Endpoints" | "Entities" | "CIDR" | "CIDRSet") || cursor.items().is_empty() {
+        if matches!(*member, "Endpoints" | "Entities" | "CIDR" | "CIDRSet" | "Services")
+            || cursor.items().is_empty()
+        {
             continue;
         }
         if !notes.broken(cursor) {
             let hint = match *member {
                 "FQDNs" => "until then: `toCIDR`, or `toEntities: [world]`",
-                "Services" => "until then: `toEndpoints` with the labels of the Service's pods",
                 _ => "",
             };
             notes.unsupported(cursor, format!("`{way}{member}` is not enforced yet"), hint);
@@ -304,26 +306,62 @@ fn peer(member: &str, item: &Cursor<'_>, scope: &Scope<'_>, notes: &mut Notes) -
         }
         "CIDRSet" => {
             let api: CidrRule = notes.read(item).ok_or(Bad)?;
-            let group = api.cidr_group_ref.is_some() || api.cidr_group_selector.is_some();
-            match (&api.cidr, group) {
-                (Some(text), false) => {
-                    let (net, except) = excepted(item, text, &api.except.unwrap_or_default(), notes)?;
+            let except = api.except.unwrap_or_default();
+            match (&api.cidr, api.cidr_group_ref, api.cidr_group_selector.is_some()) {
+                (Some(text), None, false) => {
+                    let (net, except) = excepted(item, text, &except, notes)?;
                     Ok(Peer::Cidr { net, except })
                 }
-                (None, true) => {
-                    let hint = "until then: list the prefixes with `cidr`";
-                    notes.unsupported(item, "groups of CIDRs are not enforced yet", hint);
-                    Err(Bad)
+                (None, Some(name), false) => Ok(Peer::Groups {
+                    groups: GroupRef::Named(name),
+                    except: exceptions(item, &except, None, notes)?,
+                }),
+                (None, None, true) => {
+                    let groups = selector(&item.at("cidrGroupSelector"), Keys::Group, notes).ok_or(Bad)?;
+                    let except = exceptions(item, &except, None, notes)?;
+                    Ok(Peer::Groups { groups: GroupRef::Labelled(groups), except })
                 }
-                (Some(_), true) | (None, false) => {
-                    let message = "needs one of `cidr`, `cidrGroupRef`, `cidrGroupSelector`";
+                (Some(_), ..) | (None, Some(_), true) | (None, None, false) => {
+                    let message = "needs exactly one of `cidr`, `cidrGroupRef`, `cidrGroupSelector`";
                     notes.invalid(item, message, "");
                     Err(Bad)
                 }
             }
         }
+        "Services" => service(item, notes).map(Peer::Services),
         // The list as a whole was told.
         _ => Err(Bad),
+    }
+}
+
+/// Services by name, or by labels: an item that says both means either, so it is two peers, and refused here.
+fn service(item: &Cursor<'_>, notes: &mut Notes) -> Result<ServiceRef, Bad> {
+    let api: crate::api::policy::ServiceRef = notes.read(item).ok_or(Bad)?;
+    let said = |namespace: Option<String>| namespace.filter(|namespace| !namespace.is_empty());
+    match (api.k8s_service, api.k8s_service_selector) {
+        (Some(named), None) => match named.service_name {
+            Some(name) => {
+                Ok(ServiceRef { namespace: said(named.namespace), which: ServiceNames::Named(name) })
+            }
+            None => {
+                notes.invalid(&item.at("k8sService"), "`serviceName` is missing", "");
+                Err(Bad)
+            }
+        },
+        (None, Some(selected)) => {
+            let at = item.at("k8sServiceSelector").at("selector");
+            let labels = selector(&at, Keys::Service, notes).ok_or(Bad)?;
+            Ok(ServiceRef { namespace: said(selected.namespace), which: ServiceNames::Labelled(labels) })
+        }
+        (Some(_), Some(_)) => {
+            let hint = "write two entries of the list; they are alternatives";
+            notes.invalid(item, "`k8sService` cannot stand beside `k8sServiceSelector`", hint);
+            Err(Bad)
+        }
+        (None, None) => {
+            notes.invalid(item, "needs `k8sService` or `k8sServiceSelector`", "");
+            Err(Bad)
+        }
     }
 }
 
@@ -351,7 +389,7 @@ fn ports(entry: &Cursor<'_>, notes: &mut Notes) -> Option<Result<PortSet, Bad>> 
     let ports = entry.key("toPorts").filter(|c| c.node.list().is_none_or(|l| !l.is_empty()));
     let icmps = entry.key("icmps").filter(|c| c.node.list().is_none_or(|l| !l.is_empty()));
     let mut good = true;
-    let mut list = Vec::new();
+    let mut list = Gathered::default();
     match (&ports, &icmps) {
         (None, None) => return None,
         (Some(_), Some(icmps)) => {
@@ -385,14 +423,12 @@ fn ports(entry: &Cursor<'_>, notes: &mut Notes) -> Option<Result<PortSet, Bad>> 
         good &= !items.is_empty() && !notes.broken_here(&rule) && !notes.broken_here(&rule.at("fields"));
         for item in &items {
             match icmp(item, notes) {
-                Ok(found) => list.push(found),
+                Ok(found) => list.matches.push(found),
                 Err(Bad) => good = false,
             }
         }
     }
-    list.sort();
-    list.dedup();
-    Some(if good { Ok(PortSet::Of(list)) } else { Err(Bad) })
+    Some(if good { Ok(list.set()) } else { Err(Bad) })
 }
 
 /// Whether an entry of `toPorts` says nothing beyond ports; what it says is told.

@@ -64,12 +64,23 @@ pub(super) fn excepted(
         notes.invalid(&at.at("cidr"), format!("{} is no prefix", quoted(text)), hint);
         Err(Bad)
     };
+    let except = exceptions(at, except, net.as_ref().ok(), notes);
+    Ok((net?, except?))
+}
+
+/// Exceptions, sorted; each must be within a prefix, if one is given.
+pub(super) fn exceptions(
+    at: &Cursor<'_>,
+    except: &[String],
+    within: Option<&IpNet>,
+    notes: &mut Notes,
+) -> Result<Vec<IpNet>, Bad> {
     let items = at.key("except").map(|c| c.items()).unwrap_or_default();
     let mut list = Vec::new();
     let mut good = true;
     for (text, at) in except.iter().zip(&items) {
-        match (prefix(at, text, notes), &net) {
-            (Ok(except), Ok(net)) if !net.contains(&except) => {
+        match (prefix(at, text, notes), within) {
+            (Ok(except), Some(net)) if !net.contains(&except) => {
                 let hint = "an exception must be within the prefix";
                 notes.invalid(at, format!("{except} is not within {net}"), hint);
                 good = false;
@@ -80,8 +91,7 @@ pub(super) fn excepted(
     }
     list.sort();
     list.dedup();
-    let net = net?;
-    if good { Ok((net, list)) } else { Err(Bad) }
+    if good { Ok(list) } else { Err(Bad) }
 }
 
 /// What unknown fields of a rule were probably meant to be.

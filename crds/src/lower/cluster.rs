@@ -1,15 +1,17 @@
 //! Objects of the cluster but Services → facts. They are whole (the schema passed), or not lowered at all.
 
+use super::clause::prefix;
 use super::cursor::{Cursor, Notes};
+use super::selector::GROUP_SOURCE;
 use super::values::{cidr, ip, protocol};
 use super::{Facts, Header};
-use crate::api::cilium::{CiliumEndpoint, CiliumIdentity, CiliumNode};
+use crate::api::cilium::{CiliumCIDRGroup, CiliumEndpoint, CiliumIdentity, CiliumNode};
 use crate::api::core;
 use crate::schema::{nearest, quoted};
 use cilium_engine::state::IdentityId;
 use cilium_engine::world::{
-    HostPort, IdentityClaim, Label, Labels, Namespace, Node, NodeAddress, NodeAddressKind, Pod, PodPort,
-    RemoteEndpoint,
+    CidrGroup, HostPort, IdentityClaim, Label, Labels, Namespace, Node, NodeAddress, NodeAddressKind, Pod,
+    PodPort, RemoteEndpoint,
 };
 use std::collections::BTreeSet;
 
@@ -219,4 +221,16 @@ pub(super) fn endpoint(header: &Header, root: &Cursor<'_>, notes: &mut Notes) ->
 fn sourced(key: &str) -> Label {
     let (source, key) = key.split_once(':').unwrap_or(("unspec", key));
     Label::new(source, key)
+}
+
+/// A group with a prefix that cannot be read has the others.
+pub(super) fn group(header: &Header, root: &Cursor<'_>, notes: &mut Notes) -> Facts {
+    let Some(api) = notes.read::<CiliumCIDRGroup>(root) else { return Facts::Nothing };
+    let at = root.at("spec").at("externalCIDRs");
+    let items = at.items();
+    let texts = api.spec.external_cidrs.iter().zip(&items);
+    let prefixes = texts.filter_map(|(text, at)| prefix(at, text, notes).ok()).collect();
+    let labels = api.metadata.labels.iter();
+    let labels = labels.fold(Labels::default(), |all, (key, value)| all.with(GROUP_SOURCE, key, value));
+    Facts::Group(CidrGroup { labels, prefixes, place: header.place.clone() }.into())
 }

@@ -8,7 +8,8 @@ use cilium_engine::problem::{Problem, Problems, Severity};
 use cilium_engine::shared::Shared;
 use cilium_engine::state::Origin;
 use cilium_engine::world::{
-    EndpointSlice, IdentityClaim, Name, Namespace, Node, ObjectName, Pod, PolicyRule, RemoteEndpoint, Service,
+    CidrGroup, EndpointSlice, IdentityClaim, Name, Namespace, Node, ObjectName, Pod, PolicyRule,
+    RemoteEndpoint, Service,
 };
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -35,6 +36,8 @@ pub struct Pieces {
     pub services: Map<Name, Shared<Service>>,
     /// EndpointSlices.
     pub slices: Map<Name, Shared<EndpointSlice>>,
+    /// Groups of prefixes by name.
+    pub cidr_groups: Map<String, Shared<CidrGroup>>,
     /// Rules.
     pub rules: Set<Shared<PolicyRule>>,
     /// Claims of other nodes, and those without a publisher.
@@ -121,6 +124,9 @@ impl Combined {
             Facts::Slice(slice) => {
                 pieces.slices.insert(name.clone(), slice.clone());
             }
+            Facts::Group(group) => {
+                pieces.cidr_groups.insert(name.name.to_string(), group.clone());
+            }
             Facts::Policy(_) if is_ignored(object, &self.options) => {}
             Facts::Policy(rules) => rules.iter().for_each(|rule| pieces.rules.add(rule.clone())),
             Facts::Claim(claim) => pieces.claims.add(claim.clone()),
@@ -145,6 +151,7 @@ impl Combined {
             Facts::Pod(_) => drop(pieces.pods.remove(name)),
             Facts::Service(_) => drop(pieces.services.remove(name)),
             Facts::Slice(_) => drop(pieces.slices.remove(name)),
+            Facts::Group(_) => drop(pieces.cidr_groups.remove(name.name.as_str())),
             Facts::Policy(rules) => {
                 for rule in rules.iter() {
                     pieces.rules.remove(rule);

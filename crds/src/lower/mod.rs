@@ -30,8 +30,8 @@ use crate::kind::ObjectKind;
 use crate::yaml::Node;
 use cilium_engine::shared::{Shared, Text};
 use cilium_engine::world::{
-    EndpointSlice, IdentityClaim, Name, Namespace, Node as WorldNode, Place, Pod, PolicyRule, RemoteEndpoint,
-    RuleVerdict, Service,
+    CidrGroup, EndpointSlice, IdentityClaim, Name, Namespace, Node as WorldNode, Place, Pod, PolicyRule,
+    RemoteEndpoint, RuleVerdict, Service,
 };
 use cursor::{Cursor, Notes};
 use serde::{Deserialize, Serialize};
@@ -73,6 +73,8 @@ pub enum Facts {
     Service(Shared<Service>),
     /// A slice.
     Slice(Shared<EndpointSlice>),
+    /// A group of prefixes.
+    Group(Shared<CidrGroup>),
     /// Rules of a policy.
     Policy(Shared<Vec<Shared<PolicyRule>>>),
     /// A claim of an identity number.
@@ -104,6 +106,7 @@ pub(crate) fn lower(header: &Header, root: &Node, findings: &mut Vec<Finding>) -
         ObjectKind::CiliumNode => cluster::cilium_node(header, &cursor, &mut notes),
         ObjectKind::CiliumEndpoint => cluster::endpoint(header, &cursor, &mut notes),
         ObjectKind::CiliumIdentity => cluster::identity(header, &cursor, &mut notes),
+        ObjectKind::CiliumCIDRGroup => cluster::group(header, &cursor, &mut notes),
     };
     let unsure = notes.unsure();
     *findings = notes.findings;

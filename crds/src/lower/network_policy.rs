@@ -2,7 +2,7 @@
 
 use super::clause::{Parts, clause, excepted, meant};
 use super::cursor::{Cursor, Notes};
-use super::ports::{Bad, all_of};
+use super::ports::{Bad, Gathered, all_of, port_name};
 use super::selector::{Keys, in_any_namespace, in_namespace, selector, sorted, with};
 use super::{Facts, Header};
 use crate::api::IntOrString;
@@ -11,7 +11,8 @@ use crate::schema::quoted;
 use cilium_engine::shared::Shared;
 use cilium_engine::state::{Direction, Origin, Protocol};
 use cilium_engine::world::{
-    DefaultDeny, Peer, PeerSet, PolicyRule, PortMatch, PortSet, Rank, RuleVerdict, Selector, Subject,
+    DefaultDeny, NamedPort, Peer, PeerSet, PolicyRule, PortMatch, PortSet, Rank, RuleVerdict, Selector,
+    Subject,
 };
 
 /// The rule of a policy.
@@ -141,20 +142,15 @@ fn ports(entry: &Cursor<'_>, notes: &mut Notes) -> Result<PortSet, Bad> {
     if cursor.items().is_empty() {
         return Ok(PortSet::Any);
     }
-    let mut list = Vec::new();
+    let mut list = Gathered::default();
     let mut good = true;
     for item in cursor.items() {
-        match port(&item, notes) {
-            Ok(port) => list.push(port),
-            Err(Bad) => good = false,
-        }
+        good &= port(&item, notes, &mut list).is_ok();
     }
-    list.sort();
-    list.dedup();
-    if good { Ok(PortSet::Of(list)) } else { Err(Bad) }
+    if good { Ok(list.set()) } else { Err(Bad) }
 }
 
-fn port(item: &Cursor<'_>, notes: &mut Notes) -> Result<PortMatch, Bad> {
+fn port(item: &Cursor<'_>, notes: &mut Notes, out: &mut Gathered) -> Result<(), Bad> {
     let api: Port = notes.read(item).ok_or(Bad)?;
     let proto = match api.protocol.as_deref() {
         Some("UDP") => Protocol::UDP,
@@ -163,7 +159,10 @@ fn port(item: &Cursor<'_>, notes: &mut Notes) -> Result<PortMatch, Bad> {
     };
     let end = api.end_port.and_then(|end| u16::try_from(end).ok());
     let first = match (&api.port, end) {
-        (None, None) => return Ok(all_of(proto)),
+        (None, None) => {
+            out.matches.push(all_of(proto));
+            return Ok(());
+        }
         (None, Some(_)) => {
             notes.invalid(&item.at("endPort"), "`endPort` needs `port`", "");
             return Err(Bad);
@@ -187,14 +186,14 @@ fn port(item: &Cursor<'_>, notes: &mut Notes) -> Result<PortMatch, Bad> {
                     format!("{} is a text, taken for the name of a port", quoted(name)),
                     "remove the quotes",
                 );
-            } else {
-                notes.unsupported(
-                    &at,
-                    format!("the named port {} is not enforced yet", quoted(name)),
-                    "write its number",
-                );
+                return Err(Bad);
             }
-            return Err(Bad);
+            if end.is_some() {
+                notes.invalid(&item.at("endPort"), "a range cannot begin with a name", "write its number");
+                return Err(Bad);
+            }
+            out.names.push(NamedPort { proto: Some(proto), name: port_name(&at, name, notes)? });
+            return Ok(());
         }
     };
     let last = end.unwrap_or(first);
@@ -203,5 +202,6 @@ fn port(item: &Cursor<'_>, notes: &mut Notes) -> Result<PortMatch, Bad> {
         notes.invalid(&item.at("endPort"), message, "");
         return Err(Bad);
     }
-    Ok(PortMatch { proto, first, last })
+    out.matches.push(PortMatch { proto, first, last });
+    Ok(())
 }

@@ -23,6 +23,7 @@ impl Facts {
             | Facts::Pod(_)
             | Facts::Service(_)
             | Facts::Slice(_)
+            | Facts::Group(_)
             | Facts::Policy(_) => None,
         }
     }
@@ -35,6 +36,7 @@ impl Facts {
             Facts::Pod(pod) => Some(&mut pod.place),
             Facts::Service(service) => Some(&mut service.place),
             Facts::Slice(slice) => Some(&mut slice.place),
+            Facts::Group(group) => Some(&mut group.place),
             Facts::Claim(claim) => Some(&mut claim.place),
             Facts::Endpoint(endpoint) => Some(&mut endpoint.place),
             Facts::Nothing | Facts::Policy(_) => None,

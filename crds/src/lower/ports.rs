@@ -5,11 +5,34 @@ use crate::api::IntOrString;
 use crate::api::policy::{IcmpField, PortProtocol};
 use crate::schema::quoted;
 use cilium_engine::state::Protocol;
-use cilium_engine::world::PortMatch;
+use cilium_engine::world::{NamedPort, PortMatch, PortSet};
 
 /// Something is wrong and was told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Bad;
+
+/// Ports and names of ports, gathered.
+#[derive(Debug, Default)]
+pub(super) struct Gathered {
+    /// Every packet, of whichever protocol.
+    pub(super) all: bool,
+    pub(super) matches: Vec<PortMatch>,
+    pub(super) names: Vec<NamedPort>,
+}
+
+impl Gathered {
+    /// The set they make.
+    pub(super) fn set(mut self) -> PortSet {
+        if self.all {
+            return PortSet::Any;
+        }
+        self.matches.sort();
+        self.matches.dedup();
+        self.names.sort();
+        self.names.dedup();
+        PortSet::of(self.matches, self.names)
+    }
+}
 
 /// Every port of a protocol.
 pub(super) fn all_of(proto: Protocol) -> PortMatch {
@@ -30,11 +53,7 @@ fn protocols(name: Option<&str>) -> Option<&'static [Protocol]> {
 }
 
 /// An entry of `toPorts[].ports`.
-pub(super) fn port_protocol(
-    cursor: &Cursor<'_>,
-    notes: &mut Notes,
-    out: &mut Vec<PortMatch>,
-) -> Result<(), Bad> {
+pub(super) fn port_protocol(cursor: &Cursor<'_>, notes: &mut Notes, out: &mut Gathered) -> Result<(), Bad> {
     let api: PortProtocol = notes.read(cursor).ok_or(Bad)?;
     let Some(protocols) = protocols(api.protocol.as_deref()) else {
         let at = cursor.at("protocol");
@@ -48,15 +67,31 @@ pub(super) fn port_protocol(
     let icmp = protocols == [Protocol::ICMP] || protocols == [Protocol::ICMPV6];
     let Some(text) = api.port.as_deref() else {
         if icmp {
-            out.extend(protocols.iter().map(|p| all_of(*p)));
+            out.matches.extend(protocols.iter().map(|p| all_of(*p)));
             return Ok(());
         }
         notes.invalid(cursor, "`port` is missing", "all ports are `port: \"0\"`");
         return Err(Bad);
     };
     let at = cursor.at("port");
+    if !text.bytes().all(|b| b.is_ascii_digit()) && !icmp {
+        let name = port_name(&at, text, notes)?;
+        if api.end_port.is_some_and(|end| end > 0) {
+            notes.warning(&cursor.at("endPort"), "`endPort` does not count where the port is a name", "");
+        }
+        let proto = match protocols {
+            [one] => Some(*one),
+            _ => None,
+        };
+        out.names.push(NamedPort { proto, name });
+        return Ok(());
+    }
     let first = number(&at, text, notes)?;
     let end = api.end_port.and_then(|end| u16::try_from(end).ok()).filter(|end| *end > 0);
+    if first == 0 && end.is_none() && matches!(api.protocol.as_deref(), None | Some("ANY")) {
+        out.all = true;
+        return Ok(());
+    }
     let (first, last) = match (first, end) {
         (0, None) => (0, u16::MAX),
         (0, Some(_)) => {
@@ -81,30 +116,24 @@ pub(super) fn port_protocol(
         );
         return Err(Bad);
     }
-    out.extend(protocols.iter().map(|proto| PortMatch { proto: *proto, first, last }));
+    out.matches.extend(protocols.iter().map(|proto| PortMatch { proto: *proto, first, last }));
     Ok(())
 }
 
 fn number(at: &Cursor<'_>, text: &str, notes: &mut Notes) -> Result<u16, Bad> {
-    if !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()) {
-        return text.parse().map_err(|_| {
-            notes.invalid(
-                at,
-                format!("there is no port {}", quoted(text)),
-                "ports are 1 to 65535; \"0\" means all",
-            );
-            Bad
-        });
-    }
+    text.parse().map_err(|_| {
+        let message = format!("there is no port {}", quoted(text));
+        notes.invalid(at, message, "ports are 1 to 65535; \"0\" means all");
+        Bad
+    })
+}
+
+/// The name of a container's port: such names have no capital letters, and are compared without regard to them.
+pub(super) fn port_name(at: &Cursor<'_>, text: &str, notes: &mut Notes) -> Result<String, Bad> {
     if is_service_name(text) {
-        notes.unsupported(
-            at,
-            format!("the named port {} is not enforced yet", quoted(text)),
-            "write its number",
-        );
-    } else {
-        notes.invalid(at, format!("{} is no port", quoted(text)), "write a number in quotes, as \"80\"");
+        return Ok(text.to_ascii_lowercase());
     }
+    notes.invalid(at, format!("{} is no port", quoted(text)), "write a number in quotes, as \"80\"");
     Err(Bad)
 }
 

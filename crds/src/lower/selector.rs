@@ -20,7 +20,14 @@ pub(super) enum Keys {
     Pod,
     /// Labels of namespaces.
     Namespace,
+    /// Labels of CiliumCIDRGroups.
+    Group,
+    /// Labels of Services.
+    Service,
 }
+
+/// Source of the labels of CiliumCIDRGroups.
+pub(super) const GROUP_SOURCE: &str = "cidrgroup";
 
 /// Sources of labels.
 const SOURCES: &[&str] = &[
@@ -137,13 +144,14 @@ fn label(at: &Cursor<'_>, key: &str, keys: Keys, notes: &mut Notes) -> Option<La
             Some((source, name)) => (source, name.to_owned()),
             None => ("any", key.to_owned()),
         },
-        Keys::Pod => ("k8s", key.to_owned()),
+        Keys::Pod | Keys::Service => ("k8s", key.to_owned()),
+        Keys::Group => (GROUP_SOURCE, key.to_owned()),
         Keys::Namespace => ("k8s", format!("{NAMESPACE_LABELS}.{key}")),
     };
     let edge = |c: Option<char>| c.is_some_and(|c| c.is_ascii_alphanumeric());
     let inside = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_' | '/');
     // Labels that name a prefix or a pattern have characters of their own.
-    let free = matches!(source, "cidr" | "cidrgroup" | "fqdn");
+    let free = keys == Keys::Cilium && matches!(source, "cidr" | "cidrgroup" | "fqdn");
     let good = !name.is_empty()
         && name.len() <= 512
         && (free || (edge(name.chars().next()) && edge(name.chars().last()) && name.chars().all(inside)));

@@ -4,17 +4,16 @@
 //! cannot be read denies everything.
 
 use super::cursor::{Cursor, Notes};
-use super::ports::Bad;
+use super::ports::{Bad, Gathered, port_name};
 use super::selector::{Keys, in_any_namespace, selector, sorted};
 use super::{Facts, Header};
 use crate::api::tiers::{AdminPort, PortRange, ProtocolMatch};
 use crate::kind::ObjectKind;
-use crate::schema::quoted;
 use cilium_engine::shared::Shared;
 use cilium_engine::state::{Direction, Origin, Protocol};
 use cilium_engine::world::{
-    Clause, DefaultDeny, Peer, PeerSet, PolicyRule, PortMatch, PortSet, Rank, RuleVerdict, Selector, Subject,
-    Tier,
+    Clause, DefaultDeny, NamedPort, Peer, PeerSet, PolicyRule, PortMatch, PortSet, Rank, RuleVerdict,
+    Selector, Subject, Tier,
 };
 
 /// After every ClusterNetworkPolicy that has a priority.
@@ -156,61 +155,65 @@ fn pods(at: &Cursor<'_>, notes: &mut Notes) -> Result<Selector, Bad> {
 }
 
 fn ports(entry: &Cursor<'_>, notes: &mut Notes) -> Result<PortSet, Bad> {
-    let mut list = Vec::new();
+    let mut list = Gathered::default();
     let mut good = true;
     for (key, read) in
-        [("protocols", protocol_match as fn(&_, &mut _) -> Result<PortMatch, Bad>), ("ports", admin_port)]
+        [("protocols", protocol_match as fn(&_, &mut _, &mut _) -> Result<(), Bad>), ("ports", admin_port)]
     {
         let Some(at) = entry.key(key) else { continue };
         good &= !notes.broken_here(&at) && at.node.list().is_some();
         for item in at.items() {
-            match read(&item, notes) {
-                Ok(port) => list.push(port),
-                Err(Bad) => good = false,
-            }
+            good &= read(&item, notes, &mut list).is_ok();
         }
     }
     let named = entry.key("protocols").is_some() || entry.key("ports").is_some();
     match (good, named) {
         (false, _) => Err(Bad),
         (true, false) => Ok(PortSet::Any),
-        (true, true) => Ok(PortSet::Of(list)),
+        (true, true) => Ok(list.set()),
     }
 }
 
-fn protocol_match(item: &Cursor<'_>, notes: &mut Notes) -> Result<PortMatch, Bad> {
+fn protocol_match(item: &Cursor<'_>, notes: &mut Notes, out: &mut Gathered) -> Result<(), Bad> {
     let api: ProtocolMatch = notes.read(item).ok_or(Bad)?;
     let ProtocolMatch { tcp, udp, sctp, destination_named_port: name } = api;
     let mut of = [("tcp", Protocol::TCP, tcp), ("udp", Protocol::UDP, udp), ("sctp", Protocol::SCTP, sctp)]
         .into_iter()
         .filter_map(|(key, proto, port)| Some((key, proto, port?.destination_port)));
     match (of.next(), of.next(), name) {
-        (Some((key, proto, port)), None, None) => match (port.number, port.range) {
-            (Some(port), None) => Ok(PortMatch { proto, first: port, last: port }),
-            (None, Some(given)) => range(&item.at(key).at("destinationPort").at("range"), proto, &given, notes),
-            _ => one_of(&item.at(key).at("destinationPort"), "`number`, `range`", notes),
-        },
-        (None, None, Some(name)) => named(&item.at("destinationNamedPort"), &name, notes),
-        _ => one_of(item, "`tcp`, `udp`, `sctp`, `destinationNamedPort`", notes),
+        (Some((key, proto, port)), None, None) => {
+            let at = item.at(key).at("destinationPort");
+            match (port.number, port.range) {
+                (Some(port), None) => out.matches.push(PortMatch { proto, first: port, last: port }),
+                (None, Some(given)) => out.matches.push(range(&at.at("range"), proto, &given, notes)?),
+                _ => return one_of(&at, "`number`, `range`", notes),
+            }
+        }
+        (None, None, Some(name)) => {
+            out.names.push(named(&item.at("destinationNamedPort"), &name, notes)?);
+        }
+        _ => return one_of(item, "`tcp`, `udp`, `sctp`, `destinationNamedPort`", notes),
     }
+    Ok(())
 }
 
-fn admin_port(item: &Cursor<'_>, notes: &mut Notes) -> Result<PortMatch, Bad> {
+fn admin_port(item: &Cursor<'_>, notes: &mut Notes, out: &mut Gathered) -> Result<(), Bad> {
     let api: AdminPort = notes.read(item).ok_or(Bad)?;
     let protocol = |name: Option<&str>| super::values::protocol(name);
     match (api.port_number, api.named_port, api.port_range) {
         (Some(number), None, None) => {
             let proto = protocol(number.protocol.as_deref());
-            Ok(PortMatch { proto, first: number.port, last: number.port })
+            out.matches.push(PortMatch { proto, first: number.port, last: number.port });
         }
-        (None, Some(name), None) => named(&item.at("namedPort"), &name, notes),
+        (None, Some(name), None) => out.names.push(named(&item.at("namedPort"), &name, notes)?),
         (None, None, Some(given)) => {
             let proto = protocol(given.protocol.as_deref());
             let ends = PortRange { start: given.start, end: given.end };
-            range(&item.at("portRange"), proto, &ends, notes)
+            out.matches.push(range(&item.at("portRange"), proto, &ends, notes)?);
         }
-        _ => one_of(item, "`portNumber`, `namedPort`, `portRange`", notes),
+        _ => return one_of(item, "`portNumber`, `namedPort`, `portRange`", notes),
     }
+    Ok(())
 }
 
 fn range(at: &Cursor<'_>, proto: Protocol, given: &PortRange, notes: &mut Notes) -> Result<PortMatch, Bad> {
@@ -222,12 +225,12 @@ fn range(at: &Cursor<'_>, proto: Protocol, given: &PortRange, notes: &mut Notes)
     Ok(PortMatch { proto, first: start, last: end })
 }
 
-fn named(at: &Cursor<'_>, name: &str, notes: &mut Notes) -> Result<PortMatch, Bad> {
-    notes.unsupported(at, format!("the named port {} is not enforced yet", quoted(name)), "write its number");
-    Err(Bad)
+/// A name is that of a port of whichever protocol.
+fn named(at: &Cursor<'_>, name: &str, notes: &mut Notes) -> Result<NamedPort, Bad> {
+    Ok(NamedPort { proto: None, name: port_name(at, name, notes)? })
 }
 
-fn one_of(at: &Cursor<'_>, names: &str, notes: &mut Notes) -> Result<PortMatch, Bad> {
+fn one_of(at: &Cursor<'_>, names: &str, notes: &mut Notes) -> Result<(), Bad> {
     notes.invalid(at, format!("needs exactly one of {names}"), "");
     Err(Bad)
 }

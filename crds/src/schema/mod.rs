@@ -36,6 +36,7 @@ fn generate(kind: ObjectKind) -> Value {
         ObjectKind::CiliumNode => schema::<cilium::CiliumNode>(),
         ObjectKind::CiliumEndpoint => schema::<cilium::CiliumEndpoint>(),
         ObjectKind::CiliumIdentity => schema::<cilium::CiliumIdentity>(),
+        ObjectKind::CiliumCIDRGroup => schema::<cilium::CiliumCIDRGroup>(),
         ObjectKind::ClusterNetworkPolicy => schema::<tiers::ClusterNetworkPolicy>(),
         ObjectKind::AdminNetworkPolicy => schema::<tiers::AdminNetworkPolicy>(),
         ObjectKind::BaselineAdminNetworkPolicy => schema::<tiers::BaselineAdminNetworkPolicy>(),

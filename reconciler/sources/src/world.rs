@@ -52,8 +52,18 @@ impl Assembler {
         });
         combined.change(&gone, &come);
         self.objects = snapshot.objects.clone();
-        let Pieces { namespaces, nodes, pods, services, slices, rules, claims, remote_endpoints, problems } =
-            combined.pieces().clone();
+        let Pieces {
+            namespaces,
+            nodes,
+            pods,
+            services,
+            slices,
+            cidr_groups,
+            rules,
+            claims,
+            remote_endpoints,
+            problems,
+        } = combined.pieces().clone();
         let mut world = World {
             synced: synced(snapshot, records),
             namespaces,
@@ -61,6 +71,7 @@ impl Assembler {
             pods,
             services,
             slices,
+            cidr_groups,
             rules,
             claims,
             remote_endpoints,

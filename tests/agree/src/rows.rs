@@ -1,7 +1,9 @@
 //! Looking a packet up in the rows of one node.
 
 use crate::site::{address, config, world};
-use cilium_abi::policy::{ALLOW, DENY, EGRESS, NONE, PolicyKey as AbiKey, PolicyRow as AbiRow, UNALLOWED, decide};
+use cilium_abi::policy::{
+    ALLOW, DENY, EGRESS, NONE, PolicyKey as AbiKey, PolicyRow as AbiRow, UNALLOWED, decide,
+};
 use cilium_abi::{Be16, endpoint, identity};
 use cilium_engine::compile::{IdBook, compile};
 use cilium_engine::config::Config;
@@ -76,7 +78,9 @@ impl Side {
         Some(match found.row.verdict {
             ALLOW => Outcome::Passes,
             DENY => Outcome::Drops(181),
-            NONE | UNALLOWED if is_own_node && self.config.policy.localhost_always_allowed() => Outcome::Passes,
+            NONE | UNALLOWED if is_own_node && self.config.policy.localhost_always_allowed() => {
+                Outcome::Passes
+            }
             NONE | UNALLOWED => Outcome::Drops(133),
             other => panic!("{other} is no verdict"),
         })

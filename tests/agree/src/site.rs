@@ -30,13 +30,15 @@ fn api_version(kind: &str) -> &'static str {
 /// The object as somebody would write it.
 fn complete(object: &Value) -> Value {
     let kind = object["kind"].as_str().unwrap_or_default();
-    let mut object = object.clone();
+    let mut object = without_nulls(object);
     object["apiVersion"] = json!(api_version(kind));
     match kind {
         // Of pods whose addresses are not spoken for: none of the draft's.
         "Node" => {
-            let number = NODES.iter().position(|name| object["metadata"]["name"] == *name).unwrap_or_default();
-            object["spec"]["podCIDRs"] = json!([format!("10.20{number}.0.0/24"), format!("fd20:{number}::/64")]);
+            let number =
+                NODES.iter().position(|name| object["metadata"]["name"] == *name).unwrap_or_default();
+            object["spec"]["podCIDRs"] =
+                json!([format!("10.20{number}.0.0/24"), format!("fd20:{number}::/64")]);
         }
         "EndpointSlice" => {
             object["addressType"] = json!("IPv4");
@@ -46,6 +48,18 @@ fn complete(object: &Value) -> Value {
         _ => {}
     }
     object
+}
+
+/// As an API server passes objects on: what is nothing is not there.
+fn without_nulls(value: &Value) -> Value {
+    match value {
+        Value::Object(members) => {
+            let there = members.iter().filter(|(_, member)| !member.is_null());
+            Value::Object(there.map(|(key, member)| (key.clone(), without_nulls(member))).collect())
+        }
+        Value::Array(items) => Value::Array(items.iter().map(without_nulls).collect()),
+        plain => plain.clone(),
+    }
 }
 
 fn read(object: &Value) -> Vec<Reading> {
@@ -116,6 +130,7 @@ pub(crate) fn world(draft: &Draft, node: &str) -> World {
         pods: pieces.pods,
         services: pieces.services,
         slices: pieces.slices,
+        cidr_groups: pieces.cidr_groups,
         rules: pieces.rules,
         claims: pieces.claims,
         remote_endpoints: pieces.remote_endpoints,

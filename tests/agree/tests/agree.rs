@@ -20,7 +20,8 @@ fn compare(draft: &Draft) -> Result<usize, TestCaseError> {
     let mut asked = 0;
     for packet in draft.packets().iter().filter(|packet| packet.from != packet.to) {
         let said = verdict(&world, packet);
-        for (direction, decision) in [(Direction::Egress, &said.egress), (Direction::Ingress, &said.ingress)] {
+        for (direction, decision) in [(Direction::Egress, &said.egress), (Direction::Ingress, &said.ingress)]
+        {
             let Some(outcome) = engine.verdict(packet, direction) else { continue };
             asked += 1;
             let expected = decision.drop_reason().map_or(Outcome::Passes, Outcome::Drops);

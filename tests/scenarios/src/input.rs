@@ -101,6 +101,7 @@ impl Inputs {
             pods: pieces.pods,
             services: pieces.services,
             slices: pieces.slices,
+            cidr_groups: pieces.cidr_groups,
             rules: pieces.rules,
             claims: pieces.claims,
             remote_endpoints: pieces.remote_endpoints,

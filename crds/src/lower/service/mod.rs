@@ -12,7 +12,7 @@ use crate::api::service as api;
 use annotations::Said;
 use cilium_engine::map::Few;
 use cilium_engine::world::{
-    Created, Distribution, LoadBalancerAddresses, Service, ServiceKind, SourceRanges, TrafficPolicy,
+    Created, Distribution, Labels, LoadBalancerAddresses, Service, ServiceKind, SourceRanges, TrafficPolicy,
 };
 
 /// Label: another proxy is to serve the Service.
@@ -61,6 +61,11 @@ pub(super) fn service(header: &Header, root: &Cursor<'_>, notes: &mut Notes) -> 
         external_ips,
         load_balancer,
         ports,
+        labels: api
+            .metadata
+            .labels
+            .iter()
+            .fold(Labels::default(), |all, (key, value)| all.with("k8s", key, value)),
         // An empty selector selects nothing: backends come from slices.
         selector: spec.selector.clone().filter(|s| !s.is_empty()).map(Few::from),
         publish_not_ready: spec.publish_not_ready_addresses.unwrap_or(false),

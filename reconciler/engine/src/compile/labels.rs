@@ -3,7 +3,7 @@
 
 use crate::world::{EndpointRecord, Label, Labels, ObjectName, Pod, World};
 
-const NAMESPACE: &str = "io.kubernetes.pod.namespace";
+pub(super) const NAMESPACE: &str = "io.kubernetes.pod.namespace";
 const NAMESPACE_LABELS: &str = "io.cilium.k8s.namespace.labels.";
 pub(super) const CLUSTER: &str = "io.cilium.k8s.policy.cluster";
 const SERVICE_ACCOUNT: &str = "io.cilium.k8s.policy.serviceaccount";

@@ -1,7 +1,7 @@
 //! From what is known to what is wanted: pure, and the same for the same input.
 //!
 //! ```text
-//! World, Config ─▶ site ─▶ identity ─▶ ipcache
+//! World, Config ─▶ site, meaning ─▶ identity ─▶ ipcache
 //!                    │         ├─────▶ policy ──▶ endpoints, publish
 //!                    ├─▶ host, programs
 //!                    └─▶ loadbalancer
@@ -21,6 +21,7 @@ mod identity;
 mod ipcache;
 mod labels;
 mod loadbalancer;
+mod meaning;
 mod number;
 mod policy;
 mod programs;
@@ -41,9 +42,11 @@ pub use view::{
 };
 
 use crate::config::Config;
+use crate::map::Set;
 use crate::problem::Problems;
+use crate::shared::Shared;
 use crate::state::{DesiredState, Direction, EndpointId, LinkName, SetId, State};
-use crate::world::World;
+use crate::world::{PolicyRule, World};
 use rows::{Edits, Rows};
 use site::Site;
 
@@ -68,6 +71,8 @@ pub fn compile(world: &World, config: &Config, adopted: &IdBook) -> Compiled {
 /// What stages read besides each other.
 struct Pass<'a> {
     world: &'a World,
+    /// What its rules mean.
+    rules: &'a Set<Shared<PolicyRule>>,
     config: &'a Config,
     site: &'a Site,
     /// The place is another than before.
@@ -90,6 +95,7 @@ pub struct Compiler {
     site: site::Stage,
     set: SetId,
     node: Rows,
+    rules: meaning::Stage,
     identities: identity::Stage,
     policies: policy::Stage,
     addresses: ipcache::Stage,
@@ -114,7 +120,8 @@ impl Compiler {
         if moved {
             self.node(world, config, &site, &mut edits);
         }
-        let pass = Pass { world, config, site: &site, moved, book: adopted, before: &before };
+        let rules = self.rules.update(world);
+        let pass = Pass { world, rules, config, site: &site, moved, book: adopted, before: &before };
         let identities = self.identities.update(&pass, &mut edits);
         let policies = self.policies.update(&pass, identities, &mut edits);
         self.addresses.update(&pass, identities, &mut edits);

@@ -15,7 +15,8 @@ pub use object::{
     Place, Pod, PodPort, PortMappings, RemoteEndpoint,
 };
 pub use policy::{
-    Clause, DefaultDeny, Entity, Peer, PeerSet, PolicyRule, PortMatch, PortSet, Rank, RuleVerdict, Subject, Tier,
+    CidrGroup, Clause, DefaultDeny, Entity, GroupRef, NamedPort, Peer, PeerSet, PolicyRule, PortMatch,
+    PortSet, Rank, RuleVerdict, ServiceNames, ServiceRef, Subject, Tier,
 };
 pub use service::{
     Allocation, Created, Distribution, ForwardingMode, FrontendKind, IpFamily, LbAlgorithm,
@@ -48,6 +49,8 @@ pub struct World {
     pub services: Map<Name, Shared<Service>>,
     /// EndpointSlices.
     pub slices: Map<Name, Shared<EndpointSlice>>,
+    /// Groups of prefixes by name.
+    pub cidr_groups: Map<String, Shared<CidrGroup>>,
     /// Rules of all policies.
     pub rules: Set<Shared<PolicyRule>>,
     /// Published claims of identity numbers, others' only.

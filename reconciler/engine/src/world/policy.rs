@@ -7,7 +7,7 @@
 //!     └─ clauses: direction, allow|deny|pass, peers ∧ ports
 //! ```
 
-use super::Selector;
+use super::{Labels, ObjectName, Place, PodPort, Selector, Service};
 use crate::state::{Direction, Origin, Protocol};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -116,6 +116,64 @@ pub enum Peer {
         /// Exceptions, each within `net`.
         except: Vec<IpNet>,
     },
+    /// The prefixes of groups without exceptions.
+    Groups {
+        /// Which groups.
+        groups: GroupRef,
+        /// Exceptions, wherever they lie.
+        except: Vec<IpNet>,
+    },
+    /// What is behind Services.
+    Services(ServiceRef),
+}
+
+/// CiliumCIDRGroups.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum GroupRef {
+    /// The one of this name.
+    Named(String),
+    /// Those whose labels are selected.
+    Labelled(Selector),
+}
+
+/// Services.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct ServiceRef {
+    /// Their namespace; none: every one.
+    pub namespace: Option<String>,
+    /// Which of them.
+    pub which: ServiceNames,
+}
+
+/// Which Services.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum ServiceNames {
+    /// The one of this name.
+    Named(String),
+    /// Those whose labels are selected.
+    Labelled(Selector),
+}
+
+impl ServiceRef {
+    /// Whether a Service is meant.
+    pub fn means(&self, name: &ObjectName, service: &Service) -> bool {
+        self.namespace.as_ref().is_none_or(|namespace| name.namespace == *namespace.as_str())
+            && match &self.which {
+                ServiceNames::Named(wanted) => name.name == *wanted.as_str(),
+                ServiceNames::Labelled(selector) => selector.matches(&service.labels),
+            }
+    }
+}
+
+/// A CiliumCIDRGroup.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct CidrGroup {
+    /// Its labels, of source `cidrgroup`.
+    pub labels: Labels,
+    /// Its prefixes.
+    pub prefixes: Vec<IpNet>,
+    /// Where it is written.
+    pub place: Place,
 }
 
 /// Entities (features.md §1.4).
@@ -156,6 +214,39 @@ pub enum PortSet {
     Any,
     /// Any of these; an empty list is none.
     Of(Vec<PortMatch>),
+    /// As [`Self::Of`], and what the names stand for at the pod that the packet is for.
+    Named(Vec<PortMatch>, Vec<NamedPort>),
+}
+
+impl PortSet {
+    /// Of these ports and names.
+    pub fn of(ports: Vec<PortMatch>, names: Vec<NamedPort>) -> Self {
+        if names.is_empty() { Self::Of(ports) } else { Self::Named(ports, names) }
+    }
+
+    /// The names in it.
+    pub fn names(&self) -> &[NamedPort] {
+        match self {
+            Self::Any | Self::Of(_) => &[],
+            Self::Named(_, names) => names,
+        }
+    }
+}
+
+/// The name of a container's port.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct NamedPort {
+    /// Protocol; none: every one that has ports.
+    pub proto: Option<Protocol>,
+    /// The name.
+    pub name: String,
+}
+
+impl NamedPort {
+    /// Whether a container's port is meant.
+    pub fn means(&self, port: &PodPort) -> bool {
+        self.name == port.name && self.proto.is_none_or(|proto| proto == port.proto)
+    }
 }
 
 /// A protocol with a range of ports, or an ICMP type.

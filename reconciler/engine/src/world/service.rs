@@ -179,6 +179,8 @@ pub struct Service {
     pub load_balancer: LoadBalancerAddresses,
     /// Ports.
     pub ports: Vec<ServicePort>,
+    /// Its own labels, of source `k8s`.
+    pub labels: Labels,
     /// Pod selector; `None`: backends come from EndpointSlices alone.
     pub selector: Option<Few<String, String>>,
     /// `publishNotReadyAddresses`.
@@ -222,6 +224,7 @@ impl Default for Service {
             external_ips: Vec::new(),
             load_balancer: LoadBalancerAddresses::default(),
             ports: Vec::new(),
+            labels: Labels::default(),
             selector: None,
             publish_not_ready: false,
             external_policy: TrafficPolicy::default(),

@@ -108,6 +108,7 @@ impl Identity {
             | ObjectKind::CiliumNetworkPolicy
             | ObjectKind::CiliumClusterwideNetworkPolicy
             | ObjectKind::CiliumEndpoint
+            | ObjectKind::CiliumCIDRGroup
             | ObjectKind::ClusterNetworkPolicy
             | ObjectKind::AdminNetworkPolicy
             | ObjectKind::BaselineAdminNetworkPolicy => None,

@@ -110,7 +110,7 @@ pub(super) struct Stage {
 impl Stage {
     /// Everyone who needs a number, with it.
     pub(super) fn update(&mut self, pass: &Pass<'_>, edits: &mut Edits) -> &Identities {
-        let Pass { world, config, site, moved, book, .. } = *pass;
+        let Pass { world, rules, config, site, moved, book, .. } = *pass;
         let first = !std::mem::replace(&mut self.begun, true);
         if first {
             self.all.known = reserved(site).into_iter().collect();
@@ -135,9 +135,9 @@ impl Stage {
             self.learn(stale);
         }
         self.tell_bearers(bearers);
-        if first || moved || !self.seen.rules.shares(&world.rules) {
-            self.seen.rules = world.rules.clone();
-            let prefixes = prefixes::number(&world.rules, site, book);
+        if first || moved || !self.seen.rules.shares(rules) {
+            self.seen.rules = rules.clone();
+            let prefixes = prefixes::number(rules, site, book);
             self.learn_prefixes(prefixes, edits);
         }
         &self.all
@@ -367,7 +367,8 @@ fn reserved(site: &Site) -> BTreeMap<IdentityId, Identity> {
         .map(|(id, name)| {
             let labels = Labels::default().with("reserved", name, "");
             // Whoever is of one family's world is of the world.
-            let labels = if name.starts_with("world-") { labels.with("reserved", "world", "") } else { labels };
+            let labels =
+                if name.starts_with("world-") { labels.with("reserved", "world", "") } else { labels };
             (IdentityId(id), Identity { labels: labels.into(), sort: Sort::Reserved })
         })
         .collect()

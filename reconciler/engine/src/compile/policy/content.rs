@@ -7,7 +7,7 @@ use crate::compile::number::ContentHash;
 use crate::compile::view::ViewWay;
 use crate::config::{Config, Enforcement};
 use crate::state::{Cookie, Direction, IdentityId, PolicyId};
-use crate::world::{Clause, Labels, PolicyRule, Rank, RuleVerdict, Subject, Tier};
+use crate::world::{Clause, Labels, PodPort, PolicyRule, Rank, RuleVerdict, Subject, Tier};
 use cilium_abi::endpoint::{
     CONFIG_EGRESS_NO_ANY, CONFIG_EGRESS_NO_PEERS, CONFIG_INGRESS_NO_ANY, CONFIG_INGRESS_NO_PEERS,
     CONFIG_OPEN_EGRESS, CONFIG_OPEN_INGRESS,
@@ -26,6 +26,19 @@ pub(super) enum Way {
     Closed,
     /// As closed, by a policy: Baseline rules are not asked.
     Isolated,
+}
+
+impl Entry<'_> {
+    /// Whether ladders of peers are about it: where it is about some, or about ports that each peer has its own of.
+    pub(super) fn is_about_some(&self) -> bool {
+        some(&self.clause.peers).is_some()
+            || self.clause.direction == Direction::Egress && !self.clause.ports.names().is_empty()
+    }
+
+    /// Whether the ladder for everyone is about it.
+    pub(super) fn is_about_any(&self) -> bool {
+        some(&self.clause.peers).is_none()
+    }
 }
 
 impl Way {
@@ -84,7 +97,9 @@ pub(super) struct Content {
     pub(super) ingress: Way,
     pub(super) egress: Way,
     pub(super) rules: Vec<Arc<Numbered>>,
-    /// Of ways and rules; never of who they mean.
+    /// The endpoint's named ports, those that its rules on ingress name.
+    pub(super) ports: Vec<PodPort>,
+    /// Of ways, rules and ports; never of who they mean.
     pub(super) hash: ContentHash,
 }
 
@@ -94,10 +109,11 @@ impl Content {
         rules: &[Arc<Numbered>],
         identity: IdentityId,
         labels: &Labels,
+        ports: &[PodPort],
         config: &Config,
     ) -> Self {
         if config.policy.enforcement == Enforcement::Never {
-            return Self::new(Way::Open, Way::Open, Vec::new());
+            return Self::new(Way::Open, Way::Open, Vec::new(), Vec::new());
         }
         let selects = |numbered: &&Arc<Numbered>| match &numbered.rule.subject {
             Subject::Endpoints(selector) => selector.matches(labels),
@@ -126,14 +142,26 @@ impl Content {
             if taken { Way::Denied } else { Way::Open }
         };
         let (ingress, egress) = (way(Direction::Ingress), way(Direction::Egress));
-        Self::new(ingress, egress, rules)
+        let named = |port: &&PodPort| {
+            let clauses = rules.iter().flat_map(|numbered| &numbered.rule.clauses);
+            let mut inward = clauses.filter(|clause| clause.direction == Direction::Ingress);
+            inward.any(|clause| clause.ports.names().iter().any(|name| name.means(port)))
+        };
+        let mut ports: Vec<PodPort> = ports.iter().filter(named).cloned().collect();
+        ports.sort();
+        ports.dedup();
+        Self::new(ingress, egress, rules, ports)
     }
 
-    fn new(ingress: Way, egress: Way, rules: Vec<Arc<Numbered>>) -> Self {
-        let ways = format!("{ingress:?} {egress:?}");
+    fn new(ingress: Way, egress: Way, rules: Vec<Arc<Numbered>>, ports: Vec<PodPort>) -> Self {
+        let ways = if ports.is_empty() {
+            format!("{ingress:?} {egress:?}")
+        } else {
+            format!("{ingress:?} {egress:?} {ports:?}")
+        };
         let hashes = rules.iter().map(|numbered| numbered.hash.digest().to_string());
         let hash = ContentHash::of(std::iter::once(ways).chain(hashes));
-        Self { ingress, egress, rules, hash }
+        Self { ingress, egress, rules, ports, hash }
     }
 
     /// The `CONFIG_` flags of ladders that it never has, whoever there is: no packet need ask for them.
@@ -141,7 +169,9 @@ impl Content {
         let mut hints = 0;
         for (direction, way) in self.ways() {
             let entries = self.entries(direction);
-            let about = |of_some: bool| entries.iter().any(|e| some(&e.clause.peers).is_some() == of_some);
+            let about = |of_some: bool| {
+                entries.iter().any(|e| if of_some { e.is_about_some() } else { e.is_about_any() })
+            };
             let (no_peers, no_any) = match direction {
                 Direction::Ingress => (CONFIG_INGRESS_NO_PEERS, CONFIG_INGRESS_NO_ANY),
                 Direction::Egress => (CONFIG_EGRESS_NO_PEERS, CONFIG_EGRESS_NO_ANY),
@@ -179,7 +209,9 @@ impl Content {
         order.sort_by_key(|n| all[*n].0);
         let mut precedences: Vec<u32> = all
             .iter()
-            .map(|(_, clause, _)| if clause.verdict == RuleVerdict::Deny { NORMAL_DENY } else { NORMAL_ALLOW })
+            .map(
+                |(_, clause, _)| if clause.verdict == RuleVerdict::Deny { NORMAL_DENY } else { NORMAL_ALLOW },
+            )
             .collect();
         for (after, n) in (0..).zip(order.into_iter().rev()) {
             let tier = if all[n].0.tier == Tier::Admin { ADMIN } else { BASELINE };

@@ -5,7 +5,7 @@
 
 use super::portprefix::{PortPrefix, prefixes};
 use crate::state::{Cookie, Protocol};
-use crate::world::{PortSet, RuleVerdict};
+use crate::world::{PodPort, PortMatch, PortSet, RuleVerdict};
 use cilium_abi::policy::{ALLOW, DENY, NONE, UNALLOWED};
 use std::collections::BTreeMap;
 
@@ -18,6 +18,8 @@ pub(super) struct Rung<'w> {
     pub(super) precedence: u32,
     /// On which ports.
     pub(super) ports: &'w PortSet,
+    /// The named ports of the pod that packets are for.
+    pub(super) at: &'w [PodPort],
     /// The clause's number.
     pub(super) cookie: Cookie,
 }
@@ -114,7 +116,8 @@ impl Cell {
 
     /// The first tier that does not pass on decides.
     fn decision(self) -> Option<Decision> {
-        let decided = |say: Say, verdict| Decision { verdict, precedence: say.precedence, cookie: say.cookie };
+        let decided =
+            |say: Say, verdict| Decision { verdict, precedence: say.precedence, cookie: say.cookie };
         let mut passed = None;
         for say in self.0.into_iter().flatten() {
             match say.verdict {
@@ -132,20 +135,27 @@ impl Ladder {
     pub(super) fn build<'w>(rungs: impl IntoIterator<Item = Rung<'w>>) -> Self {
         let mut ladder = Self::default();
         for rung in rungs {
-            let Rung { verdict, precedence, ports, cookie } = rung;
+            let Rung { verdict, precedence, ports, at, cookie } = rung;
             let say = Say { verdict, precedence, cookie };
             match ports {
                 PortSet::Any => ladder.all.add(say),
-                PortSet::Of(matches) => {
-                    for m in matches {
-                        for prefix in prefixes(m.first, m.last) {
-                            ladder.ports.entry((m.proto, prefix)).or_default().add(say);
-                        }
-                    }
+                PortSet::Of(matches) => ladder.add(matches.iter().copied(), say),
+                PortSet::Named(matches, names) => {
+                    let meant = at.iter().filter(|port| names.iter().any(|name| name.means(port)));
+                    let meant = meant.map(|p| PortMatch { proto: p.proto, first: p.port, last: p.port });
+                    ladder.add(matches.iter().copied().chain(meant), say);
                 }
             }
         }
         ladder
+    }
+
+    fn add(&mut self, matches: impl Iterator<Item = PortMatch>, say: Say) {
+        for PortMatch { proto, first, last } in matches {
+            for prefix in prefixes(first, last) {
+                self.ports.entry((proto, prefix)).or_default().add(say);
+            }
+        }
     }
 
     /// All that is said about a place: by its own cell, and by those around it, the nearest first.
@@ -206,7 +216,6 @@ impl Ladder {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::world::PortMatch;
 
     fn tcp(first: u16, last: u16) -> PortSet {
         PortSet::Of(vec![PortMatch { proto: Protocol::TCP, first, last }])
@@ -214,7 +223,7 @@ mod tests {
 
     fn rung(verdict: RuleVerdict, ports: &PortSet, cookie: u32) -> Rung<'_> {
         let precedence = if verdict == RuleVerdict::Deny { NORMAL_DENY } else { NORMAL_ALLOW };
-        Rung { verdict, precedence, ports, cookie: Cookie(cookie) }
+        Rung { verdict, precedence, ports, at: &[], cookie: Cookie(cookie) }
     }
 
     #[test]
@@ -242,7 +251,10 @@ mod tests {
     #[test]
     fn what_is_passed_on_is_decided_by_the_rest() {
         let (web, wide) = (tcp(80, 80), tcp(0, 65_535));
-        let admin = |verdict, ports, n| Rung { verdict, precedence: ADMIN + n, ports, cookie: Cookie(n) };
+        let admin = |verdict, ports, n| {
+            let precedence = ADMIN + n;
+            Rung { verdict, precedence, ports, at: &[], cookie: Cookie(n) }
+        };
         let ladder = Ladder::build([
             admin(RuleVerdict::Pass, &web, 2),
             admin(RuleVerdict::Allow, &wide, 1),

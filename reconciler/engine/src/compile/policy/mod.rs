@@ -13,6 +13,7 @@
 
 mod content;
 mod ladder;
+mod named;
 mod portprefix;
 mod rules;
 mod select;
@@ -35,7 +36,7 @@ use crate::state::{
     Cookie, Digest, Direction, IdentityId, Policy, PolicyDigest, PolicyId, PolicyKey, PolicyRow, Protocol,
     State, Why,
 };
-use crate::world::{EndpointRecord, Labels};
+use crate::world::{EndpointRecord, Labels, PodPort};
 use content::{Content, Way};
 use rules::Rules;
 use select::{Catalogue, Chooser};
@@ -75,9 +76,19 @@ pub(super) struct Stage {
     catalogue: Catalogue,
     records: Map<u16, Shared<EndpointRecord>>,
     endpoints: BTreeMap<u16, (IdentityId, Shared<Labels>)>,
-    contents: BTreeMap<IdentityId, (Shared<Labels>, Arc<Content>)>,
+    contents: BTreeMap<Subject, Arc<Content>>,
+    named: named::Ports,
     blocks: BTreeMap<PolicyId, Block>,
     outcome: Outcome,
+}
+
+/// What a content depends on besides rules.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Subject {
+    identity: IdentityId,
+    labels: Shared<Labels>,
+    /// Its named ports, where some rule on ingress names one.
+    ports: Vec<PodPort>,
 }
 
 /// Endpoints by their content.
@@ -86,13 +97,18 @@ type Subjects = BTreeMap<Digest, (Arc<Content>, Vec<u16>)>;
 impl Stage {
     /// What is in force for whom.
     pub(super) fn update(&mut self, pass: &Pass<'_>, identities: &Identities, edits: &mut Edits) -> &Outcome {
-        let Pass { world, config, book, .. } = *pass;
-        let rules_changed = self.rules.update(&world.rules, edits);
-        let stale = self.catalogue.learn(&identities.known);
+        let Pass { world, rules, config, book, .. } = *pass;
+        let rules_changed = self.rules.update(rules, edits);
+        let mut stale = self.catalogue.learn(&identities.known);
+        let others = self.named.update(world, identities, self.rules.names);
+        let ports_changed = !others.is_empty();
+        stale.extend(others);
+        stale.sort_unstable();
+        stale.dedup();
         let first = !std::mem::replace(&mut self.begun, true);
         // Rows are explained by an endpoint's record.
         let same = self.records == world.endpoints && self.endpoints == identities.endpoints;
-        if !first && !rules_changed && stale.is_empty() && same {
+        if !first && !rules_changed && stale.is_empty() && !ports_changed && same {
             return &self.outcome;
         }
         self.records = world.endpoints.clone();
@@ -111,14 +127,14 @@ impl Stage {
         let mut known = std::mem::take(&mut self.contents);
         let mut subjects = Subjects::new();
         for (id, (identity, labels)) in &self.endpoints {
-            let content = match self.contents.get(identity) {
-                Some((_, content)) => content.clone(),
+            let subject = Subject { identity: *identity, labels: labels.clone(), ports: self.named.own(*id) };
+            let content = match self.contents.get(&subject) {
+                Some(content) => content.clone(),
                 None => {
-                    let content = match known.remove(identity) {
-                        Some((of, content)) if of == *labels => content,
-                        Some(_) | None => Arc::new(Content::of(&self.rules.list, *identity, labels, config)),
-                    };
-                    self.contents.insert(*identity, (labels.clone(), content.clone()));
+                    let content = known.remove(&subject).unwrap_or_else(|| {
+                        Arc::new(Content::of(&self.rules.list, *identity, labels, &subject.ports, config))
+                    });
+                    self.contents.insert(subject, content.clone());
                     content
                 }
             };
@@ -144,7 +160,7 @@ impl Stage {
                 clear(id, before, edits);
             }
         }
-        let mut writer = Writer::new(Chooser::new(&self.catalogue, site, config));
+        let mut writer = Writer::new(Chooser::new(&self.catalogue, site, config, &self.named.of_peers));
         let (limit, mut written) = (config.bpf.policy_max as usize, 0);
         // In the order of the first endpoint of each, so that who is closed for want of room is certain.
         let mut order: Vec<&(Arc<Content>, Vec<u16>)> = subjects.values().collect();

@@ -6,7 +6,7 @@ use crate::compile::view::RuleView;
 use crate::map::{Map, Set};
 use crate::problem::Problem;
 use crate::shared::Shared;
-use crate::state::{Cookie, Origin, Why};
+use crate::state::{Cookie, Direction, Origin, Why};
 use crate::world::{Clause, Entity, Peer, PeerSet, PolicyRule};
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
@@ -24,11 +24,22 @@ pub(super) struct Numbered {
     views: Vec<Shared<RuleView>>,
 }
 
+/// Whose named ports have to be known.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Names {
+    /// Those of subjects.
+    pub(super) own: bool,
+    /// Those of peers.
+    pub(super) peers: bool,
+}
+
 /// All rules, in the order of their values.
 #[derive(Debug, Default)]
 pub(super) struct Rules {
     seen: Set<Shared<PolicyRule>>,
     pub(super) list: Vec<Arc<Numbered>>,
+    /// Whose ports some clause names.
+    pub(super) names: Names,
     /// By the numbers their rows carry.
     pub(super) views: Map<Cookie, Shared<RuleView>>,
     problems: Vec<Shared<Problem>>,
@@ -68,6 +79,11 @@ impl Rules {
             self.list.push(numbered);
         }
         self.views = views.into_iter().collect();
+        let named = |direction: Direction| {
+            let mut clauses = rules.keys().flat_map(|rule| &rule.clauses);
+            clauses.any(|c| c.direction == direction && !c.ports.names().is_empty())
+        };
+        self.names = Names { own: named(Direction::Ingress), peers: named(Direction::Egress) };
         let clauses = rules.keys().flat_map(|rule| rule.clauses.iter().map(move |clause| (rule, clause)));
         let misled = clauses.filter(|(_, clause)| names_apiserver(clause)).map(|(rule, clause)| {
             warning(

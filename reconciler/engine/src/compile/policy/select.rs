@@ -7,7 +7,7 @@ use crate::config::Config;
 use crate::map::Map;
 use crate::shared::Text;
 use crate::state::IdentityId;
-use crate::world::{Entity, Label, Operator, Peer, PeerSet, Requirement, Selector};
+use crate::world::{Entity, Label, Operator, Peer, PeerSet, PodPort, Requirement, Selector};
 use cilium_abi::identity as number;
 use ipnet::IpNet;
 use std::collections::{BTreeMap, HashMap};
@@ -73,19 +73,34 @@ impl Catalogue {
     }
 }
 
+/// Named ports of the pods with an identity, sorted.
+pub(super) type Ports = BTreeMap<IdentityId, Vec<PodPort>>;
+
 /// Answers for the identities of one compilation. Each distinct selector is asked once.
 pub(super) struct Chooser<'a> {
     catalogue: &'a Catalogue,
     site: &'a Site,
     /// The cluster that selectors without one mean, if they mean one.
     cluster: Option<&'a str>,
+    /// Named ports of the pods with an identity, where some rule asks for them.
+    pub(super) ports: &'a Ports,
     asked: BTreeMap<&'a Selector, Rc<Vec<IdentityId>>>,
 }
 
 impl<'a> Chooser<'a> {
-    pub(super) fn new(catalogue: &'a Catalogue, site: &'a Site, config: &'a Config) -> Self {
+    pub(super) fn new(
+        catalogue: &'a Catalogue,
+        site: &'a Site,
+        config: &'a Config,
+        ports: &'a Ports,
+    ) -> Self {
         let cluster = config.policy.default_local_cluster.then_some(config.cluster.name.as_str());
-        Self { catalogue, site, cluster, asked: BTreeMap::new() }
+        Self { catalogue, site, cluster, ports, asked: BTreeMap::new() }
+    }
+
+    /// The named ports of the pods with an identity.
+    pub(super) fn ports_of(&self, id: IdentityId) -> &'a [PodPort] {
+        self.ports.get(&id).map_or(&[], Vec::as_slice)
     }
 
     /// The peers of a clause.
@@ -101,6 +116,8 @@ impl<'a> Chooser<'a> {
                 Peer::Entity(entity) => {
                     ids.extend(known.iter().filter(|(id, i)| self.is(*entity, **id, i)).map(|(id, _)| *id));
                 }
+                // Others by the time they come here.
+                Peer::Groups { .. } | Peer::Services(_) => {}
                 Peer::Endpoints(selector) => ids.extend(self.selector(selector).iter()),
                 Peer::Cidr { net, except } => {
                     let local = known.range(&IdentityId(number::LOCAL_SCOPE)..);
@@ -119,6 +136,7 @@ impl<'a> Chooser<'a> {
         let Some(identity) = self.catalogue.known.get(&id) else { return false };
         peers.iter().any(|peer| match peer {
             Peer::Entity(entity) => self.is(*entity, id, identity),
+            Peer::Groups { .. } | Peer::Services(_) => false,
             Peer::Endpoints(selector) => self.selects(selector, identity),
             Peer::Cidr { net, except } => {
                 self.rest(net, except) == Some(id) || is_within(identity, net, except)
@@ -132,7 +150,9 @@ impl<'a> Chooser<'a> {
         }
         let known = &self.catalogue.known;
         let mut ids: Vec<IdentityId> = match self.candidates(selector) {
-            Some(candidates) => candidates.into_iter().filter(|id| self.selects(selector, &known[id])).collect(),
+            Some(candidates) => {
+                candidates.into_iter().filter(|id| self.selects(selector, &known[id])).collect()
+            }
             None => known.iter().filter(|(_, i)| self.selects(selector, i)).map(|(id, _)| *id).collect(),
         };
         ids.sort_unstable();
@@ -144,9 +164,9 @@ impl<'a> Chooser<'a> {
 
     /// Whether a selector of endpoints means these.
     fn selects(&self, selector: &Selector, identity: &Identity) -> bool {
-        let of_cluster = |name: &str| identity.labels.0.get(&Label::new("k8s", CLUSTER)).is_some_and(|is| **is == *name);
-        selector.matches(&identity.labels)
-            && (self.cluster.is_none_or(of_cluster) || says_where(selector))
+        let of_cluster =
+            |name: &str| identity.labels.0.get(&Label::new("k8s", CLUSTER)).is_some_and(|is| **is == *name);
+        selector.matches(&identity.labels) && (self.cluster.is_none_or(of_cluster) || says_where(selector))
     }
 
     /// The fewest who can be selected, if some requirement names a label's values.

@@ -4,7 +4,7 @@ use super::content::{Content, Entry, Way};
 use super::ladder::{Beside, Ladder, LadderRow, REST, Rung};
 use super::select::{Chooser, Peers, some};
 use crate::state::{Cookie, Direction, IdentityId, PolicyId, PolicyKey, PolicyRow};
-use crate::world::{PortSet, RuleVerdict};
+use crate::world::{PodPort, PortSet, RuleVerdict};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
@@ -18,13 +18,17 @@ pub(super) struct Writer<'a> {
     chosen: HashMap<Cookie, Peers>,
 }
 
-fn rung<'c>(entry: &Entry<'c>) -> Rung<'c> {
+/// A clause as a rung, of ladders that are about packets for a pod with these ports.
+fn rung<'c>(entry: &Entry<'c>, at: &'c [PodPort]) -> Rung<'c> {
     let Entry { clause, cookie, precedence } = *entry;
-    Rung { verdict: clause.verdict, precedence, ports: &clause.ports, cookie }
+    Rung { verdict: clause.verdict, precedence, ports: &clause.ports, at, cookie }
 }
 
 /// What a content says in one direction, about everyone and about some.
 struct Side<'c> {
+    direction: Direction,
+    /// The subject's named ports.
+    own: &'c [PodPort],
     about_any: Vec<Rung<'c>>,
     about_some: Vec<Entry<'c>>,
     /// The ladder for everyone.
@@ -37,23 +41,27 @@ impl<'c> Side<'c> {
     fn of(content: &'c Content, direction: Direction, way: Way) -> Self {
         let entries = content.entries(direction);
         let passes = entries.iter().any(|entry| entry.clause.verdict == RuleVerdict::Pass);
-        let (some, any): (Vec<_>, Vec<_>) =
-            entries.into_iter().partition(|entry| some(&entry.clause.peers).is_some());
-        let mut about_any: Vec<Rung<'_>> = any.iter().map(rung).collect();
+        // Towards everyone a name stands for nothing; what it stands for at some is in their ladders.
+        let own = if direction == Direction::Ingress { &*content.ports } else { &[] };
+        let any = entries.iter().filter(|entry| entry.is_about_any());
+        let mut about_any: Vec<Rung<'_>> = any.map(|entry| rung(entry, own)).collect();
         if way == Way::Denied {
             let (verdict, ports) = (RuleVerdict::Allow, &PortSet::Any);
-            about_any.push(Rung { verdict, precedence: REST, ports, cookie: Cookie(0) });
+            about_any.push(Rung { verdict, precedence: REST, ports, at: &[], cookie: Cookie(0) });
         }
         let anyone = Ladder::build(about_any.iter().copied());
-        Self { about_any, about_some: some, anyone, passes }
+        let about_some = entries.into_iter().filter(Entry::is_about_some).collect();
+        Self { direction, own, about_any, about_some, anyone, passes }
     }
 
-    /// The rows about a peer that these clauses are about.
-    fn rows(&self, rungs: &[Rung<'c>]) -> Vec<LadderRow> {
+    /// The rows about a peer with these named ports, that these clauses are about.
+    fn rows(&self, entries: &[Entry<'c>], peer: &'c [PodPort]) -> Vec<LadderRow> {
+        let at = if self.direction == Direction::Ingress { self.own } else { peer };
+        let rungs = entries.iter().map(|entry| rung(entry, at));
         match self.passes {
-            false => Ladder::build(rungs.iter().copied()).rows(Some(Beside::Any(&self.anyone))),
+            false => Ladder::build(rungs).rows(Some(Beside::Any(&self.anyone))),
             true => {
-                let all = rungs.iter().chain(&self.about_any).copied();
+                let all = rungs.chain(self.about_any.iter().copied());
                 Ladder::build(all).rows(Some(Beside::Nothing))
             }
         }
@@ -87,26 +95,28 @@ impl<'a> Writer<'a> {
         for (direction, way) in content.ways() {
             let side = Side::of(content, direction, way);
             put(&mut batch, policy, direction, IdentityId(0), &side.anyone.rows(None));
-            let mut rungs: Vec<Rung<'_>> = Vec::new();
             let mut about: BTreeMap<IdentityId, Vec<u32>> = BTreeMap::new();
-            for entry in &side.about_some {
+            for (number, entry) in (0..).zip(&side.about_some) {
                 let chosen = self.chosen.entry(entry.cookie);
-                let peers = chosen.or_insert_with(|| self.chooser.peers(&entry.clause.peers)).clone();
-                let Peers::Of(ids) = peers else { continue };
-                let number = u32::try_from(rungs.len()).expect("fewer than 2^32 clauses fit in memory");
-                rungs.push(rung(entry));
-                for id in ids.iter() {
-                    about.entry(*id).or_default().push(number);
+                match chosen.or_insert_with(|| self.chooser.peers(&entry.clause.peers)).clone() {
+                    Peers::Of(ids) => ids.iter().for_each(|id| about.entry(*id).or_default().push(number)),
+                    Peers::Any => {
+                        self.chooser.ports.keys().for_each(|id| about.entry(*id).or_default().push(number));
+                    }
                 }
             }
             // Most peers have the same clauses as many others: each distinct set is settled once.
-            let mut settled: HashMap<Vec<u32>, Arc<[LadderRow]>> = HashMap::new();
+            let mut settled: HashMap<(Vec<u32>, &[PodPort]), Arc<[LadderRow]>> = HashMap::new();
             for (identity, numbers) in about {
+                let named =
+                    numbers.iter().any(|n| !side.about_some[*n as usize].clause.ports.names().is_empty());
+                let peer = if named { self.chooser.ports_of(identity) } else { &[] };
                 let ladder = settled
-                    .entry(numbers)
-                    .or_insert_with_key(|numbers| {
-                        let chosen: Vec<Rung<'_>> = numbers.iter().map(|n| rungs[*n as usize]).collect();
-                        side.rows(&chosen).into()
+                    .entry((numbers, peer))
+                    .or_insert_with_key(|(numbers, peer)| {
+                        let chosen: Vec<Entry<'_>> =
+                            numbers.iter().map(|n| side.about_some[*n as usize]).collect();
+                        side.rows(&chosen, peer).into()
                     })
                     .clone();
                 put(&mut batch, policy, direction, identity, &ladder);
@@ -124,12 +134,14 @@ impl<'a> Writer<'a> {
         for (direction, way) in content.ways() {
             let side = Side::of(content, direction, way);
             for id in peers {
-                let is_about = |entry: &&Entry<'_>| {
-                    some(&entry.clause.peers).is_some_and(|peers| self.chooser.is_about(peers, *id))
+                let ports = self.chooser.ports_of(*id);
+                let is_about = |entry: &&Entry<'_>| match some(&entry.clause.peers) {
+                    Some(peers) => self.chooser.is_about(peers, *id),
+                    None => !ports.is_empty(),
                 };
-                let rungs: Vec<Rung<'_>> = side.about_some.iter().filter(is_about).map(rung).collect();
-                if !rungs.is_empty() {
-                    put(&mut batch, policy, direction, *id, &side.rows(&rungs));
+                let entries: Vec<Entry<'_>> = side.about_some.iter().filter(is_about).copied().collect();
+                if !entries.is_empty() {
+                    put(&mut batch, policy, direction, *id, &side.rows(&entries, ports));
                 }
             }
         }
