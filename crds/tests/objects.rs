@@ -110,6 +110,9 @@ fn show(clause: &Clause) -> String {
             .iter()
             .map(|peer| match peer {
                 Peer::Endpoints(selector) => format!("{{{selector}}}"),
+                Peer::Nodes { selector, here } => {
+                    format!("nodes {{{selector}}}{}", if *here { "" } else { " but this" })
+                }
                 Peer::Entity(entity) => format!("{entity:?}"),
                 Peer::Cidr { net, except } if except.is_empty() => net.to_string(),
                 Peer::Cidr { net, except } => format!("{net} but {except:?}"),

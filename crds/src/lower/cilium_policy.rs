@@ -1,6 +1,6 @@
 //! CiliumNetworkPolicy and CiliumClusterwideNetworkPolicy → rules.
 //!
-//! Not enforced yet, told and failing closed: names in DNS, groups of clouds, nodes by labels,
+//! Not enforced yet, told and failing closed: names in DNS, groups of clouds,
 //! layer 7, TLS, listeners, authentication.
 
 use super::clause::{Parts, clause, excepted, exceptions, meant, prefix};
@@ -268,7 +268,7 @@ fn peers(
                 Err(Bad) => good = false,
             }
         }
-        if matches!(*member, "Endpoints" | "Entities" | "CIDR" | "CIDRSet" | "Services")
+        if matches!(*member, "Endpoints" | "Entities" | "CIDR" | "CIDRSet" | "Nodes" | "Services")
             || cursor.items().is_empty()
         {
             continue;
@@ -289,6 +289,10 @@ fn peer(member: &str, item: &Cursor<'_>, scope: &Scope<'_>, notes: &mut Notes) -
         "Endpoints" => {
             let own = selector(item, Keys::Cilium, notes).ok_or(Bad)?;
             Ok(Peer::Endpoints(scope.peers(own)))
+        }
+        "Nodes" => {
+            let selector = selector(item, Keys::Node, notes).ok_or(Bad)?;
+            Ok(Peer::Nodes { selector, here: false })
         }
         "Entities" => {
             let name: String = notes.read(item).ok_or(Bad)?;
@@ -372,6 +376,7 @@ fn entity(name: &str) -> Option<Entity> {
         "world-ipv4" => Entity::WorldIpv4,
         "world-ipv6" => Entity::WorldIpv6,
         "cluster" => Entity::Cluster,
+        "cluster-mesh" => Entity::ClusterMesh,
         "host" => Entity::Host,
         "remote-node" => Entity::RemoteNode,
         "init" => Entity::Init,

@@ -24,10 +24,15 @@ pub(super) enum Keys {
     Group,
     /// Labels of Services.
     Service,
+    /// Labels of nodes, of whichever source, but for `reserved:key`.
+    Node,
 }
 
 /// Source of the labels of CiliumCIDRGroups.
 pub(super) const GROUP_SOURCE: &str = "cidrgroup";
+
+/// Source of the labels of nodes.
+const NODE_SOURCE: &str = "node";
 
 /// Sources of labels.
 const SOURCES: &[&str] = &[
@@ -143,6 +148,11 @@ fn label(at: &Cursor<'_>, key: &str, keys: Keys, notes: &mut Notes) -> Option<La
         Keys::Cilium => match key.split_once(':') {
             Some((source, name)) => (source, name.to_owned()),
             None => ("any", key.to_owned()),
+        },
+        Keys::Node => match key.split_once(':') {
+            Some(("reserved", name)) => ("reserved", name.to_owned()),
+            Some((_, name)) => (NODE_SOURCE, name.to_owned()),
+            None => (NODE_SOURCE, key.to_owned()),
         },
         Keys::Pod | Keys::Service => ("k8s", key.to_owned()),
         Keys::Group => (GROUP_SOURCE, key.to_owned()),

@@ -115,17 +115,21 @@ fn peers(entry: &Cursor<'_>, way: &str, notes: &mut Notes) -> Result<PeerSet, Ba
 }
 
 fn peer(item: &Cursor<'_>, notes: &mut Notes) -> Result<Peer, Bad> {
-    for (key, what) in [
-        ("nodes", "nodes by their labels are not enforced yet"),
-        ("networks", "networks are not enforced yet"),
-        ("domainNames", "names in DNS are not enforced yet"),
-    ] {
+    for (key, what) in
+        [("networks", "networks are not enforced yet"), ("domainNames", "names in DNS are not enforced yet")]
+    {
         if let Some(at) = item.key(key) {
             notes.unsupported(&at, what, "");
             return Err(Bad);
         }
     }
-    pods(item, notes).map(Peer::Endpoints)
+    match item.key("nodes") {
+        Some(at) => {
+            let selector = selector(&at, Keys::Node, notes).ok_or(Bad)?;
+            Ok(Peer::Nodes { selector, here: true })
+        }
+        None => pods(item, notes).map(Peer::Endpoints),
+    }
 }
 
 /// Pods by `namespaces` or `pods`: exactly one of them.

@@ -11,6 +11,7 @@ use cilium_engine::state::{self, IdentityId, LinkName, PolicyId, State};
 use cilium_tests_oracle::worlds::Draft;
 use cilium_tests_oracle::{Direction, Family, Packet, Party, Protocol, Reserved};
 use serde_json::Value;
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 /// What the rows say at one end of a packet.
@@ -29,6 +30,8 @@ pub struct Side {
     config: Config,
     state: State,
     pods: Vec<Value>,
+    /// Addresses of nodes by name.
+    nodes: BTreeMap<String, IpAddr>,
 }
 
 impl Side {
@@ -36,8 +39,14 @@ impl Side {
     pub(crate) fn of(draft: &Draft, node: &str) -> Self {
         let config = config(draft, node);
         let compiled = compile(&world(draft, node), &config, &IdBook::default());
-        let pods = draft.objects.iter().filter(|object| object["kind"] == "Pod").cloned().collect();
-        Self { node: node.to_owned(), config, state: compiled.desired.state, pods }
+        let of = |kind: &'static str| draft.objects.iter().filter(move |object| object["kind"] == kind);
+        let nodes = of("Node").filter_map(|node| {
+            let address = node["status"]["addresses"][0]["address"].as_str()?.parse().ok()?;
+            Some((node["metadata"]["name"].as_str()?.to_owned(), address))
+        });
+        let nodes = nodes.collect();
+        let pods = of("Pod").cloned().collect();
+        Self { node: node.to_owned(), config, state: compiled.desired.state, pods, nodes }
     }
 
     pub(crate) fn verdict(&self, packet: &Packet, direction: Direction) -> Option<Outcome> {
@@ -105,7 +114,7 @@ impl Side {
     }
 
     fn identity(&self, party: &Party, family: Family) -> u32 {
-        let node = |name: &str| if name == self.node { identity::HOST } else { identity::REMOTE_NODE };
+        let node = |name: &str| self.nodes.get(name).map_or(identity::UNMANAGED, |address| self.at(*address));
         match party {
             Party::Pod { .. } => match self.pod(party) {
                 Some(pod) if pod["spec"]["hostNetwork"] == true => {

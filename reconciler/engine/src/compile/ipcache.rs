@@ -68,6 +68,7 @@ pub(super) struct Stage {
     local: BTreeMap<u16, (Shared<EndpointRecord>, IdentityId)>,
     remote: Map<Name, Shared<RemoteEndpoint>>,
     pods: Map<Name, Foreign>,
+    nodes: Shared<BTreeMap<String, IdentityId>>,
     prefixes: Shared<BTreeMap<IpNet, Prefix>>,
     /// With the endpoint, if it is one elsewhere.
     claims: Map<(IpAddr, Claimant), Elsewhere>,
@@ -93,6 +94,12 @@ impl Stage {
         for (name, was, is) in pods.differences(&identities.pods) {
             let said = |foreign: Option<&Foreign>| foreign.map_or(Vec::new(), |f| f.pod.ips.clone());
             self.claim(&Claimant::Pod(name.clone()), &said(was), &said(is), None, &mut stale);
+        }
+        if *self.nodes != *identities.nodes {
+            let before = std::mem::replace(&mut self.nodes, identities.nodes.clone());
+            let others = |node: &&Neighbour| before.get(&node.name) != self.nodes.get(&node.name);
+            let addresses = site.neighbours.iter().filter(others).flat_map(|node| &node.all);
+            stale.extend(addresses.map(|addr| IpNet::from(*addr)));
         }
         if moved || *self.prefixes != *identities.prefixes {
             self.prefixes = identities.prefixes.clone();
@@ -256,7 +263,9 @@ impl Stage {
             Claimant::Local(id) => (identities.endpoints[id].0, None),
             Claimant::Node(at) => {
                 let node = &site.neighbours[*at];
-                (IdentityId(identity::REMOTE_NODE), node.tunnel.filter(|_| node.routers.contains(&addr)))
+                let fixed = if node.is_apiserver { identity::KUBE_APISERVER } else { identity::REMOTE_NODE };
+                let identity = identities.nodes.get(&node.name).copied().unwrap_or(IdentityId(fixed));
+                (identity, node.tunnel.filter(|_| node.routers.contains(&addr)))
             }
             Claimant::Remote(_) => {
                 let endpoint = endpoint.expect("claims of endpoints elsewhere have theirs");

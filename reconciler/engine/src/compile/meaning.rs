@@ -46,7 +46,7 @@ impl Names {
         peers.flatten().fold(Self::default(), |names, peer| match peer {
             Peer::Groups { .. } => Self { groups: true, ..names },
             Peer::Services(_) => Self { services: true, ..names },
-            Peer::Endpoints(_) | Peer::Entity(_) | Peer::Cidr { .. } => names,
+            Peer::Endpoints(_) | Peer::Nodes { .. } | Peer::Entity(_) | Peer::Cidr { .. } => names,
         })
     }
 
@@ -106,7 +106,7 @@ fn meaning(rule: &PolicyRule, world: &World) -> PolicyRule {
 
 fn meant(peer: &Peer, world: &World) -> Vec<Peer> {
     match peer {
-        Peer::Endpoints(_) | Peer::Entity(_) | Peer::Cidr { .. } => vec![peer.clone()],
+        Peer::Endpoints(_) | Peer::Nodes { .. } | Peer::Entity(_) | Peer::Cidr { .. } => vec![peer.clone()],
         Peer::Groups { groups, except } => {
             let all = world.cidr_groups.iter().filter(|(name, group)| match groups {
                 GroupRef::Named(wanted) => wanted == *name,

@@ -6,7 +6,7 @@ use crate::config::{Config, RoutingMode, TunnelProtocol};
 use crate::map::Map;
 use crate::shared::Shared;
 use crate::state::{GENEVE_LINK, IdentityId, LinkKind, Origin, VXLAN_LINK};
-use crate::world::{HostDevice, HostFacts, Node, NodeAddressKind, World};
+use crate::world::{EndpointSlice, HostDevice, HostFacts, Name, Node, NodeAddressKind, ObjectName, World};
 use cilium_abi::identity;
 use ipnet::IpNet;
 use std::collections::{BTreeMap, BTreeSet};
@@ -50,6 +50,8 @@ pub(super) struct Neighbour {
     pub(super) tunnel: Option<IpAddr>,
     /// Its pod CIDRs that no other node has.
     pub(super) pod_cidrs: Vec<IpNet>,
+    /// An API server runs there.
+    pub(super) is_apiserver: bool,
 }
 
 /// The device that encapsulates.
@@ -104,6 +106,8 @@ pub(super) struct Site {
     pub(super) mtu: u32,
     /// MTU of pods.
     pub(super) pod_mtu: u32,
+    /// Addresses of API servers, with what says so.
+    pub(super) apiservers: BTreeMap<IpAddr, Origin>,
     /// The others, by name.
     pub(super) neighbours: Vec<Neighbour>,
 }
@@ -139,6 +143,17 @@ impl Site {
         }
     }
 
+    /// Whether an API server runs here.
+    pub(super) fn is_apiserver(&self) -> bool {
+        self.own.iter().any(|addr| self.apiservers.contains_key(addr))
+    }
+
+    /// Addresses of API servers that are no node's.
+    pub(super) fn outer_apiservers(&self) -> impl Iterator<Item = (&IpAddr, &Origin)> {
+        let is_node = |addr| self.own.contains(addr) || self.neighbours.iter().any(|o| o.all.contains(addr));
+        self.apiservers.iter().filter(move |(addr, _)| !is_node(*addr))
+    }
+
     /// Whether the prefix lies within some node's pod CIDR: its addresses are the cluster's own.
     pub(super) fn in_pod_cidrs(&self, net: &IpNet) -> bool {
         self.pod_cidrs
@@ -152,6 +167,7 @@ impl Site {
 #[derive(Debug, Default)]
 pub(super) struct Stage {
     nodes: Map<String, Shared<Node>>,
+    slices: Map<Name, Shared<EndpointSlice>>,
     host: HostFacts,
     problems: Rows,
     site: Option<Shared<Site>>,
@@ -166,7 +182,11 @@ impl Stage {
         edits: &mut Edits,
     ) -> (Shared<Site>, bool) {
         let same_host = self.host == world.host;
-        if let Some(site) = self.site.as_ref().filter(|_| same_host && self.nodes == world.nodes) {
+        let same_servers = self.slices.shares(&world.slices)
+            || self.site.as_ref().is_some_and(|site| site.apiservers == apiservers(world));
+        self.slices = world.slices.clone();
+        let same = same_host && same_servers && self.nodes == world.nodes;
+        if let Some(site) = self.site.as_ref().filter(|_| same) {
             return (site.clone(), false);
         }
         let mut problems = Rows::default();
@@ -186,6 +206,22 @@ impl Stage {
 /// How rows explain themselves by a node.
 pub(super) fn node_origin(name: &str, node: &Node) -> Origin {
     Origin { object: format!("CiliumNode {name}"), place: node.place.to_string(), rule: String::new() }
+}
+
+/// Addresses of API servers: those of the Service `kubernetes`, ready or not (a server that starts is known already).
+fn apiservers(world: &World) -> BTreeMap<IpAddr, Origin> {
+    const NAMESPACE: &str = "default";
+    let first = Name::from(ObjectName::new(NAMESPACE, ""));
+    let slices = world.slices.range(first..).take_while(|(name, _)| name.namespace == *NAMESPACE);
+    let mut found = BTreeMap::new();
+    for (name, slice) in slices.filter(|(_, slice)| slice.service == "kubernetes") {
+        for endpoint in &slice.endpoints {
+            let place = slice.place.to_string();
+            let origin = Origin { object: format!("EndpointSlice {name}"), place, rule: String::new() };
+            found.entry(endpoint.ip).or_insert(origin);
+        }
+    }
+    found
 }
 
 /// Addresses of a kind, in the order given, without repetition.
@@ -279,6 +315,7 @@ pub(super) fn locate(world: &World, config: &Config, rows: &mut Rows) -> Site {
         devices,
         mtu,
         pod_mtu,
+        apiservers: apiservers(world),
         neighbours: Vec::new(),
         name,
     };
@@ -383,10 +420,13 @@ fn neighbours(world: &World, site: &Site, underlay_ipv6: bool, rows: &mut Rows) 
             );
         }
         let routers = routers(&addresses(node, NodeAddressKind::CiliumInternalIp), &pod_cidrs);
+        let all: BTreeSet<IpAddr> =
+            node.addresses.iter().map(|a| a.ip).chain(routers.iter().copied()).collect();
         found.push(Neighbour {
             name: name.clone(),
             origin,
-            all: node.addresses.iter().map(|a| a.ip).chain(routers.iter().copied()).collect(),
+            is_apiserver: all.iter().any(|addr| site.apiservers.contains_key(addr)),
+            all,
             routers: routers.into_iter().collect(),
             addresses: internal,
             tunnel,

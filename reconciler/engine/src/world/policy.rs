@@ -107,6 +107,13 @@ pub enum PeerSet {
 pub enum Peer {
     /// Endpoints of the cluster whose labels are selected.
     Endpoints(Selector),
+    /// Nodes whose labels are selected.
+    Nodes {
+        /// Which of them.
+        selector: Selector,
+        /// Whether this node counts, or others only.
+        here: bool,
+    },
     /// An entity.
     Entity(Entity),
     /// A prefix without the exceptions within it.
@@ -189,6 +196,8 @@ pub enum Entity {
     WorldIpv6,
     /// Everything within the cluster, hosts included.
     Cluster,
+    /// The same of all clusters.
+    ClusterMesh,
     /// This node.
     Host,
     /// Other nodes.
@@ -201,7 +210,7 @@ pub enum Entity {
     Unmanaged,
     /// The health endpoints.
     Health,
-    /// Nodes that run kube-apiserver.
+    /// API servers, be they nodes or outside.
     KubeApiserver,
     /// Nobody.
     None,

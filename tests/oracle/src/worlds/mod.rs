@@ -105,22 +105,28 @@ pub const PORTS: [(Protocol, u16); 14] = [
     (Protocol::Other(112), 0),
 ];
 
-/// Addresses outside, in and beside the prefixes that policies name; the first is an API server's.
+/// Addresses outside, in and beside the prefixes that policies name; the first may be an API server's.
 const ADDRESSES: [&str; 6] =
     ["198.51.100.6", "20.0.0.1", "20.1.0.1", "20.1.1.1", "2001:db8::1", "2001:db8:1::1"];
+
+/// Where an API server may be: outside, and at each node.
+const API_SERVERS: [&str; 3] = ["198.51.100.6", "192.168.0.1", "192.168.0.2"];
 
 /// A world with one to six policies.
 pub fn drafts() -> impl Strategy<Value = Draft> {
     let policies = prop::collection::vec(policy(), 1..=6);
-    (pods(), objects(), policies, configs()).prop_map(|(pods, objects, policies, config)| {
-        let mut all = surroundings();
-        all.extend(pods);
-        all.extend(objects);
-        all.extend(policies);
-        let mut draft = Draft { objects: all, config };
-        name_all(&mut draft.objects);
-        draft
-    })
+    let api_server = select(API_SERVERS.to_vec());
+    (api_server, pods(), objects(), policies, configs()).prop_map(
+        |(api_server, pods, objects, policies, config)| {
+            let mut all = surroundings(api_server);
+            all.extend(pods);
+            all.extend(objects);
+            all.extend(policies);
+            let mut draft = Draft { objects: all, config };
+            name_all(&mut draft.objects);
+            draft
+        },
+    )
 }
 
 /// Gives every object of a kind a name of its own, in the order they are in; the one
@@ -163,7 +169,7 @@ fn configs() -> impl Strategy<Value = Config> {
 }
 
 /// Two nodes, three namespaces, the API server's slice.
-fn surroundings() -> Vec<Value> {
+fn surroundings(api_server: &str) -> Vec<Value> {
     let node = |name: &str, address: &str, role: &str| {
         json!({"kind": "Node", "metadata": {"name": name, "labels": {"role": role, "kubernetes.io/hostname": name}},
                "status": {"addresses": [{"type": "InternalIP", "address": address}]}})
@@ -175,7 +181,7 @@ fn surroundings() -> Vec<Value> {
         objects.push(json!({"kind": "Namespace", "metadata": {"name": namespace, "labels": labels}}));
     }
     let of = json!({"kubernetes.io/service-name": "kubernetes"});
-    objects.push(json!({"kind": "EndpointSlice", "endpoints": [{"addresses": ["198.51.100.6"]}],
+    objects.push(json!({"kind": "EndpointSlice", "endpoints": [{"addresses": [api_server]}],
                         "metadata": {"namespace": "default", "name": "kubernetes", "labels": of}}));
     objects
 }

@@ -8,10 +8,12 @@
 //! ```text
 //! claims (by number) ─┬─▶ own (label sets of this node, all of them: few) ─┬─▶ known, by number
 //!                     └──────────────────────────────────────────────────┘
-//! rules ─▶ prefixes (all of them, when a rule changes)
+//! rules ─▶ prefixes, nodes (all of them, when a rule or a node changes)
 //! ```
 
 mod claims;
+mod local;
+mod nodes;
 mod own;
 mod prefixes;
 
@@ -28,7 +30,7 @@ use crate::problem::Problem;
 use crate::shared::Shared;
 use crate::state::{Digest, IdentityDigest, IdentityId, Origin, Why};
 use crate::world::{
-    EndpointRecord, Labels, Name, Namespace, ObjectName, Pod, PolicyRule, RemoteEndpoint, World,
+    EndpointRecord, Labels, Name, Namespace, Node, ObjectName, Pod, PolicyRule, RemoteEndpoint, World,
 };
 use cilium_abi::identity as number;
 use claims::Claims;
@@ -45,6 +47,8 @@ pub enum Sort {
     Endpoints,
     /// Addresses outside the cluster within a prefix of a policy.
     Prefix(IpNet),
+    /// Other nodes with the same labels, of those that rules ask for.
+    Node,
 }
 
 /// An identity.
@@ -74,6 +78,8 @@ pub(super) struct Identities {
     pub(super) endpoints: BTreeMap<u16, (IdentityId, Shared<Labels>)>,
     /// Of pods elsewhere.
     pub(super) pods: Map<Name, Foreign>,
+    /// Of other nodes, by name, where rules tell them apart.
+    pub(super) nodes: Shared<BTreeMap<String, IdentityId>>,
     /// Of prefixes in policies.
     pub(super) prefixes: Shared<BTreeMap<IpNet, Prefix>>,
     /// Numbers this node gave to label sets, with what they stand for.
@@ -87,6 +93,7 @@ struct Seen {
     pods: Map<Name, Shared<Pod>>,
     namespaces: Map<String, Shared<Namespace>>,
     remote: Map<Name, Shared<RemoteEndpoint>>,
+    nodes: Map<String, Shared<Node>>,
     rules: Set<Shared<PolicyRule>>,
 }
 
@@ -104,6 +111,7 @@ pub(super) struct Stage {
     touched: bool,
     given: BTreeMap<Hashed, IdentityId>,
     problems: Vec<Shared<Problem>>,
+    nodes: nodes::Nodes,
     all: Identities,
 }
 
@@ -112,8 +120,9 @@ impl Stage {
     pub(super) fn update(&mut self, pass: &Pass<'_>, edits: &mut Edits) -> &Identities {
         let Pass { world, rules, config, site, moved, book, .. } = *pass;
         let first = !std::mem::replace(&mut self.begun, true);
-        if first {
-            self.all.known = reserved(site).into_iter().collect();
+        let rules_same = self.seen.rules.shares(rules);
+        if first || moved || !rules_same || !self.seen.nodes.shares(&world.nodes) {
+            self.learn_nodes(pass, edits);
         }
         let mut stale = self.claims.update(world, edits);
         let mut bearers = self.local(world, config);
@@ -135,8 +144,8 @@ impl Stage {
             self.learn(stale);
         }
         self.tell_bearers(bearers);
-        if first || moved || !self.seen.rules.shares(rules) {
-            self.seen.rules = rules.clone();
+        self.seen.rules = rules.clone();
+        if first || moved || !rules_same {
             let prefixes = prefixes::number(rules, site, book);
             self.learn_prefixes(prefixes, edits);
         }
@@ -148,6 +157,7 @@ impl Stage {
         self.seen.pods = world.pods.clone();
         self.seen.namespaces = world.namespaces.clone();
         self.seen.remote = world.remote_endpoints.clone();
+        self.seen.nodes = world.nodes.clone();
     }
 
     /// Labels of local endpoints; those whose are others now.
@@ -330,6 +340,35 @@ impl Stage {
         self.all.known.edit(edits);
     }
 
+    /// Numbers with a fixed meaning, this node's among them, and other nodes'.
+    fn learn_nodes(&mut self, pass: &Pass<'_>, edits: &mut Edits) {
+        let Pass { world, rules, site, book, .. } = *pass;
+        let keys = nodes::keys(rules);
+        for (id, mut identity) in reserved(site) {
+            if id.0 == number::HOST {
+                identity.labels = nodes::labels(&site.name, &keys, world, (*identity.labels).clone()).into();
+            }
+            if self.all.known.get(&id) != Some(&identity) {
+                self.all.known.insert(id, identity);
+            }
+        }
+        let now = nodes::number(&keys, world, site, book);
+        if self.nodes == now {
+            return;
+        }
+        let before = std::mem::replace(&mut self.nodes, now);
+        for gone in before.known.keys().filter(|id| !self.nodes.known.contains_key(id)) {
+            edits.unset::<IdentityDigest>(*gone);
+            self.all.known.remove(gone);
+        }
+        for (id, known) in &self.nodes.known {
+            edits.set::<IdentityDigest>(*id, known.digest, &known.why);
+            let identity = Identity { labels: known.labels.clone(), sort: Sort::Node };
+            self.all.known.insert(*id, identity);
+        }
+        self.all.nodes = self.nodes.named.clone().into();
+    }
+
     fn learn_prefixes(&mut self, now: BTreeMap<IpNet, Prefix>, edits: &mut Edits) {
         if *self.all.prefixes == now {
             return;
@@ -366,9 +405,13 @@ fn reserved(site: &Site) -> BTreeMap<IdentityId, Identity> {
         .into_iter()
         .map(|(id, name)| {
             let labels = Labels::default().with("reserved", name, "");
-            // Whoever is of one family's world is of the world.
-            let labels =
-                if name.starts_with("world-") { labels.with("reserved", "world", "") } else { labels };
+            let labels = match id {
+                // Whoever is of one family's world is of the world.
+                number::WORLD_IPV4 | number::WORLD_IPV6 => labels.with("reserved", "world", ""),
+                number::KUBE_APISERVER => labels.with("reserved", "remote-node", ""),
+                number::HOST if site.is_apiserver() => labels.with("reserved", "kube-apiserver", ""),
+                _ => labels,
+            };
             (IdentityId(id), Identity { labels: labels.into(), sort: Sort::Reserved })
         })
         .collect()

@@ -1,8 +1,9 @@
-//! Prefixes named by policies, exceptions included, that are not the cluster's own addresses: each is an
-//! identity of this node's own.
+//! Prefixes named by policies, exceptions included, and addresses of API servers, that are not the cluster's own
+//! addresses: each is an identity of this node's own.
 
+use super::local;
 use crate::compile::book::IdBook;
-use crate::compile::number::{ContentHash, probe};
+use crate::compile::number::ContentHash;
 use crate::compile::rows::because;
 use crate::compile::site::{Family, Site};
 use crate::map::Set;
@@ -11,10 +12,10 @@ use crate::state::{Digest, IdentityId, Origin, Why};
 use crate::world::{Labels, Peer, PeerSet, PolicyRule};
 use cilium_abi::identity as number;
 use ipnet::IpNet;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 /// How many numbers prefixes may take.
-const LOCAL_COUNT: u32 = (1 << 24) - 1;
+const COUNT: u32 = 1 << 24;
 
 /// A prefix with its number.
 #[derive(Clone, Debug, PartialEq)]
@@ -27,46 +28,45 @@ pub(in crate::compile) struct Prefix {
 
 /// Numbers the prefixes of these rules.
 pub(super) fn number(rules: &Set<Shared<PolicyRule>>, site: &Site, book: &IdBook) -> BTreeMap<IpNet, Prefix> {
-    let prefixes = named(rules, site);
-    let mut kept: BTreeMap<Digest, IdentityId> = BTreeMap::new();
-    for (id, entry) in book.identities.range(IdentityId(number::LOCAL_SCOPE)..) {
-        kept.entry(entry.row).or_insert(*id);
-    }
-    let mut out = BTreeMap::new();
-    let mut fresh = Vec::new();
-    let mut taken = BTreeSet::new();
-    for (net, origin) in prefixes {
-        let world_name = match (site.ipv4 && site.ipv6, Family::of(net.addr())) {
-            (false, _) => "world",
-            (true, Family::V4) => "world-ipv4",
-            (true, Family::V6) => "world-ipv6",
+    let prefixes: Vec<(ContentHash, IpNet, Labels, &Origin)> = named(rules, site)
+        .into_iter()
+        .map(|(net, origin)| {
+            let labels = labels(&net, site);
+            (ContentHash::of_labels(&labels), net, labels, origin)
+        })
+        .collect();
+    let contents = prefixes.iter().map(|(hash, ..)| *hash);
+    let numbers = local::assign(contents, number::LOCAL_SCOPE, COUNT, book);
+    let numbered = prefixes.into_iter().filter_map(|(hash, net, labels, origin)| {
+        let prefix = Prefix {
+            id: *numbers.get(&hash)?,
+            why: because(origin),
+            labels: labels.into(),
+            digest: hash.digest(),
         };
-        let labels = Labels::default().with("cidr", &net.to_string(), "");
-        let labels = labels.with("reserved", "world", "").with("reserved", world_name, "");
-        let hash = ContentHash::of_labels(&labels);
-        let prefix =
-            |id| Prefix { id, why: because(origin), labels: labels.clone().into(), digest: hash.digest() };
-        match kept.get(&hash.digest()) {
-            Some(id) => {
-                taken.insert(*id);
-                out.insert(net, prefix(*id));
-            }
-            None => fresh.push((hash, net, prefix(IdentityId(0)))),
-        }
-    }
-    fresh.sort_by_key(|(hash, net, _)| (*hash, *net));
-    for (hash, net, prefix) in fresh {
-        let free = |n: u32| !taken.contains(&IdentityId(n)) && book.identities.find(&IdentityId(n)).is_none();
-        if let Some(n) = probe(&hash, number::LOCAL_SCOPE + 1, LOCAL_COUNT, free) {
-            taken.insert(IdentityId(n));
-            out.insert(net, Prefix { id: IdentityId(n), ..prefix });
-        }
-    }
-    out
+        Some((net, prefix))
+    });
+    numbered.collect()
 }
 
-/// The prefixes, each with the first of the rules that name it.
-fn named<'r>(rules: &'r Set<Shared<PolicyRule>>, site: &Site) -> BTreeMap<IpNet, &'r Origin> {
+fn labels(net: &IpNet, site: &Site) -> Labels {
+    let world_name = match (site.ipv4 && site.ipv6, Family::of(net.addr())) {
+        (false, _) => "world",
+        (true, Family::V4) => "world-ipv4",
+        (true, Family::V6) => "world-ipv6",
+    };
+    let labels = Labels::default().with("cidr", &net.to_string(), "");
+    let labels = labels.with("reserved", "world", "").with("reserved", world_name, "");
+    let is_host = net.prefix_len() == net.max_prefix_len();
+    if is_host && site.apiservers.contains_key(&net.addr()) {
+        labels.with("reserved", "kube-apiserver", "")
+    } else {
+        labels
+    }
+}
+
+/// The prefixes, each with the first of the rules that name it, or what says that it is an API server's.
+fn named<'r>(rules: &'r Set<Shared<PolicyRule>>, site: &'r Site) -> BTreeMap<IpNet, &'r Origin> {
     let mut prefixes: BTreeMap<IpNet, &Origin> = BTreeMap::new();
     for rule in rules.keys() {
         let peers = rule.clauses.iter().filter_map(|clause| match &clause.peers {
@@ -81,6 +81,9 @@ fn named<'r>(rules: &'r Set<Shared<PolicyRule>>, site: &Site) -> BTreeMap<IpNet,
                 }
             }
         }
+    }
+    for (addr, origin) in site.outer_apiservers() {
+        prefixes.entry(IpNet::from(*addr)).or_insert(origin);
     }
     prefixes.retain(|net, _| {
         net.prefix_len() > 0 && site.enabled(Family::of(net.addr())) && !site.in_pod_cidrs(net)

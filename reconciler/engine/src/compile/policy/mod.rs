@@ -97,8 +97,11 @@ type Subjects = BTreeMap<Digest, (Arc<Content>, Vec<u16>)>;
 impl Stage {
     /// What is in force for whom.
     pub(super) fn update(&mut self, pass: &Pass<'_>, identities: &Identities, edits: &mut Edits) -> &Outcome {
-        let Pass { world, rules, config, book, .. } = *pass;
-        let rules_changed = self.rules.update(rules, edits);
+        let Pass { world, rules, config, book, site, moved, .. } = *pass;
+        let rules_changed = self.rules.update(rules);
+        if rules_changed || moved {
+            self.rules.warn(!site.apiservers.is_empty(), edits);
+        }
         let mut stale = self.catalogue.learn(&identities.known);
         let others = self.named.update(world, identities, self.rules.names);
         let ports_changed = !others.is_empty();

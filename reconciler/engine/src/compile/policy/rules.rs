@@ -47,7 +47,7 @@ pub(super) struct Rules {
 
 impl Rules {
     /// Takes over the rules there are now; whether they are others than before.
-    pub(super) fn update(&mut self, rules: &Set<Shared<PolicyRule>>, edits: &mut Edits) -> bool {
+    pub(super) fn update(&mut self, rules: &Set<Shared<PolicyRule>>) -> bool {
         if self.seen == *rules {
             return false;
         }
@@ -84,16 +84,24 @@ impl Rules {
             clauses.any(|c| c.direction == direction && !c.ports.names().is_empty())
         };
         self.names = Names { own: named(Direction::Ingress), peers: named(Direction::Egress) };
-        let clauses = rules.keys().flat_map(|rule| rule.clauses.iter().map(move |clause| (rule, clause)));
-        let misled = clauses.filter(|(_, clause)| names_apiserver(clause)).map(|(rule, clause)| {
-            warning(
-                &clause_origin(rule, clause),
-                "entity kube-apiserver means nobody: no address is known to be one".to_owned(),
-                "name its addresses by a CIDR, or its nodes by the entities host and remote-node",
-            )
-        });
-        edits.tell(&mut self.problems, misled.collect());
         true
+    }
+
+    /// Tells of rules about API servers while none is known.
+    pub(super) fn warn(&mut self, knows_apiservers: bool, edits: &mut Edits) {
+        let clauses = |rule: &PolicyRule| -> Vec<Shared<Problem>> {
+            let misled = rule.clauses.iter().filter(|clause| names_apiserver(clause)).map(|clause| {
+                warning(
+                    &clause_origin(rule, clause),
+                    "entity kube-apiserver means nobody: no address is known to be one".to_owned(),
+                    "API servers are the endpoints of the Service default/kubernetes: give its EndpointSlice",
+                )
+            });
+            misled.collect()
+        };
+        let misled =
+            if knows_apiservers { Vec::new() } else { self.seen.keys().flat_map(|r| clauses(r)).collect() };
+        edits.tell(&mut self.problems, misled);
     }
 }
 

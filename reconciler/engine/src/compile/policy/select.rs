@@ -80,6 +80,8 @@ pub(super) type Ports = BTreeMap<IdentityId, Vec<PodPort>>;
 pub(super) struct Chooser<'a> {
     catalogue: &'a Catalogue,
     site: &'a Site,
+    /// The name of this cluster.
+    own_cluster: &'a str,
     /// The cluster that selectors without one mean, if they mean one.
     cluster: Option<&'a str>,
     /// Named ports of the pods with an identity, where some rule asks for them.
@@ -95,7 +97,8 @@ impl<'a> Chooser<'a> {
         ports: &'a Ports,
     ) -> Self {
         let cluster = config.policy.default_local_cluster.then_some(config.cluster.name.as_str());
-        Self { catalogue, site, cluster, ports, asked: BTreeMap::new() }
+        let own_cluster = config.cluster.name.as_str();
+        Self { catalogue, site, own_cluster, cluster, ports, asked: BTreeMap::new() }
     }
 
     /// The named ports of the pods with an identity.
@@ -118,6 +121,10 @@ impl<'a> Chooser<'a> {
                 }
                 // Others by the time they come here.
                 Peer::Groups { .. } | Peer::Services(_) => {}
+                Peer::Nodes { selector, here } => {
+                    let nodes = known.iter().filter(|(_, i)| is_node(i, selector, *here));
+                    ids.extend(nodes.map(|(id, _)| *id));
+                }
                 Peer::Endpoints(selector) => ids.extend(self.selector(selector).iter()),
                 Peer::Cidr { net, except } => {
                     let local = known.range(&IdentityId(number::LOCAL_SCOPE)..);
@@ -137,6 +144,7 @@ impl<'a> Chooser<'a> {
         peers.iter().any(|peer| match peer {
             Peer::Entity(entity) => self.is(*entity, id, identity),
             Peer::Groups { .. } | Peer::Services(_) => false,
+            Peer::Nodes { selector, here } => is_node(identity, selector, *here),
             Peer::Endpoints(selector) => self.selects(selector, identity),
             Peer::Cidr { net, except } => {
                 self.rest(net, except) == Some(id) || is_within(identity, net, except)
@@ -192,24 +200,34 @@ impl<'a> Chooser<'a> {
             self.site.enabled(family) && id == self.site.world(family)
                 || matches!(identity.sort, Sort::Prefix(net) if Family::of(net.addr()) == family)
         };
-        let reserved = identity.sort == Sort::Reserved;
+        let carries = |name: &str| is_reserved(identity, name);
+        let reserved = matches!(identity.sort, Sort::Reserved | Sort::Node);
         match entity {
             Entity::All => true,
             Entity::World => world(Family::V4) || world(Family::V6),
             Entity::WorldIpv4 => world(Family::V4),
             Entity::WorldIpv6 => world(Family::V6),
-            Entity::Cluster => {
-                identity.sort == Sort::Endpoints || reserved && !world(Family::V4) && !world(Family::V6)
+            Entity::Cluster | Entity::ClusterMesh => {
+                identity.sort == Sort::Endpoints
+                    && (entity == Entity::ClusterMesh || self.is_of_cluster(identity))
+                    || reserved && !world(Family::V4) && !world(Family::V6)
+                    || carries("kube-apiserver")
             }
             Entity::Host => id.0 == number::HOST,
-            Entity::RemoteNode => id.0 == number::REMOTE_NODE,
+            Entity::RemoteNode => carries("remote-node"),
             Entity::Init => id.0 == number::INIT,
             Entity::Ingress => id.0 == number::INGRESS,
             Entity::Unmanaged => id.0 == number::UNMANAGED,
             Entity::Health => id.0 == number::HEALTH,
-            Entity::KubeApiserver => id.0 == number::KUBE_APISERVER,
+            Entity::KubeApiserver => carries("kube-apiserver"),
             Entity::None => false,
         }
+    }
+
+    /// Whether they are of this cluster. Those of which nothing says so are nobody else's.
+    fn is_of_cluster(&self, identity: &Identity) -> bool {
+        let named = identity.labels.0.get(&Label::new("k8s", CLUSTER));
+        named.is_none_or(|name| **name == *self.own_cluster)
     }
 
     /// The rest of the world, if `net` is all of it.
@@ -218,6 +236,16 @@ impl<'a> Chooser<'a> {
         let whole = net.prefix_len() == 0 && self.site.enabled(family);
         (whole && !except.iter().any(|e| e.prefix_len() == 0)).then(|| self.site.world(family))
     }
+}
+
+fn is_reserved(identity: &Identity, name: &str) -> bool {
+    identity.labels.0.contains_key(&Label::new("reserved", name))
+}
+
+/// Whether it is a selected node, be it another or, if that counts, this one.
+fn is_node(identity: &Identity, selector: &Selector, here: bool) -> bool {
+    let counts = is_reserved(identity, "remote-node") || here && is_reserved(identity, "host");
+    counts && selector.matches(&identity.labels)
 }
 
 /// Whether it says of which cluster they are, or that they are none's.

@@ -187,7 +187,9 @@ fn naive(
 fn is_peer(peer: &Peer, addr: &IpAddr, far: &Far) -> bool {
     let outside = matches!(far, Far::Outside);
     match peer {
-        Peer::Groups { .. } | Peer::Services(_) => unreachable!("no object is named here"),
+        Peer::Nodes { .. } | Peer::Groups { .. } | Peer::Services(_) => {
+            unreachable!("no object is named here")
+        }
         Peer::Endpoints(selector) => matches!(far, Far::Pod(labels) if selector.matches(labels)),
         Peer::Cidr { net, except } => {
             outside && net.contains(addr) && !except.iter().any(|e| e.contains(addr))

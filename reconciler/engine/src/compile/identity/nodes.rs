@@ -1,0 +1,99 @@
+//! Other nodes: each carries those of its labels whose keys some rule names, so that nodes that no rule tells apart are
+//! one identity, of this node's own.
+
+use super::local;
+use crate::compile::book::IdBook;
+use crate::compile::number::ContentHash;
+use crate::compile::rows::because;
+use crate::compile::site::{Neighbour, Site};
+use crate::map::Set;
+use crate::shared::Shared;
+use crate::state::{Digest, IdentityId, Why};
+use crate::world::{Labels, Operator, Peer, PeerSet, PolicyRule, Requirement, World};
+use cilium_abi::identity as number;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Source of the labels of nodes.
+const SOURCE: &str = "node";
+/// How many numbers nodes may take.
+const COUNT: u32 = 1 << 24;
+
+/// An identity of other nodes that no fixed number stands for.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Known {
+    pub(super) labels: Shared<Labels>,
+    pub(super) digest: Digest,
+    pub(super) why: Why,
+}
+
+/// Who other nodes are.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct Nodes {
+    /// Those whose number is not a fixed one, by name.
+    pub(super) named: BTreeMap<String, IdentityId>,
+    /// What these numbers stand for.
+    pub(super) known: BTreeMap<IdentityId, Known>,
+}
+
+/// Keys of labels that some rule asks nodes for.
+pub(super) fn keys(rules: &Set<Shared<PolicyRule>>) -> BTreeSet<String> {
+    let peers = rules.keys().flat_map(|rule| &rule.clauses).filter_map(|clause| match &clause.peers {
+        PeerSet::Any => None,
+        PeerSet::Of(peers) => Some(peers),
+    });
+    let mut keys = BTreeSet::new();
+    for peer in peers.flatten() {
+        let selector = match peer {
+            Peer::Nodes { selector, .. } => selector,
+            Peer::Endpoints(selector) if !selector.requirements.iter().any(is_of_pods) => selector,
+            Peer::Endpoints(_)
+            | Peer::Entity(_)
+            | Peer::Cidr { .. }
+            | Peer::Groups { .. }
+            | Peer::Services(_) => {
+                continue;
+            }
+        };
+        let named = selector.requirements.iter().filter(|r| matches!(&*r.label.source, "any" | SOURCE));
+        keys.extend(named.map(|requirement| requirement.label.key.to_string()));
+    }
+    keys
+}
+
+/// Whether no node meets it.
+fn is_of_pods(requirement: &Requirement) -> bool {
+    requirement.label.source == "k8s" && matches!(requirement.operator, Operator::In(_) | Operator::Exists)
+}
+
+/// Those labels of a node that rules ask for.
+pub(super) fn labels(name: &str, keys: &BTreeSet<String>, world: &World, mut labels: Labels) -> Labels {
+    let Some(node) = world.nodes.get(name) else { return labels };
+    for (key, value) in node.labels.iter().filter(|(key, _)| keys.contains(key.as_str())) {
+        labels = labels.with(SOURCE, key, value);
+    }
+    labels
+}
+
+/// Numbers the other nodes.
+pub(super) fn number(keys: &BTreeSet<String>, world: &World, site: &Site, book: &IdBook) -> Nodes {
+    let mut wanted: BTreeMap<ContentHash, (Labels, Vec<&Neighbour>)> = BTreeMap::new();
+    for node in &site.neighbours {
+        let fixed = Labels::default().with("reserved", "remote-node", "");
+        let fixed = if node.is_apiserver { fixed.with("reserved", "kube-apiserver", "") } else { fixed };
+        let labels = labels(&node.name, keys, world, fixed.clone());
+        if labels != fixed {
+            let hash = ContentHash::of_labels(&labels);
+            wanted.entry(hash).or_insert_with(|| (labels, Vec::new())).1.push(node);
+        }
+    }
+    let numbers = local::assign(wanted.keys().copied(), number::REMOTE_NODE_SCOPE, COUNT, book);
+    let mut nodes = Nodes::default();
+    for (hash, (labels, of)) in wanted {
+        // Without a number they are nodes that no rule tells apart.
+        let (Some(id), Some(first)) = (numbers.get(&hash), of.first()) else { continue };
+        let known = Known { labels: labels.into(), digest: hash.digest(), why: because(&first.origin) };
+        nodes.known.insert(*id, known);
+        nodes.named.extend(of.iter().map(|node| (node.name.clone(), *id)));
+    }
+    nodes
+}
