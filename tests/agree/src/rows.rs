@@ -26,7 +26,6 @@ pub enum Outcome {
 /// One node's rows.
 #[derive(Debug)]
 pub struct Side {
-    node: String,
     config: Config,
     state: State,
     pods: Vec<Value>,
@@ -46,7 +45,7 @@ impl Side {
         });
         let nodes = nodes.collect();
         let pods = of("Pod").cloned().collect();
-        Self { node: node.to_owned(), config, state: compiled.desired.state, pods, nodes }
+        Self { config, state: compiled.desired.state, pods, nodes }
     }
 
     pub(crate) fn verdict(&self, packet: &Packet, direction: Direction) -> Option<Outcome> {

@@ -94,8 +94,16 @@ pub struct Selector {
 impl Selector {
     /// Whether these labels are selected.
     pub fn matches(&self, labels: &Labels) -> bool {
+        self.means(|| labels.0.iter())
+    }
+
+    /// Whether these labels are selected, of which one may have several values.
+    pub fn means<'l, I>(&self, labels: impl Fn() -> I) -> bool
+    where
+        I: Iterator<Item = (&'l Label, &'l Text)>,
+    {
         self.requirements.iter().all(|r| {
-            let mut values = labels.0.iter().filter(|(l, _)| r.label.means(l)).map(|(_, v)| v);
+            let mut values = labels().filter(|(l, _)| r.label.means(l)).map(|(_, v)| v);
             match &r.operator {
                 Operator::In(set) => values.any(|v| set.contains(v.as_str())),
                 Operator::NotIn(set) => !values.any(|v| set.contains(v.as_str())),

@@ -11,7 +11,9 @@
 //! rules ─▶ prefixes, nodes (all of them, when a rule or a node changes)
 //! ```
 
+mod asked;
 mod claims;
+mod groups;
 mod local;
 mod nodes;
 mod own;
@@ -23,18 +25,20 @@ use super::Pass;
 use super::labels;
 use super::number::ContentHash;
 use super::rows::Edits;
-use super::site::Site;
+use super::site::{Family, Site};
 use crate::config::Config;
-use crate::map::{Map, Set};
+use crate::map::{Map, Rarely, Set};
 use crate::problem::Problem;
-use crate::shared::Shared;
+use crate::shared::{Shared, Text};
 use crate::state::{Digest, IdentityDigest, IdentityId, Origin, Why};
 use crate::world::{
-    EndpointRecord, Labels, Name, Namespace, Node, ObjectName, Pod, PolicyRule, RemoteEndpoint, World,
+    CidrGroup, EndpointRecord, Label, Labels, Name, Namespace, Node, ObjectName, Pod, PolicyRule,
+    RemoteEndpoint, Selector, World,
 };
 use cilium_abi::identity as number;
 use claims::Claims;
-use ipnet::IpNet;
+use groups::Groups;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use own::{Bearer, Hashed, Wanted};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -56,8 +60,26 @@ pub enum Sort {
 pub struct Identity {
     /// Its labels.
     pub labels: Shared<Labels>,
+    /// Labels of CiliumCIDRGroups around it that rules ask for; one may have several values.
+    pub groups: Rarely<(Label, Text)>,
     /// What it stands for.
     pub sort: Sort,
+}
+
+impl Identity {
+    fn new(labels: Shared<Labels>, sort: Sort) -> Self {
+        Self { labels, groups: Rarely::default(), sort }
+    }
+
+    /// Its labels, those of groups included.
+    pub fn all_labels(&self) -> impl Iterator<Item = (&Label, &Text)> {
+        self.labels.0.iter().chain(self.groups.iter().map(|(label, value)| (label, value)))
+    }
+
+    /// Whether a selector means it.
+    pub fn is_selected(&self, selector: &Selector) -> bool {
+        selector.means(|| self.all_labels())
+    }
 }
 
 /// A pod elsewhere that no CiliumEndpoint speaks for.
@@ -94,6 +116,7 @@ struct Seen {
     namespaces: Map<String, Shared<Namespace>>,
     remote: Map<Name, Shared<RemoteEndpoint>>,
     nodes: Map<String, Shared<Node>>,
+    groups: Map<String, Shared<CidrGroup>>,
     rules: Set<Shared<PolicyRule>>,
 }
 
@@ -121,8 +144,11 @@ impl Stage {
         let Pass { world, rules, config, site, moved, book, .. } = *pass;
         let first = !std::mem::replace(&mut self.begun, true);
         let rules_same = self.seen.rules.shares(rules);
-        if first || moved || !rules_same || !self.seen.nodes.shares(&world.nodes) {
-            self.learn_nodes(pass, edits);
+        let groups_same = self.seen.groups.shares(&world.cidr_groups);
+        let groups = Groups::asked(rules, &world.cidr_groups);
+        let same = !first && !moved && rules_same && groups_same;
+        if !same || !self.seen.nodes.shares(&world.nodes) {
+            self.learn_nodes(pass, &groups, edits);
         }
         let mut stale = self.claims.update(world, edits);
         let mut bearers = self.local(world, config);
@@ -145,8 +171,8 @@ impl Stage {
         }
         self.tell_bearers(bearers);
         self.seen.rules = rules.clone();
-        if first || moved || !rules_same {
-            let prefixes = prefixes::number(rules, site, book);
+        if !same {
+            let prefixes = prefixes::number(rules, &groups, site, book);
             self.learn_prefixes(prefixes, edits);
         }
         &self.all
@@ -158,6 +184,7 @@ impl Stage {
         self.seen.namespaces = world.namespaces.clone();
         self.seen.remote = world.remote_endpoints.clone();
         self.seen.nodes = world.nodes.clone();
+        self.seen.groups = world.cidr_groups.clone();
     }
 
     /// Labels of local endpoints; those whose are others now.
@@ -327,7 +354,7 @@ impl Stage {
                 (Some(labels), None) => Some(labels),
                 (Some(_), Some(_)) | (None, _) => None,
             };
-            let identity = one.map(|labels| Identity { labels: labels.clone(), sort: Sort::Endpoints });
+            let identity = one.map(|labels| Identity::new(labels.clone(), Sort::Endpoints));
             if identity.is_none() && !claims.is_empty() {
                 self.all.clashed.insert(id);
             } else {
@@ -340,13 +367,19 @@ impl Stage {
         self.all.known.edit(edits);
     }
 
-    /// Numbers with a fixed meaning, this node's among them, and other nodes'.
-    fn learn_nodes(&mut self, pass: &Pass<'_>, edits: &mut Edits) {
+    /// Numbers with a fixed meaning, this node's and the world's among them, and other nodes'.
+    fn learn_nodes(&mut self, pass: &Pass<'_>, groups: &Groups, edits: &mut Edits) {
         let Pass { world, rules, site, book, .. } = *pass;
-        let keys = nodes::keys(rules);
+        let keys = asked::keys(rules, nodes::SOURCE);
         for (id, mut identity) in reserved(site) {
             if id.0 == number::HOST {
                 identity.labels = nodes::labels(&site.name, &keys, world, (*identity.labels).clone()).into();
+            }
+            for whole in [IpNet::V4(Ipv4Net::default()), IpNet::V6(Ipv6Net::default())] {
+                let family = Family::of(whole.addr());
+                if site.enabled(family) && id == site.world(family) {
+                    identity.groups = groups.labels_of(&whole);
+                }
             }
             if self.all.known.get(&id) != Some(&identity) {
                 self.all.known.insert(id, identity);
@@ -363,7 +396,7 @@ impl Stage {
         }
         for (id, known) in &self.nodes.known {
             edits.set::<IdentityDigest>(*id, known.digest, &known.why);
-            let identity = Identity { labels: known.labels.clone(), sort: Sort::Node };
+            let identity = Identity::new(known.labels.clone(), Sort::Node);
             self.all.known.insert(*id, identity);
         }
         self.all.nodes = self.nodes.named.clone().into();
@@ -380,7 +413,11 @@ impl Stage {
         }
         for (net, prefix) in self.all.prefixes.iter() {
             edits.set::<IdentityDigest>(prefix.id, prefix.digest, &prefix.why);
-            let identity = Identity { labels: prefix.labels.clone(), sort: Sort::Prefix(*net) };
+            let identity = Identity {
+                labels: prefix.labels.clone(),
+                groups: prefix.groups.clone(),
+                sort: Sort::Prefix(*net),
+            };
             self.all.known.insert(prefix.id, identity);
         }
     }
@@ -412,7 +449,7 @@ fn reserved(site: &Site) -> BTreeMap<IdentityId, Identity> {
                 number::HOST if site.is_apiserver() => labels.with("reserved", "kube-apiserver", ""),
                 _ => labels,
             };
-            (IdentityId(id), Identity { labels: labels.into(), sort: Sort::Reserved })
+            (IdentityId(id), Identity::new(labels.into(), Sort::Reserved))
         })
         .collect()
 }

@@ -6,15 +6,14 @@ use crate::compile::book::IdBook;
 use crate::compile::number::ContentHash;
 use crate::compile::rows::because;
 use crate::compile::site::{Neighbour, Site};
-use crate::map::Set;
 use crate::shared::Shared;
 use crate::state::{Digest, IdentityId, Why};
-use crate::world::{Labels, Operator, Peer, PeerSet, PolicyRule, Requirement, World};
+use crate::world::{Labels, World};
 use cilium_abi::identity as number;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Source of the labels of nodes.
-const SOURCE: &str = "node";
+pub(super) const SOURCE: &str = "node";
 /// How many numbers nodes may take.
 const COUNT: u32 = 1 << 24;
 
@@ -33,36 +32,6 @@ pub(super) struct Nodes {
     pub(super) named: BTreeMap<String, IdentityId>,
     /// What these numbers stand for.
     pub(super) known: BTreeMap<IdentityId, Known>,
-}
-
-/// Keys of labels that some rule asks nodes for.
-pub(super) fn keys(rules: &Set<Shared<PolicyRule>>) -> BTreeSet<String> {
-    let peers = rules.keys().flat_map(|rule| &rule.clauses).filter_map(|clause| match &clause.peers {
-        PeerSet::Any => None,
-        PeerSet::Of(peers) => Some(peers),
-    });
-    let mut keys = BTreeSet::new();
-    for peer in peers.flatten() {
-        let selector = match peer {
-            Peer::Nodes { selector, .. } => selector,
-            Peer::Endpoints(selector) if !selector.requirements.iter().any(is_of_pods) => selector,
-            Peer::Endpoints(_)
-            | Peer::Entity(_)
-            | Peer::Cidr { .. }
-            | Peer::Groups { .. }
-            | Peer::Services(_) => {
-                continue;
-            }
-        };
-        let named = selector.requirements.iter().filter(|r| matches!(&*r.label.source, "any" | SOURCE));
-        keys.extend(named.map(|requirement| requirement.label.key.to_string()));
-    }
-    keys
-}
-
-/// Whether no node meets it.
-fn is_of_pods(requirement: &Requirement) -> bool {
-    requirement.label.source == "k8s" && matches!(requirement.operator, Operator::In(_) | Operator::Exists)
 }
 
 /// Those labels of a node that rules ask for.

@@ -1,15 +1,16 @@
 //! Prefixes named by policies, exceptions included, and addresses of API servers, that are not the cluster's own
 //! addresses: each is an identity of this node's own.
 
+use super::groups::Groups;
 use super::local;
 use crate::compile::book::IdBook;
 use crate::compile::number::ContentHash;
 use crate::compile::rows::because;
 use crate::compile::site::{Family, Site};
-use crate::map::Set;
-use crate::shared::Shared;
+use crate::map::{Rarely, Set};
+use crate::shared::{Shared, Text};
 use crate::state::{Digest, IdentityId, Origin, Why};
-use crate::world::{Labels, Peer, PeerSet, PolicyRule};
+use crate::world::{Label, Labels, Peer, PeerSet, PolicyRule};
 use cilium_abi::identity as number;
 use ipnet::IpNet;
 use std::collections::BTreeMap;
@@ -23,12 +24,18 @@ pub(in crate::compile) struct Prefix {
     pub(in crate::compile) id: IdentityId,
     pub(in crate::compile) why: Why,
     pub(super) labels: Shared<Labels>,
+    pub(super) groups: Rarely<(Label, Text)>,
     pub(super) digest: Digest,
 }
 
-/// Numbers the prefixes of these rules.
-pub(super) fn number(rules: &Set<Shared<PolicyRule>>, site: &Site, book: &IdBook) -> BTreeMap<IpNet, Prefix> {
-    let prefixes: Vec<(ContentHash, IpNet, Labels, &Origin)> = named(rules, site)
+/// Numbers the prefixes of these rules, and of the groups that they select.
+pub(super) fn number(
+    rules: &Set<Shared<PolicyRule>>,
+    groups: &Groups,
+    site: &Site,
+    book: &IdBook,
+) -> BTreeMap<IpNet, Prefix> {
+    let prefixes: Vec<(ContentHash, IpNet, Labels, &Origin)> = named(rules, groups, site)
         .into_iter()
         .map(|(net, origin)| {
             let labels = labels(&net, site);
@@ -42,6 +49,7 @@ pub(super) fn number(rules: &Set<Shared<PolicyRule>>, site: &Site, book: &IdBook
             id: *numbers.get(&hash)?,
             why: because(origin),
             labels: labels.into(),
+            groups: groups.labels_of(&net),
             digest: hash.digest(),
         };
         Some((net, prefix))
@@ -66,7 +74,11 @@ fn labels(net: &IpNet, site: &Site) -> Labels {
 }
 
 /// The prefixes, each with the first of the rules that name it, or what says that it is an API server's.
-fn named<'r>(rules: &'r Set<Shared<PolicyRule>>, site: &'r Site) -> BTreeMap<IpNet, &'r Origin> {
+fn named<'r>(
+    rules: &'r Set<Shared<PolicyRule>>,
+    groups: &'r Groups,
+    site: &'r Site,
+) -> BTreeMap<IpNet, &'r Origin> {
     let mut prefixes: BTreeMap<IpNet, &Origin> = BTreeMap::new();
     for rule in rules.keys() {
         let peers = rule.clauses.iter().filter_map(|clause| match &clause.peers {
@@ -81,6 +93,9 @@ fn named<'r>(rules: &'r Set<Shared<PolicyRule>>, site: &'r Site) -> BTreeMap<IpN
                 }
             }
         }
+    }
+    for (net, origin) in groups.prefixes() {
+        prefixes.entry(net).or_insert(origin);
     }
     for (addr, origin) in site.outer_apiservers() {
         prefixes.entry(IpNet::from(*addr)).or_insert(origin);

@@ -37,10 +37,10 @@ impl Catalogue {
         let mut stale = Vec::new();
         for (id, was, is) in before.differences(known) {
             stale.push(*id);
-            for (label, value) in was.iter().flat_map(|identity| &identity.labels.0) {
+            for (label, value) in was.iter().flat_map(|identity| identity.all_labels()) {
                 self.forget(&label.key, value, *id);
             }
-            for (label, value) in is.iter().flat_map(|identity| &identity.labels.0) {
+            for (label, value) in is.iter().flat_map(|identity| identity.all_labels()) {
                 self.note(&label.key, value, *id);
             }
         }
@@ -174,7 +174,7 @@ impl<'a> Chooser<'a> {
     fn selects(&self, selector: &Selector, identity: &Identity) -> bool {
         let of_cluster =
             |name: &str| identity.labels.0.get(&Label::new("k8s", CLUSTER)).is_some_and(|is| **is == *name);
-        selector.matches(&identity.labels) && (self.cluster.is_none_or(of_cluster) || says_where(selector))
+        identity.is_selected(selector) && (self.cluster.is_none_or(of_cluster) || says_where(selector))
     }
 
     /// The fewest who can be selected, if some requirement names a label's values.
@@ -245,7 +245,7 @@ fn is_reserved(identity: &Identity, name: &str) -> bool {
 /// Whether it is a selected node, be it another or, if that counts, this one.
 fn is_node(identity: &Identity, selector: &Selector, here: bool) -> bool {
     let counts = is_reserved(identity, "remote-node") || here && is_reserved(identity, "host");
-    counts && selector.matches(&identity.labels)
+    counts && identity.is_selected(selector)
 }
 
 /// Whether it says of which cluster they are, or that they are none's.
