@@ -2,19 +2,26 @@
 
 use crate::map::Set;
 use crate::shared::Shared;
+use crate::state::Origin;
 use crate::world::{Operator, Peer, PeerSet, PolicyRule, Requirement, Selector};
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
-/// Keys of labels of a source that some rule asks peers beyond pods for.
-pub(super) fn keys(rules: &Set<Shared<PolicyRule>>, source: &str) -> BTreeSet<String> {
-    let means = |r: &&Requirement| r.label.source == "any" || r.label.source == source;
-    let requirements = selectors(rules).flat_map(|selector| &selector.requirements).filter(means);
-    requirements.map(|requirement| requirement.label.key.to_string()).collect()
+/// Keys of labels of a source that some rule asks peers beyond pods for, each with the first rule that does.
+pub(super) fn keys<'r>(rules: &'r Set<Shared<PolicyRule>>, source: &str) -> BTreeMap<&'r str, &'r Origin> {
+    let mut keys = BTreeMap::new();
+    for rule in rules.keys() {
+        let requirements = selectors(rule).flat_map(|selector| &selector.requirements);
+        for requirement in requirements.filter(|r| r.label.source == "any" || r.label.source == source) {
+            let first = keys.entry(&*requirement.label.key).or_insert(&rule.origin);
+            *first = (*first).min(&rule.origin);
+        }
+    }
+    keys
 }
 
 /// Selectors of peers that may mean somebody who is no pod.
-fn selectors(rules: &Set<Shared<PolicyRule>>) -> impl Iterator<Item = &Selector> {
-    let peers = rules.keys().flat_map(|rule| &rule.clauses).filter_map(|clause| match &clause.peers {
+fn selectors(rule: &PolicyRule) -> impl Iterator<Item = &Selector> {
+    let peers = rule.clauses.iter().filter_map(|clause| match &clause.peers {
         PeerSet::Any => None,
         PeerSet::Of(peers) => Some(peers),
     });

@@ -1,4 +1,5 @@
-//! CiliumCIDRGroups that rules select by label: whoever is within a group's prefixes carries its labels.
+//! Labels of prefixes that rules ask for: whoever is within a CiliumCIDRGroup's prefixes carries its labels, and whoever
+//! is within a prefix that a selector names (`cidr:10.0.0.0/8`) carries that name.
 
 use super::asked;
 use crate::map::{Map, Rarely, Set};
@@ -8,11 +9,13 @@ use crate::world::{CidrGroup, Label, PolicyRule};
 use ipnet::IpNet;
 
 /// Source of the labels of groups.
-const SOURCE: &str = "cidrgroup";
+const GROUP: &str = "cidrgroup";
+/// Source of the names of prefixes.
+const PREFIX: &str = "cidr";
 /// What a group's name is behind, in the key of a label.
 const NAME: &str = "io.cilium.policy.cidrgroupname";
 
-/// The groups whose labels some rule asks for.
+/// Prefixes with labels that some rule asks for.
 #[derive(Debug, Default)]
 pub(super) struct Groups {
     asked: Vec<(Origin, Vec<IpNet>, Vec<(Label, Text)>)>,
@@ -20,16 +23,22 @@ pub(super) struct Groups {
 
 impl Groups {
     pub(super) fn asked(rules: &Set<Shared<PolicyRule>>, groups: &Map<String, Shared<CidrGroup>>) -> Self {
-        if groups.is_empty() {
-            return Self::default();
-        }
-        let keys = asked::keys(rules, SOURCE);
         let mut asked = Vec::new();
+        for (key, origin) in asked::keys(rules, PREFIX) {
+            if let Some(net) = named(key) {
+                let label = (Label::new(PREFIX, key), Text::default());
+                asked.push((origin.clone(), vec![net], vec![label]));
+            }
+        }
+        if groups.is_empty() {
+            return Self { asked };
+        }
+        let keys = asked::keys(rules, GROUP);
         for (name, group) in groups {
-            let own = (Label::new(SOURCE, &format!("{NAME}/{name}")), Text::default());
+            let own = (Label::new(GROUP, &format!("{NAME}/{name}")), Text::default());
             let labels = group.labels.0.iter().map(|(label, value)| (label.clone(), value.clone()));
             let labels: Vec<(Label, Text)> = std::iter::once(own).chain(labels).collect();
-            if labels.iter().any(|(label, _)| keys.contains(&*label.key)) {
+            if labels.iter().any(|(label, _)| keys.contains_key(&*label.key)) {
                 let (object, place) = (format!("CiliumCIDRGroup {name}"), group.place.to_string());
                 asked.push((Origin { object, place, rule: String::new() }, group.prefixes.clone(), labels));
             }
@@ -37,7 +46,7 @@ impl Groups {
         Self { asked }
     }
 
-    /// Their prefixes, with what says so.
+    /// These prefixes, with what asks for them.
     pub(super) fn prefixes(&self) -> impl Iterator<Item = (IpNet, &Origin)> {
         self.asked
             .iter()
@@ -50,4 +59,10 @@ impl Groups {
             self.asked.iter().filter(|(_, prefixes, _)| prefixes.iter().any(|outer| outer.contains(net)));
         around.flat_map(|(.., labels)| labels.iter().cloned()).collect()
     }
+}
+
+/// The prefix that the key of a label names. In the keys of labels `-` stands for `:`.
+fn named(key: &str) -> Option<IpNet> {
+    let text = if key.contains('.') { key.to_owned() } else { key.replace('-', ":") };
+    Some(text.parse::<IpNet>().ok()?.trunc())
 }

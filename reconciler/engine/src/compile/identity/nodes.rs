@@ -7,15 +7,18 @@ use crate::compile::number::ContentHash;
 use crate::compile::rows::because;
 use crate::compile::site::{Neighbour, Site};
 use crate::shared::Shared;
-use crate::state::{Digest, IdentityId, Why};
+use crate::state::{Digest, IdentityId, Origin, Why};
 use crate::world::{Labels, World};
 use cilium_abi::identity as number;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 /// Source of the labels of nodes.
 pub(super) const SOURCE: &str = "node";
 /// How many numbers nodes may take.
 const COUNT: u32 = 1 << 24;
+
+/// Keys of labels that rules ask for.
+type Keys<'r> = BTreeMap<&'r str, &'r Origin>;
 
 /// An identity of other nodes that no fixed number stands for.
 #[derive(Clone, Debug, PartialEq)]
@@ -35,16 +38,16 @@ pub(super) struct Nodes {
 }
 
 /// Those labels of a node that rules ask for.
-pub(super) fn labels(name: &str, keys: &BTreeSet<String>, world: &World, mut labels: Labels) -> Labels {
+pub(super) fn labels(name: &str, keys: &Keys<'_>, world: &World, mut labels: Labels) -> Labels {
     let Some(node) = world.nodes.get(name) else { return labels };
-    for (key, value) in node.labels.iter().filter(|(key, _)| keys.contains(key.as_str())) {
+    for (key, value) in node.labels.iter().filter(|(key, _)| keys.contains_key(key.as_str())) {
         labels = labels.with(SOURCE, key, value);
     }
     labels
 }
 
 /// Numbers the other nodes.
-pub(super) fn number(keys: &BTreeSet<String>, world: &World, site: &Site, book: &IdBook) -> Nodes {
+pub(super) fn number(keys: &Keys<'_>, world: &World, site: &Site, book: &IdBook) -> Nodes {
     let mut wanted: BTreeMap<ContentHash, (Labels, Vec<&Neighbour>)> = BTreeMap::new();
     for node in &site.neighbours {
         let fixed = Labels::default().with("reserved", "remote-node", "");
