@@ -23,7 +23,7 @@ fn the_manifests_are_in_date() {
         .collect();
     let made: BTreeSet<String> = made.into_iter().map(|m| m.file).collect();
     assert_eq!(there, made);
-    assert_eq!(made.len(), 5);
+    assert_eq!(made.len(), 6);
 }
 
 /// <https://kubernetes.io/docs/tasks/extend-kubernetes/custom-resources/custom-resource-definitions/#specifying-a-structural-schema>
