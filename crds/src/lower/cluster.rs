@@ -17,7 +17,10 @@ use std::collections::BTreeSet;
 
 pub(super) fn namespace(header: &Header, root: &Cursor<'_>, notes: &mut Notes) -> Facts {
     let Some(api) = notes.read::<core::Namespace>(root) else { return Facts::Nothing };
-    Facts::Namespace(Namespace { labels: api.metadata.labels, place: header.place.clone() }.into())
+    let mut labels = api.metadata.labels;
+    // As an API server does with every namespace.
+    labels.insert(NAMESPACE_NAME.to_owned(), header.name.name.to_string());
+    Facts::Namespace(Namespace { labels, place: header.place.clone() }.into())
 }
 
 pub(super) fn node(header: &Header, root: &Cursor<'_>, notes: &mut Notes) -> Facts {
@@ -67,6 +70,9 @@ pub(super) fn cilium_node(header: &Header, root: &Cursor<'_>, notes: &mut Notes)
     let (labels, place) = (api.metadata.labels, header.place.clone());
     Facts::CiliumNode(Node { addresses, pod_cidrs, labels, leaving: false, place }.into())
 }
+
+/// The label of every namespace that says its name.
+const NAMESPACE_NAME: &str = "kubernetes.io/metadata.name";
 
 /// The cluster autoscaler's mark on a node that it is about to take away.
 const TO_BE_DELETED: &str = "ToBeDeletedByClusterAutoscaler";

@@ -114,6 +114,9 @@ pub fn binary(name: &str) -> PathBuf {
     path
 }
 
+/// Named ports of pods.
+const PORTS: &str = "{name: main, containerPort: 80}, {name: alt, containerPort: 443}";
+
 impl Cluster {
     /// Starts the nodes and waits until every agent is healthy.
     pub fn start(options: &Options) -> Self {
@@ -143,7 +146,7 @@ impl Cluster {
         for n in 1..=options.nodes {
             let (ipv4, ipv6) = (format!("192.168.77.{n}"), format!("fd77::{n}"));
             yaml.push_str(&format!(
-                "---\napiVersion: cilium.io/v2\nkind: CiliumNode\nmetadata: {{name: n{n}}}\nspec:\n  addresses:\n  \
+                "---\napiVersion: cilium.io/v2\nkind: CiliumNode\nmetadata: {{name: n{n}, labels: {{role: n{n}}}}}\nspec:\n  addresses:\n  \
                  - {{type: InternalIP, ip: {ipv4}}}\n  - {{type: InternalIP, ip: \"{ipv6}\"}}\n  ipam:\n    podCIDRs: \
                  [10.77.{n}.0/24, \"fd78:{n}::/112\"]\n"
             ));
@@ -210,14 +213,14 @@ impl Cluster {
         std::fs::remove_file(self.manifests.join(file)).expect("remove a manifest");
     }
 
-    /// Writes a Pod object and attaches it through the CNI plugin. `name` may be `namespace/name`.
+    /// Writes a Pod object, which has names for ports, and attaches it through the CNI plugin. `name` may be `namespace/name`.
     pub fn pod(&self, node: usize, name: &str, labels: &str) -> Pod {
         let (namespace, bare) = name.split_once('/').unwrap_or(("default", name));
         self.write(
             &format!("pod-{namespace}-{bare}.yaml"),
             &format!(
                 "apiVersion: v1\nkind: Pod\nmetadata: {{name: {bare}, namespace: {namespace}, labels: \
-                 {{{labels}}}}}\nspec: {{nodeName: n{}, containers: [{{name: c}}]}}\n",
+                 {{{labels}}}}}\nspec: {{nodeName: n{}, containers: [{{name: c, ports: [{PORTS}]}}]}}\n",
                 node + 1
             ),
         );

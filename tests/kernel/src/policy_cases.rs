@@ -11,10 +11,12 @@ mod egress;
 mod entities;
 mod ingress;
 mod kubernetes;
+mod objects;
+mod tiers;
 
 use std::fmt;
 
-/// An object's kind and its `spec`, in which `$NS` is the namespace of the case.
+/// An object's kind and its `spec`, in which `$NS` is the namespace of the case, and `$NAME-n` the name of its nth object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Policy {
     /// `networking.k8s.io/v1` NetworkPolicy.
@@ -23,6 +25,12 @@ pub enum Policy {
     Cnp(&'static str),
     /// CiliumClusterwideNetworkPolicy.
     Ccnp(&'static str),
+    /// `policy.networking.k8s.io/v1alpha2` ClusterNetworkPolicy.
+    Tiered(&'static str),
+    /// CiliumCIDRGroup, for policies to name.
+    Group(&'static str),
+    /// A Service, for policies to name.
+    Service(&'static str),
 }
 
 /// Why a packet is dropped.
@@ -184,6 +192,9 @@ fn parts(policy: &Policy) -> (&'static str, &'static str, &'static str) {
         Policy::Np(spec) => ("networking.k8s.io/v1", "NetworkPolicy", spec),
         Policy::Cnp(spec) => ("cilium.io/v2", "CiliumNetworkPolicy", spec),
         Policy::Ccnp(spec) => ("cilium.io/v2", "CiliumClusterwideNetworkPolicy", spec),
+        Policy::Tiered(spec) => ("policy.networking.k8s.io/v1alpha2", "ClusterNetworkPolicy", spec),
+        Policy::Group(spec) => ("cilium.io/v2", "CiliumCIDRGroup", spec),
+        Policy::Service(spec) => ("v1", "Service", spec),
     }
 }
 
@@ -193,11 +204,12 @@ impl Case {
         let mut yaml = String::new();
         for (n, policy) in self.policies.iter().enumerate() {
             let (version, kind, spec) = parts(policy);
-            let home = if kind == "CiliumClusterwideNetworkPolicy" { "" } else { ", namespace: $NS" };
+            let is_clusters = matches!(policy, Policy::Ccnp(_) | Policy::Tiered(_) | Policy::Group(_));
+            let home = if is_clusters { "" } else { ", namespace: $NS" };
             let text = format!(
                 "---\napiVersion: {version}\nkind: {kind}\nmetadata: {{name: {name}-{n}{home}}}\nspec: {spec}\n"
             );
-            yaml.push_str(&text.replace("$NS", namespace));
+            yaml.push_str(&text.replace("$NS", namespace).replace("$NAME", name));
         }
         yaml
     }
@@ -224,6 +236,9 @@ impl Case {
             Category::NetworkPolicy => self.policies.iter().any(|p| matches!(p, Policy::Np(_))),
             Category::CiliumNetworkPolicy => self.policies.iter().any(|p| matches!(p, Policy::Cnp(_))),
             Category::Clusterwide => self.policies.iter().any(|p| matches!(p, Policy::Ccnp(_))),
+            Category::Tiers => self.policies.iter().any(|p| matches!(p, Policy::Tiered(_))),
+            Category::NamedPort => says("port: main") || says("port: alt") || says("NamedPort: "),
+            Category::Nodes => says("Nodes: [") || says("nodes: {"),
         }
     }
 }
@@ -261,10 +276,16 @@ pub enum Category {
     CiliumNetworkPolicy,
     /// Kind CiliumClusterwideNetworkPolicy.
     Clusterwide,
+    /// Kind ClusterNetworkPolicy.
+    Tiers,
+    /// Ports by name.
+    NamedPort,
+    /// Nodes by labels.
+    Nodes,
 }
 
 /// Categories, and how many cases each must have.
-pub const CATEGORIES: [(Category, usize); 15] = [
+pub const CATEGORIES: [(Category, usize); 18] = [
     (Category::All, 60),
     (Category::AcrossNodes, 12),
     (Category::Ipv6, 15),
@@ -280,11 +301,16 @@ pub const CATEGORIES: [(Category, usize); 15] = [
     (Category::NetworkPolicy, 10),
     (Category::CiliumNetworkPolicy, 40),
     (Category::Clusterwide, 5),
+    (Category::Tiers, 7),
+    (Category::NamedPort, 3),
+    (Category::Nodes, 3),
 ];
 
 /// The truth table.
 pub fn all() -> Vec<Case> {
-    [ingress::CASES, egress::CASES, entities::CASES, cidr::CASES, deny::CASES, kubernetes::CASES].concat()
+    let old = [ingress::CASES, egress::CASES, entities::CASES, cidr::CASES, deny::CASES, kubernetes::CASES];
+    let new = [objects::CASES, tiers::CASES];
+    [old.concat(), new.concat()].concat()
 }
 
 /// A case in which no rule allows the dropped probe.

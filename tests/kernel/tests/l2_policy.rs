@@ -57,7 +57,7 @@ fn enforced(stage: &Stage, lane: usize, case: &Case) -> Vec<String> {
     let told = || {
         stage.drops().iter().any(|drop| {
             let by_rule = case.why == Why::NotAllowed
-                || drop.rule.as_ref().is_some_and(|r| r.contains(&object) || r.contains("Clusterwide"));
+                || drop.rule.as_ref().is_some_and(|r| r.contains(&object) || r.contains("Cluster"));
             drop.reason == case.why.reason() && by_rule && stage.is_about(lane, denied, drop)
         })
     };

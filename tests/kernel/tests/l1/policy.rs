@@ -229,6 +229,16 @@ fn host() -> Vec<Fixture> {
             closed("the host reaches its own pods whatever policy says", Mode::Native)
                 .sends(Site::FromHost, to_b(router))
                 .check(Check::Entry(true)),
+            case(
+                format!("{family:?} but for what is denied it"),
+                false,
+                vec![Rule::any(B, false).peer(identity::HOST).port(TCP, 80).deny().precedence(1).cookie(7)],
+            )
+            .drops(Site::FromHost, to_b(router), drop::POLICY_DENIED_BY_DENYLIST)
+            .check(Check::Identities(identity::HOST, B.identity))
+            .check(Check::Rule(7))
+            .sends(Site::FromHost, tcp(router, B.ip(family), (4000, 81), SYN))
+            .check(Check::Entry(true)),
             closed("unless that is off", Mode::Strict)
                 .drops(Site::FromHost, to_b(router), drop::POLICY_DENIED)
                 .check(Check::Identities(identity::HOST, B.identity)),

@@ -145,10 +145,11 @@ impl Stage {
         let first = !std::mem::replace(&mut self.begun, true);
         let rules_same = self.seen.rules.shares(rules);
         let groups_same = self.seen.groups.shares(&world.cidr_groups);
-        let groups = Groups::asked(rules, &world.cidr_groups);
         let same = !first && !moved && rules_same && groups_same;
-        if !same || !self.seen.nodes.shares(&world.nodes) {
-            self.learn_nodes(pass, &groups, edits);
+        let nodes_same = self.seen.nodes.shares(&world.nodes);
+        let groups = (!same || !nodes_same).then(|| Groups::asked(rules, &world.cidr_groups));
+        if let Some(groups) = &groups {
+            self.learn_nodes(pass, groups, edits);
         }
         let mut stale = self.claims.update(world, edits);
         let mut bearers = self.local(world, config);
@@ -171,7 +172,7 @@ impl Stage {
         }
         self.tell_bearers(bearers);
         self.seen.rules = rules.clone();
-        if !same {
+        if let Some(groups) = groups.filter(|_| !same) {
             let prefixes = prefixes::number(rules, &groups, site, book);
             self.learn_prefixes(prefixes, edits);
         }
