@@ -173,3 +173,44 @@ fn a_policy_cuts_established_connections_it_forbids_and_no_others() {
         }
     });
 }
+
+/// API servers are the endpoints of the Service `default/kubernetes`, wherever these are, from one moment to the next.
+#[test]
+fn api_servers_are_where_their_service_says() {
+    let stage = Stage::set(&Options::default(), 1);
+    let only = "{endpointSelector: {matchLabels: {app: web}}, ingress: [{fromEntities: [kube-apiserver]}], egress: \
+                [{toEntities: [kube-apiserver]}]}";
+    stage.put("live.yaml", &policy(only));
+    let servers = |end: End| {
+        let slice = |family: &str, addr: IpAddr| {
+            format!(
+                "---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {{name: kubernetes-{}, namespace: \
+                 default, labels: {{kubernetes.io/service-name: kubernetes}}}}\naddressType: {family}\nports: [{{name: \
+                 https, port: 6443}}]\nendpoints: [{{addresses: [\"{addr}\"]}}]\n",
+                family.to_lowercase()
+            )
+        };
+        let (v4, v6) = (stage.address(0, end, false), stage.address(0, end, true));
+        stage.put("servers.yaml", &(slice("IPv4", v4) + &slice("IPv6", v6)));
+    };
+    let ends = [End::OutA, End::OutB, End::Host2, End::Far];
+    let judge = |server: Option<End>, when: &str| {
+        for end in ends {
+            for (from, to) in [(end, End::Web), (End::Web, end)] {
+                for v6 in [false, true] {
+                    let probe = Probe { from, to, proto: Proto::Tcp(80), v6 };
+                    assert_eq!(stage.ask_within(0, probe, SILENCE), server == Some(end), "{when}: {probe}");
+                }
+            }
+        }
+    };
+    judge(None, "nobody is known to be one");
+    servers(End::OutA);
+    judge(Some(End::OutA), "one outside");
+    servers(End::Host2);
+    judge(Some(End::Host2), "the other node");
+    servers(End::OutB);
+    judge(Some(End::OutB), "another outside");
+    stage.take("servers.yaml");
+    judge(None, "nobody any more");
+}

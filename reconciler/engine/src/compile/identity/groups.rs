@@ -15,10 +15,19 @@ const PREFIX: &str = "cidr";
 /// What a group's name is behind, in the key of a label.
 const NAME: &str = "io.cilium.policy.cidrgroupname";
 
+/// What whoever is within some prefixes carries.
+#[derive(Debug)]
+struct Asked {
+    /// What asks for it.
+    origin: Origin,
+    prefixes: Vec<IpNet>,
+    labels: Vec<(Label, Text)>,
+}
+
 /// Prefixes with labels that some rule asks for.
 #[derive(Debug, Default)]
 pub(super) struct Groups {
-    asked: Vec<(Origin, Vec<IpNet>, Vec<(Label, Text)>)>,
+    asked: Vec<Asked>,
 }
 
 impl Groups {
@@ -26,8 +35,8 @@ impl Groups {
         let mut asked = Vec::new();
         for (key, origin) in asked::keys(rules, PREFIX) {
             if let Some(net) = named(key) {
-                let label = (Label::new(PREFIX, key), Text::default());
-                asked.push((origin.clone(), vec![net], vec![label]));
+                let labels = vec![(Label::new(PREFIX, key), Text::default())];
+                asked.push(Asked { origin: origin.clone(), prefixes: vec![net], labels });
             }
         }
         if groups.is_empty() {
@@ -40,7 +49,8 @@ impl Groups {
             let labels: Vec<(Label, Text)> = std::iter::once(own).chain(labels).collect();
             if labels.iter().any(|(label, _)| keys.contains_key(&*label.key)) {
                 let (object, place) = (format!("CiliumCIDRGroup {name}"), group.place.to_string());
-                asked.push((Origin { object, place, rule: String::new() }, group.prefixes.clone(), labels));
+                let origin = Origin { object, place, rule: String::new() };
+                asked.push(Asked { origin, prefixes: group.prefixes.clone(), labels });
             }
         }
         Self { asked }
@@ -48,16 +58,13 @@ impl Groups {
 
     /// These prefixes, with what asks for them.
     pub(super) fn prefixes(&self) -> impl Iterator<Item = (IpNet, &Origin)> {
-        self.asked
-            .iter()
-            .flat_map(|(origin, prefixes, _)| prefixes.iter().map(move |net| (net.trunc(), origin)))
+        self.asked.iter().flat_map(|asked| asked.prefixes.iter().map(|net| (net.trunc(), &asked.origin)))
     }
 
     /// What everybody within a prefix carries. Of two groups with one label both values.
     pub(super) fn labels_of(&self, net: &IpNet) -> Rarely<(Label, Text)> {
-        let around =
-            self.asked.iter().filter(|(_, prefixes, _)| prefixes.iter().any(|outer| outer.contains(net)));
-        around.flat_map(|(.., labels)| labels.iter().cloned()).collect()
+        let around = self.asked.iter().filter(|asked| asked.prefixes.iter().any(|outer| outer.contains(net)));
+        around.flat_map(|asked| asked.labels.iter().cloned()).collect()
     }
 }
 

@@ -18,6 +18,9 @@ pub(super) struct Writer<'a> {
     chosen: HashMap<Cookie, Peers>,
 }
 
+/// What a peer's rows follow from: the clauses that are about it, and its named ports where one of them asks for ports.
+type Question<'a> = (Vec<u32>, &'a [PodPort]);
+
 /// A clause as a rung, of ladders that are about packets for a pod with these ports.
 fn rung<'c>(entry: &Entry<'c>, at: &'c [PodPort]) -> Rung<'c> {
     let Entry { clause, cookie, precedence } = *entry;
@@ -106,7 +109,7 @@ impl<'a> Writer<'a> {
                 }
             }
             // Most peers have the same clauses as many others: each distinct set is settled once.
-            let mut settled: HashMap<(Vec<u32>, &[PodPort]), Arc<[LadderRow]>> = HashMap::new();
+            let mut settled: HashMap<Question<'_>, Arc<[LadderRow]>> = HashMap::new();
             for (identity, numbers) in about {
                 let named =
                     numbers.iter().any(|n| !side.about_some[*n as usize].clause.ports.names().is_empty());

@@ -11,10 +11,10 @@ use crate::map::Rarely;
 use crate::problem::Problem;
 use crate::state::{Direction, IdentityId, Protocol, State, Why};
 use crate::world::{
-    BackendAddress, Clause, Created, Distribution, EndpointSlice, Entity, HostPort, LbAlgorithm,
-    LoadBalancerAddresses, Peer, PeerSet, PodPort, PortMappings, PortMatch, PortSet, RangesPolicy,
-    RuleVerdict, Service, ServiceKind, ServicePort, SlicePort, SourceRanges, Subject, TargetPort,
-    TrafficPolicy,
+    BackendAddress, CidrGroup, Clause, Created, Distribution, EndpointSlice, Entity, GroupRef, HostPort,
+    LbAlgorithm, LoadBalancerAddresses, NamedPort, Peer, PeerSet, PodPort, PortMappings, PortMatch, PortSet,
+    RangesPolicy, Rank, RuleVerdict, Service, ServiceKind, ServiceNames, ServicePort, ServiceRef, SlicePort,
+    SourceRanges, Subject, TargetPort, Tier, TrafficPolicy,
 };
 use proptest::prelude::*;
 use std::collections::BTreeSet;
@@ -31,6 +31,9 @@ enum Change {
     Service(u8, Option<(u8, u8, Option<u8>, u16)>),
     Slice(u8, Option<(u8, Vec<(u8, u8)>)>),
     Rule(u8, Option<RuleSpec>),
+    Group(u8, Option<Vec<u8>>),
+    /// Addresses of API servers.
+    Servers(Option<Vec<u8>>),
     Device(u8),
     Problem(u8, bool),
     Config(u8),
@@ -53,6 +56,8 @@ struct RuleSpec {
     subject: u8,
     clauses: Vec<(u8, u8, u8)>,
     deny: (bool, bool),
+    /// Two bits of the tier, and what is left is a priority.
+    rank: u8,
 }
 
 fn change() -> impl Strategy<Value = Change> {
@@ -64,8 +69,9 @@ fn change() -> impl Strategy<Value = Change> {
     }
     let pod = (0..4u8, prop::collection::vec(0..12u8, 0..3), 0..4u8, any::<bool>(), prop::option::of(0..2u8))
         .prop_map(|(app, ips, node, host_network, port)| PodSpec { app, ips, node, host_network, port });
-    let rule = (0..6u8, prop::collection::vec((0..4u8, 0..9u8, 0..4u8), 0..4), any::<(bool, bool)>())
-        .prop_map(|(subject, clauses, deny)| RuleSpec { subject, clauses, deny });
+    let rank = prop_oneof![2 => Just(0u8), 1 => 0..12u8];
+    let rule = (0..6u8, prop::collection::vec((0..8u8, 0..18u8, 0..5u8), 0..4), any::<(bool, bool)>(), rank)
+        .prop_map(|(subject, clauses, deny, rank)| RuleSpec { subject, clauses, deny, rank });
     let backends = prop::collection::vec((0..12u8, 0..8u8), 0..5);
     prop_oneof![
         1 => (0..2u8, maybe(0..3u8)).prop_map(|(n, s)| Change::Namespace(n, s)),
@@ -77,6 +83,8 @@ fn change() -> impl Strategy<Value = Change> {
         4 => (0..5u8, maybe((0..4u8, 0..4u8, prop::option::of(0..4u8), any::<u16>()))).prop_map(|(n, s)| Change::Service(n, s)),
         4 => (0..5u8, maybe((0..5u8, backends))).prop_map(|(n, s)| Change::Slice(n, s)),
         4 => (0..5u8, maybe(rule)).prop_map(|(n, s)| Change::Rule(n, s)),
+        2 => (0..2u8, maybe(prop::collection::vec(0..4u8, 0..3))).prop_map(|(n, s)| Change::Group(n, s)),
+        1 => maybe(prop::collection::vec(0..12u8, 0..3)).prop_map(Change::Servers),
         1 => (0..3u8).prop_map(Change::Device),
         1 => (0..3u8, any::<bool>()).prop_map(|(n, s)| Change::Problem(n, s)),
         1 => (0..14u8).prop_map(Change::Config),
@@ -150,23 +158,59 @@ fn peer(n: u8) -> PeerSet {
             }],
         })),
         7 => PeerSet::Of(vec![Peer::Endpoints(having("app", "2")), Peer::Entity(Entity::KubeApiserver)]),
+        8 => one(Peer::Nodes { selector: labelled("node", "zone", Some("1")), here: true }),
+        9 => {
+            one(Peer::Nodes { selector: labelled("node", "topology.kubernetes.io/zone", None), here: false })
+        }
+        10 => one(Peer::Groups {
+            groups: GroupRef::Named("group0".to_owned()),
+            except: vec![net("8.8.8.8/32")],
+        }),
+        11 => one(Peer::Groups {
+            groups: GroupRef::Labelled(labelled("cidrgroup", "env", Some("1"))),
+            except: Vec::new(),
+        }),
+        12 => one(Peer::Endpoints(labelled("any", "env", Some("0")))),
+        13 => one(Peer::Endpoints(labelled("cidr", "8.0.0.0/8", None))),
+        14 => one(Peer::Services(ServiceRef {
+            namespace: None,
+            which: ServiceNames::Named(name(0).name.to_string()),
+        })),
+        15 => PeerSet::Of(vec![Peer::Entity(Entity::RemoteNode), Peer::Entity(Entity::ClusterMesh)]),
+        16 => one(Peer::Endpoints(labelled("any", "zone", None))),
         _ => one(Peer::Endpoints(having("app", "0"))),
     }
+}
+
+/// A label that is there, or has a value.
+fn labelled(source: &str, key: &str, value: Option<&str>) -> Selector {
+    let operator = value.map_or(Operator::Exists, |value| Operator::In([value.to_owned()].into()));
+    Selector { requirements: vec![Requirement { label: Label::new(source, key), operator }] }
 }
 
 fn rule_of(n: u8, spec: &RuleSpec) -> crate::world::PolicyRule {
     let clauses = spec.clauses.iter().enumerate().map(|(at, (way, peers, ports))| Clause {
         direction: if way & 1 == 0 { Direction::Ingress } else { Direction::Egress },
-        verdict: if way & 2 == 0 { RuleVerdict::Allow } else { RuleVerdict::Deny },
+        verdict: match way & 6 {
+            0 | 4 => RuleVerdict::Allow,
+            6 if spec.rank & 3 != 0 => RuleVerdict::Pass,
+            _ => RuleVerdict::Deny,
+        },
         peers: peer(*peers),
         ports: match ports {
             0 => PortSet::Any,
+            4 => PortSet::of(Vec::new(), vec![NamedPort { proto: None, name: "web".to_owned() }]),
             n => PortSet::Of(vec![PortMatch { proto: Protocol::TCP, first: 80, last: 79 + u16::from(*n) }]),
         },
         path: format!("entry[{at}]"),
     });
     let mut rule = rule(&format!("policy {n}"), having("app", &spec.subject.to_string()), clauses.collect());
-    (rule.default_deny.ingress, rule.default_deny.egress) = spec.deny;
+    let tier = [Tier::Normal, Tier::Admin, Tier::Baseline, Tier::Admin][usize::from(spec.rank & 3)];
+    let priority = if tier == Tier::Normal { 0 } else { u16::from(spec.rank >> 2) };
+    rule.rank = Rank { tier, priority };
+    if tier == Tier::Normal {
+        (rule.default_deny.ingress, rule.default_deny.egress) = spec.deny;
+    }
     match spec.subject {
         4 => rule.subject = Subject::Endpoints(Selector::default()),
         5 => rule.subject = Subject::Unreadable,
@@ -359,6 +403,23 @@ fn apply(change: &Change, world: &mut World, config: &mut Config) {
                 world.rules.remove(&rule);
             }
             spec.iter().for_each(|spec| world.rules.add(rule_of(n, spec)));
+        }
+        Change::Group(n, spec) => {
+            let prefixes = ["8.0.0.0/8", "8.8.0.0/16", "0.0.0.0/0", "2001:db8::/32"];
+            let group = spec.map(|all| CidrGroup {
+                labels: Labels::default().with("cidrgroup", "env", &all.len().to_string()),
+                prefixes: all.iter().map(|at| net(prefixes[usize::from(*at)])).collect(),
+                ..CidrGroup::default()
+            });
+            set(&mut world.cidr_groups, format!("group{n}"), group);
+        }
+        Change::Servers(addresses) => {
+            let slice = addresses.map(|all| EndpointSlice {
+                service: "kubernetes".to_owned(),
+                endpoints: all.iter().map(|addr| BackendAddress::ready(address(*addr))).collect(),
+                ..EndpointSlice::default()
+            });
+            set(&mut world.slices, ObjectName::new("default", "kubernetes"), slice);
         }
         Change::Device(n) => {
             world.host.devices[0].mtu = 1400 + u32::from(n);
