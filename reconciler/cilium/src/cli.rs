@@ -65,6 +65,9 @@ pub(crate) enum Command {
     /// Steps between versions of the configuration document.
     #[command(subcommand)]
     Migrate(MigrateCommand),
+    /// Policies: validate.
+    #[command(subcommand)]
+    Policy(PolicyCommand),
     /// Endpoints of this node.
     #[command(subcommand)]
     Endpoint(ListOrGet),
@@ -93,6 +96,39 @@ pub(crate) enum Command {
     Metrics(ListOnly),
     /// The version.
     Version(Form),
+}
+
+/// `policy …`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum PolicyCommand {
+    /// What is wrong with objects, offline: for review and CI (exit 0: nothing, 1: errors).
+    Validate(ValidateArgs),
+}
+
+/// Parameters of `policy validate`.
+#[derive(Debug, Args)]
+pub(crate) struct ValidateArgs {
+    /// Manifests, folders of them, or `-` for standard input.
+    #[arg(required = true, value_name = "PATH")]
+    pub paths: Vec<PathBuf>,
+    /// Exit 1 also for warnings.
+    #[arg(long)]
+    pub strict: bool,
+    /// Form of the output.
+    #[arg(short = 'o', long = "output", value_enum, default_value_t)]
+    pub output: Report,
+}
+
+/// Form of what was found.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Report {
+    /// For people.
+    #[default]
+    Text,
+    /// For programs.
+    Json,
+    /// For tools that show findings in code (SARIF 2.1.0).
+    Sarif,
 }
 
 /// Parameters of `plan`.

@@ -10,6 +10,7 @@ mod list;
 mod migrate;
 mod monitor;
 mod plan;
+mod policy;
 mod status;
 
 use crate::cli::{Cli, Command, ConfigSource, Form, Output};
@@ -30,6 +31,7 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode> {
         Command::Status(args) => status::run(&load(&source)?, &args),
         Command::Config(command) => config::run(&source, &command),
         Command::Migrate(command) => migrate::run(&source.config, &command),
+        Command::Policy(command) => policy::run(&command),
         Command::Endpoint(command) => list::endpoints(&load(&source)?, &command),
         Command::Identity(command) => list::identities(&load(&source)?, &command),
         Command::Ip(command) => list::addresses(&load(&source)?, command.form()),

@@ -20,7 +20,7 @@ mod sync;
 mod walk;
 mod watch;
 
-pub use walk::is_ignored;
+pub use walk::{is_ignored, is_manifest};
 pub use watch::{Watch, WatchError};
 
 use cache::{Cached, Keeper};

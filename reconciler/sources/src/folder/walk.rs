@@ -250,7 +250,8 @@ impl Walk<'_> {
     }
 }
 
-pub(super) fn is_manifest(name: &str) -> bool {
+/// Names of files that hold objects.
+pub fn is_manifest(name: &str) -> bool {
     matches!(name.rsplit_once('.'), Some((_, "yaml" | "yml" | "json")))
 }
 
