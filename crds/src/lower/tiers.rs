@@ -39,7 +39,7 @@ pub(super) fn lower(header: &Header, root: &Cursor<'_>, notes: &mut Notes) -> Fa
     for (section, direction) in [("ingress", Direction::Ingress), ("egress", Direction::Egress)] {
         let entries = spec.key(section).map(|list| list.items()).unwrap_or_default();
         for (i, entry) in entries.iter().enumerate() {
-            clauses.extend(clause(entry, direction, &format!("{section}[{i}]"), notes));
+            clauses.extend(clause(header.kind, entry, direction, &format!("{section}[{i}]"), notes));
         }
     }
     // Without a rank nobody knows what its rules come before.
@@ -69,10 +69,20 @@ fn rank(kind: ObjectKind, spec: &Cursor<'_>, notes: &mut Notes) -> Option<Rank> 
 }
 
 /// What a rule says; `None` if it grants and cannot be read.
-fn clause(entry: &Cursor<'_>, direction: Direction, path: &str, notes: &mut Notes) -> Option<Clause> {
+fn clause(
+    kind: ObjectKind,
+    entry: &Cursor<'_>,
+    direction: Direction,
+    path: &str,
+    notes: &mut Notes,
+) -> Option<Clause> {
     let verdict = match entry.key("action").and_then(|action| action.node.text()) {
         Some("Accept" | "Allow") => Some(RuleVerdict::Allow),
         Some("Deny") => Some(RuleVerdict::Deny),
+        Some("Pass") if kind == ObjectKind::BaselineAdminNetworkPolicy => {
+            notes.invalid(&entry.at("action"), "nothing comes after it that `Pass` could leave it to", "");
+            None
+        }
         Some("Pass") => Some(RuleVerdict::Pass),
         _ => None,
     };
@@ -81,7 +91,17 @@ fn clause(entry: &Cursor<'_>, direction: Direction, path: &str, notes: &mut Note
         Direction::Egress => "to",
     };
     let peers = peers(entry, way, notes);
-    let ports = ports(entry, notes);
+    let ports = match (ports(entry, notes), &peers) {
+        (Ok(ports), Ok(PeerSet::Of(peers)))
+            if direction == Direction::Egress
+                && !ports.names().is_empty()
+                && peers.iter().any(|peer| !matches!(peer, Peer::Endpoints(_))) =>
+        {
+            notes.invalid(entry, "only pods name ports", "write numbers, or a rule of its own for the pods");
+            Err(Bad)
+        }
+        (ports, _) => ports,
+    };
     let whole = !notes.broken_here(entry) && !entry.key("action").is_some_and(|at| notes.broken(&at));
     match (verdict, peers, ports) {
         (Some(verdict), Ok(peers), Ok(ports)) if whole => {
@@ -115,6 +135,15 @@ fn peers(entry: &Cursor<'_>, way: &str, notes: &mut Notes) -> Result<PeerSet, Ba
 }
 
 fn peer(item: &Cursor<'_>, notes: &mut Notes) -> Result<Peer, Bad> {
+    const KINDS: [&str; 5] = ["namespaces", "pods", "nodes", "networks", "domainNames"];
+    if KINDS.iter().filter(|kind| item.key(kind).is_some()).count() > 1 {
+        notes.invalid(
+            item,
+            "says more than one kind of peer",
+            "write an item for each; they are alternatives",
+        );
+        return Err(Bad);
+    }
     for (key, what) in
         [("networks", "networks are not enforced yet"), ("domainNames", "names in DNS are not enforced yet")]
     {
